@@ -1,0 +1,170 @@
+"""Socially aware n-pair contrastive loss."""
+
+import torch
+from torch import nn
+
+# Scores are held within +-SCORE_LIMIT. No model gets there, but bf16 and float32 overflows do, and
+# inf - inf would put NaN into every weight. NaN itself is passed on: it must be seen.
+SCORE_LIMIT = 1e18
+
+
+class NPairLoss(nn.Module):
+    r"""Ranks the fitting response above each inappropriate one, weighted by how bad that one is.
+
+    For a context c with a fitting response y+ and negatives y-_1..K::
+
+        L = log(1 + sum_j w_j * exp((s(c, y-_j) - s(c, y+)) / temperature))
+
+    computed as logsumexp over [0, (s- - s+) / temperature + log w], so it neither overflows nor
+    loses the small terms. Since log w adds to the score difference, a weight acts as a margin:
+    w > 1 asks for a wider gap. K may differ between examples (mask the padding). An example
+    without any negative gives exactly 0 and a zero gradient.
+
+    Args:
+        temperature: > 0, in the unit of the scores; a small one lets the hardest negative decide.
+
+    Raises:
+        ValueError: temperature <= 0, or tensors whose shapes do not fit together.
+
+    References:
+        - Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, NIPS 2016,
+          equation 6.
+        - Das & Srihari, Improving Dialog Safety using Socially Aware Contrastive Learning,
+          SCI-CHAT 2024, name a socially aware n-pair loss. The weights and the temperature
+          here are our reconstruction, not their published equation.
+
+    Inputs:
+        +----------------------+--------+-------+------------------------------------------------+
+        | name                 | shape  | dtype | meaning                                        |
+        +======================+========+=======+================================================+
+        | positive_scores      | (B,)   | float | s(c, y+): mean log p (<= 0), cosine (-1..1)... |
+        +----------------------+--------+-------+------------------------------------------------+
+        | negative_scores      | (B, K) | float | s(c, y-_j), same kind of score; K may be 0     |
+        +----------------------+--------+-------+------------------------------------------------+
+        | negative_mask        | (B, K) | bool  | True where the negative is real, not padding   |
+        +----------------------+--------+-------+------------------------------------------------+
+        | negative_log_weights | (B, K) | float | log w, mean 0 over the corpus; None: w = 1     |
+        +----------------------+--------+-------+------------------------------------------------+
+        | in_batch_scores      | (B, B) | float | [i, j] = s(c_i, y+_j); the diagonal is the     |
+        |                      |        |       | positives' own and is left out; None: unused   |
+        +----------------------+--------+-------+------------------------------------------------+
+        | false_negatives      | (B, B) | bool  | True at [i, j]: y+_j also fits c_i, leave out  |
+        +----------------------+--------+-------+------------------------------------------------+
+        | in_batch_log_weight  | scalar | float | log w of every in-batch negative               |
+        +----------------------+--------+-------+------------------------------------------------+
+
+        Output: (B,) losses >= 0, in float32 (float64 for float64 scores), also under autocast.
+
+    Relations:
+        - Sohn's multi-class N-pair loss: w = 1, temperature = 1, inner products as scores.
+        - SimPO (Meng et al. 2024) with margin 0: K = 1, w = 1, mean log p as the score,
+          temperature = 1 / beta; the loss is then -log sigmoid((s+ - s-) / temperature).
+        - InfoNCE: w = 1, in-batch negatives, cosine as the score.
+
+    Example:
+        Context 1 has two negatives, (s- - s+) = log 2 with w = 1 and log 3 with w = 1/2, so
+        L = log(1 + 2 + 3/2) = log 4.5. Context 2 has one, level with the positive: L = log 2.
+        Context 3 has none: L = 0.
+
+        >>> from math import log
+        >>> import torch
+        >>> loss = NPairLoss(temperature=1.0)
+        >>> loss(
+        ...     positive_scores=torch.tensor([0.0, -2.0, -1.0]),
+        ...     negative_scores=torch.tensor([[log(2), log(3)], [-2.0, 0.0], [0.0, 0.0]]),
+        ...     negative_mask=torch.tensor([[True, True], [True, False], [False, False]]),
+        ...     negative_log_weights=torch.tensor([[0.0, log(0.5)], [0.0, 0.0], [0.0, 0.0]]),
+        ... )
+        tensor([1.5041, 0.6931, 0.0000])
+    """
+
+    def __init__(self, temperature: float = 1.0):
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        self.temperature = temperature
+
+    def forward(
+        self,
+        positive_scores: torch.Tensor,
+        negative_scores: torch.Tensor,
+        negative_mask: torch.Tensor,
+        negative_log_weights: torch.Tensor | None = None,
+        in_batch_scores: torch.Tensor | None = None,
+        false_negatives: torch.Tensor | None = None,
+        in_batch_log_weight: float = 0.0,
+    ) -> torch.Tensor:
+        """-> (B,) loss of each example; the class docstring says what goes in."""
+        _check_shapes(
+            positive_scores,
+            negative_scores=negative_scores,
+            negative_mask=negative_mask,
+            negative_log_weights=negative_log_weights,
+            in_batch_scores=in_batch_scores,
+            false_negatives=false_negatives,
+        )
+        positive = _bounded(positive_scores)[:, None]  # (B, 1)
+
+        margins = (_bounded(negative_scores) - positive) / self.temperature  # (B, K)
+        if negative_log_weights is not None:
+            margins = margins + negative_log_weights.to(margins.dtype)
+        # -inf is "no such negative": it adds exp(-inf) = 0 to the sum and has a zero gradient,
+        # because the 0 that heads the terms keeps the maximum finite.
+        terms = [torch.zeros_like(positive), margins.masked_fill(~negative_mask, -torch.inf)]
+        if in_batch_scores is not None:
+            margins = (_bounded(in_batch_scores) - positive) / self.temperature  # (B, B)
+            usable = in_batch_mask(in_batch_scores, false_negatives)
+            terms.append((margins + in_batch_log_weight).masked_fill(~usable, -torch.inf))
+        return torch.cat(terms, dim=1).logsumexp(dim=1)
+
+
+def in_batch_mask(
+    in_batch_scores: torch.Tensor, false_negatives: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(B, B) bool: which replies of the batch are negatives of which context.
+
+    All but the diagonal and the false negatives.
+
+    >>> in_batch_mask(torch.zeros(2, 2), torch.tensor([[False, False], [True, False]]))
+    tensor([[False,  True],
+            [False, False]])
+    """
+    own = torch.eye(len(in_batch_scores), dtype=torch.bool, device=in_batch_scores.device)
+    return ~own if false_negatives is None else ~(own | false_negatives)
+
+
+def has_negatives(
+    negative_mask: torch.Tensor,
+    in_batch_scores: torch.Tensor | None = None,
+    false_negatives: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """(B,) bool: whether the loss has anything to contrast; takes what `NPairLoss` takes.
+
+    >>> has_negatives(torch.tensor([[True, False], [False, False]]))
+    tensor([ True, False])
+    """
+    explicit = negative_mask.any(dim=1)
+    if in_batch_scores is None:
+        return explicit
+    return explicit | in_batch_mask(in_batch_scores, false_negatives).any(dim=1)
+
+
+def _bounded(scores: torch.Tensor) -> torch.Tensor:
+    """In float32 at least (bf16 keeps 8 bits: too few to subtract in), within the limit."""
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    return scores.to(dtype).clamp(-SCORE_LIMIT, SCORE_LIMIT)
+
+
+def _check_shapes(positive_scores: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """Broadcasting would take a wrong shape in silence, e.g. (B, 1) positives."""
+    if positive_scores.dim() != 1:
+        raise ValueError(f"positive_scores must be (B,), not {tuple(positive_scores.shape)}")
+    batch = len(positive_scores)
+    negatives = others["negative_scores"]
+    assert negatives is not None
+    for name, tensor in others.items():
+        if tensor is None:
+            continue
+        width = negatives.shape[-1] if name.startswith("negative") else batch
+        if tensor.shape != (batch, width):
+            raise ValueError(f"{name} must be ({batch}, {width}), not {tuple(tensor.shape)}")
