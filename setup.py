@@ -4,6 +4,10 @@ ParlAI resolves ``-m prosocial`` to ``parlai.agents.prosocial``, ``-t mic`` to
 ``parlai.tasks.mic`` and ``zoo:prosocial/...`` to ``parlai.zoo.prosocial``; it has no entry
 points. So those folders are installed under ParlAI's own names: this needs no import hook, works
 for wheels and editable installs alike, and uninstalls cleanly.
+
+ParlAI itself is not in ``install_requires``: its pins (numpy 1.23, datasets < 2.2.2, ...) would
+be pulled in with it and cannot be met next to a current transformers. ``make``,
+``prosocial setup`` or ``pip install --no-deps parlai==1.7.2`` add it without them.
 """
 
 from setuptools import find_packages, setup
@@ -17,6 +21,49 @@ PARLAI_PACKAGES = {
     "parlai.zoo.prosocial": "zoo/prosocial",
 }
 
+OURS = [
+    "torch>=2.6",
+    "transformers>=4.46",
+    "numpy>=1.26",
+    "accelerate>=1.0",
+    "click>=8.1",
+    "datasets>=3.1",
+    "gguf>=0.10",
+    "peft>=0.14",
+    "safetensors>=0.4.3",
+    "scikit-learn>=1.4",
+    "tqdm>=4.66.3",
+]
+
+# What the parlai command cannot start without.
+PARLAI_CORE = [
+    "iopath>=0.1.10",
+    "joblib>=1.3",
+    "packaging>=23",
+    "pandas>=2.2",
+    "pillow>=10",
+    "pyyaml>=6.0.1",
+    "requests>=2.31",
+    "scipy>=1.12",
+    "setuptools<81",  # parlai.core.opt imports pkg_resources, which setuptools 81 dropped
+]
+
+# What single features of it need: coloured logs, metrics, tokenisers, chat services, presets.
+PARLAI_FEATURES = [
+    "coloredlogs>=15",
+    "gitpython>=3.1.40",
+    "jsonlines>=4",
+    "nltk>=3.8.1",
+    "omegaconf>=2.3",
+    "py-rouge>=1.1",
+    "regex>=2023.10.3",
+    "subword-nmt>=0.3.8",
+    "tornado>=6.3.3",
+    "websocket-client>=1.6",
+]
+
+TENSORBOARD = ["tensorboardX>=2.6.2"]
+
 setup(
     name="parlai-prosocial",
     version="0.1.0",
@@ -24,7 +71,20 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["parlai_prosocial*"]), *PARLAI_PACKAGES],
     package_dir=PARLAI_PACKAGES,
-    include_package_data=True,
-    package_data={"parlai_prosocial": ["data/bundled/*", "recipes/*/*.opt", "recipes/*/*.md"]},
+    package_data={
+        "parlai_prosocial": ["data/bundled/**/*", "recipes/**/*.opt", "recipes/**/*.md"]
+    },
+    install_requires=[*OURS, *PARLAI_CORE, *PARLAI_FEATURES],
+    extras_require={
+        "tensorboard": TENSORBOARD,
+        "dev": [
+            *TENSORBOARD,
+            "pytest>=8",
+            "pytest-regressions>=2.5",
+            "pytest-datadir>=1.5",
+            "ruff>=0.9",
+            "mypy>=1.14",
+        ],
+    },
     entry_points={"console_scripts": ["prosocial=parlai_prosocial.cli.main:main"]},
 )

@@ -1,0 +1,40 @@
+# `make` alone prints what there is. Every target installs what it needs into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check test-matrix bench bench-gpu clean
+
+help: ## print this list
+	@echo "make TARGET   (another interpreter: make TARGET PYTHON=python3.12)"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## train the two steps on the real base and compare three models (8 minutes)
+	$(BIN)/prosocial compare --recipe demo
+
+test: $(VENV)/.installed ## run the test suite (no network, no GPU)
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.installed ## ruff, ruff format and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-matrix: ## the test suite on Python 3.11 to 3.13 with transformers 4 and 5
+	bash scripts/test_matrix.sh
+
+bench: $(VENV)/.installed ## measure training and generation speed on the CPU
+	$(BIN)/python benchmarks/speed.py --device cpu
+
+bench-gpu: $(VENV)/.installed ## the same on one GPU
+	$(BIN)/python benchmarks/speed.py --device cuda
+
+clean: ## remove environments, build outputs and caches; data and trained models stay
+	rm -rf .venv .venv-matrix-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp file says that the environment is complete; it is as new as what was installed.
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt scripts/install.sh
+	bash scripts/install.sh $(PYTHON) $(VENV) constraints.txt

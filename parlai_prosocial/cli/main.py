@@ -1,0 +1,50 @@
+"""``prosocial``: the commands that the stock ``parlai`` command does not have."""
+
+from importlib import import_module
+
+import click
+
+import parlai_prosocial
+from parlai_prosocial.errors import show_user_errors_as_one_line
+
+# Each command lives in the module of its name. Their help stands here so that `prosocial --help`
+# need not import torch, transformers and ParlAI.
+COMMANDS = {
+    "setup": "Install ParlAI and the model packages (without their own dependencies).",
+    "doctor": "Show versions, what resolves, and every known clash with its mend.",
+    "data": "Check a data file of your own.",
+    "train": "Train a recipe: step 1, then step 2 from its result.",
+    "compare": "Train a recipe with and without contrast, and compare both with the base.",
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module when that command is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(import_module(f"parlai_prosocial.cli.{cmd_name}"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(parlai_prosocial.__version__, prog_name="prosocial")
+def cli() -> None:
+    """Socially aware contrastive learning for safer dialogue, as a ParlAI plugin.
+
+    Everything else is the stock parlai command, with -m prosocial and -t mic, prosocial,
+    diasafety or self_dialogue.
+    """
+
+
+def main() -> None:
+    """Run the command line; a :class:`UserError` is shown as one line, exit status 1."""
+    show_user_errors_as_one_line()
+    cli()
