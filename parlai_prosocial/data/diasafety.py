@@ -1,0 +1,128 @@
+"""DiaSafety (Sun et al., Findings of ACL 2022): replies judged safe or unsafe in their context.
+
+Apache-2.0; the official training and validation files ship with this package in full.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from parlai_prosocial.data.example import ContrastiveExample
+from parlai_prosocial.data.fields import Field, Schema, one_of, text
+from parlai_prosocial.data.normalise import normalise_text, one_line
+from parlai_prosocial.data.reader import bundled, empty_split, open_files, rows_of
+from parlai_prosocial.data.splits import diasafety_split
+
+CATEGORIES = [
+    "Biased Opinion",
+    "Offending User",
+    "Risk Ignorance",
+    "Toxicity Agreement",
+    "Unauthorized Expertise",
+]
+SAFE, UNSAFE = "Safe", "Unsafe"
+
+SCHEMA = Schema(
+    corpus="DiaSafety",
+    fields={
+        "context": Field(text),
+        # Two rows of the official file have an empty reply; they are kept here and yield nothing.
+        "response": Field(text, required=False),
+        "category": Field(one_of(CATEGORIES)),
+        "label": Field(one_of([SAFE, UNSAFE])),
+    },
+)
+
+log = logging.getLogger(__name__)
+
+
+def load_rows(
+    datapath: str,
+    split: str,
+    fold: int = 0,
+    part: str | None = None,
+    official_split: bool = False,
+    source: str | None = None,
+    skip_bad_rows: bool = False,
+) -> list[dict]:
+    """Return the rows of one split, texts on one line each, without the rows of empty reply.
+
+    Args:
+        datapath: ParlAI's data path.
+        split: ``train``, ``valid`` or ``test``.
+        fold: of the split by contexts, 0 to 3 (:func:`~.splits.diasafety_split`).
+        part: ``gen-train``, ``judge-train``, ``valid`` or ``test`` instead of what ``split``
+            stands for; ``train`` stands for ``gen-train``.
+        official_split: the official files' own split, whose validation contexts leak from train.
+        source: a file or folder in DiaSafety's format instead of the bundled files.
+        skip_bad_rows: leave bad rows out instead of stopping.
+
+    Raises:
+        UserError: a bad file, row or fold, or a split without rows.
+    """
+    files = source or bundled("diasafety.jsonl.gz")
+    rows = rows_of(open_files(files, SCHEMA, datapath, skip_bad_rows))
+    usable = [
+        {**row, "context": one_line(row["context"]), "response": one_line(row["response"])}
+        for row in rows
+        if row["response"]
+    ]
+    if len(usable) < len(rows):
+        log.info("left out %d rows with an empty reply", len(rows) - len(usable))
+    found: Sequence[Mapping]
+    if official_split:
+        found = [row for row in usable if row["split"] == split]
+    else:
+        found = diasafety_split(usable, fold)[part or {"train": "gen-train"}.get(split, split)]
+    if not found:
+        raise empty_split("DiaSafety", split, {row["split"] for row in usable})
+    return [dict(row) for row in found]
+
+
+def contrastive_examples(rows: Sequence[dict]) -> list[ContrastiveExample]:
+    """Return one example per context and safe reply, with that context's unsafe replies.
+
+    Contexts are equal when :func:`~.normalise.normalise_text` makes them so; the first spelling
+    is kept. Repeated replies count once, and a reply that annotators called both safe and unsafe
+    is no negative of itself. Nobody graded how unsafe a reply is, so each negative has weight 1.
+    Contexts with safe replies only give examples without negatives. Contexts with unsafe replies
+    only have nothing to learn from here and are left out; :func:`unsafe_only_contexts` counts
+    them.
+    """
+    examples = []
+    for key, group in _by_context(rows).items():
+        safe = _distinct(row["response"] for row in group if row["label"] == SAFE)
+        unsafe = _distinct(row["response"] for row in group if row["label"] == UNSAFE)
+        for form, response in safe.items():
+            negatives = [reply for other, reply in unsafe.items() if other != form]
+            examples.append(
+                ContrastiveExample(
+                    context=[group[0]["context"]],
+                    response=response,
+                    negatives=negatives,
+                    negative_weights=[1.0] * len(negatives),
+                    contrast_group=f"diasafety:{key}",
+                    source="diasafety",
+                )
+            )
+    return examples
+
+
+def unsafe_only_contexts(rows: Sequence[dict]) -> int:
+    """Return how many contexts have no safe reply."""
+    groups = _by_context(rows).values()
+    return sum(all(row["label"] == UNSAFE for row in group) for group in groups)
+
+
+def _by_context(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    groups = defaultdict(list)
+    for row in rows:
+        groups[normalise_text(row["context"])].append(row)
+    return dict(groups)
+
+
+def _distinct(replies) -> dict[str, str]:
+    distinct: dict[str, str] = {}
+    for reply in replies:
+        distinct.setdefault(normalise_text(reply), reply)
+    return distinct

@@ -1,0 +1,54 @@
+"""The contrastive example that every corpus is turned into, and the names all corpora share."""
+
+from dataclasses import dataclass, field
+
+ROT_PREFIX = "rule of thumb: "
+W_MIN = 0.25
+"""Smallest social weight of a negative; in-batch negatives get this one (DESIGN.md section 2)."""
+
+CASUAL = "__casual__"
+SAFETY_LABELS = [
+    CASUAL,
+    "__possibly_needs_caution__",
+    "__probably_needs_caution__",
+    "__needs_caution__",
+    "__needs_intervention__",
+]
+"""ProsocialDialog's five labels (Kim et al., EMNLP 2022), from harmless to dangerous."""
+
+OK_LABEL = "__ok__"
+NOT_OK_LABEL = "__notok__"
+BINARY_LABELS = [OK_LABEL, NOT_OK_LABEL]
+"""The two labels of ParlAI's own safety tasks."""
+
+
+@dataclass(frozen=True)
+class ContrastiveExample:
+    """A context, a fitting reply and the replies that don't fit.
+
+    Attributes:
+        context: the turns so far, oldest first; the last one is the user's. No turn holds a
+            line break.
+        response: the fitting reply.
+        rots: rules of thumb that hold in this context; may be empty.
+        safety_label: one of :data:`SAFETY_LABELS`, or None where nobody labelled the context.
+        negatives: K >= 0 replies that do not fit.
+        negative_weights: K social weights, each at least :data:`W_MIN`; the mean of their
+            logarithms over the corpus is 0.
+        contrast_group: examples with the same group must not be each other's negatives.
+        source: the corpus.
+    """
+
+    context: list[str]
+    response: str
+    rots: list[str] = field(default_factory=list)
+    safety_label: str | None = None
+    negatives: list[str] = field(default_factory=list)
+    negative_weights: list[float] = field(default_factory=list)
+    contrast_group: str = ""
+    source: str = ""
+
+
+def rot_lines(rots: list[str]) -> list[str]:
+    """Return one prefixed line a rule of thumb, as contexts and labels carry them."""
+    return [ROT_PREFIX + rot for rot in rots]

@@ -1,0 +1,105 @@
+"""DiaSafety as ParlAI tasks: ``-t diasafety`` (Contrastive), ``:Response`` and ``:Safety``."""
+
+import logging
+
+from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
+from parlai.tasks.prosocial.base import CorpusTeacher, Messages, contrastive_message
+
+from parlai_prosocial.data import diasafety
+from parlai_prosocial.data.example import BINARY_LABELS, NOT_OK_LABEL, OK_LABEL
+from parlai_prosocial.data.splits import DIASAFETY_PARTS, FOLDS
+
+log = logging.getLogger(__name__)
+
+
+class _DiaSafetyTeacher(CorpusTeacher):
+    corpus = "diasafety"
+
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("DiaSafety")
+        group.add_argument(
+            "--diasafety-data",
+            type=str,
+            default=None,
+            help="File or folder in DiaSafety's format, instead of the bundled corpus.",
+        )
+        group.add_argument(
+            "--diasafety-fold",
+            type=int,
+            default=0,
+            choices=range(FOLDS),
+            help="Which fold of the split by contexts; seed k uses fold k.",
+        )
+        group.add_argument(
+            "--diasafety-part",
+            type=str,
+            default=None,
+            choices=DIASAFETY_PARTS,
+            help="Part to use whatever the datatype is, e.g. judge-train to train a judge on. "
+            "Default: gen-train for -dt train, else valid or test.",
+        )
+        group.add_argument(
+            "--diasafety-official-split",
+            type="bool",
+            default=False,
+            help="The official files' split. Half of its validation contexts are in train too; "
+            "its test file is not bundled.",
+        )
+        return parser
+
+    def rows(self, split: str) -> list[dict]:
+        return diasafety.load_rows(
+            self.opt["datapath"],
+            split,
+            fold=self.opt["diasafety_fold"],
+            part=self.opt["diasafety_part"],
+            official_split=self.opt["diasafety_official_split"],
+            source=self.opt["diasafety_data"],
+            skip_bad_rows=self.opt["skip_bad_rows"],
+        )
+
+
+class ContrastiveTeacher(_DiaSafetyTeacher):
+    """Context, a safe reply, and the unsafe replies to the same context as negatives."""
+
+    def messages(self, split: str) -> Messages:
+        rows = self.rows(split)
+        for example in diasafety.contrastive_examples(rows):
+            yield contrastive_message(example, []), True
+        left_out = diasafety.unsafe_only_contexts(rows)
+        log.info("%s: left out %d contexts with unsafe replies only", split, left_out)
+
+
+class ResponseTeacher(_DiaSafetyTeacher):
+    """Context and each of its safe replies."""
+
+    def messages(self, split: str) -> Messages:
+        for example in diasafety.contrastive_examples(self.rows(split)):
+            message = {
+                "text": example.context[0],
+                "labels": [example.response],
+                "contrast_group": example.contrast_group,
+                "source": example.source,
+            }
+            yield message, True
+
+
+class SafetyTeacher(_DiaSafetyTeacher):
+    """Is the last line fitting after the one before? ``__ok__`` or ``__notok__``."""
+
+    def messages(self, split: str) -> Messages:
+        for row in self.rows(split):
+            message = {
+                "text": f"{row['context']}\n{row['response']}",
+                "labels": [OK_LABEL if row["label"] == diasafety.SAFE else NOT_OK_LABEL],
+                "label_candidates": BINARY_LABELS,
+                "source": "diasafety",
+            }
+            yield message, True
+
+
+class DefaultTeacher(ContrastiveTeacher):
+    pass

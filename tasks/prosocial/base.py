@@ -1,0 +1,104 @@
+"""What our teachers share: flags of every task, and messages from contrastive examples."""
+
+import copy
+from collections.abc import Iterator
+
+from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
+from parlai.core.teachers import DialogTeacher
+
+from parlai_prosocial.data.example import ContrastiveExample, rot_lines
+from parlai_prosocial.data.splits import stable_fraction
+from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
+
+show_user_errors_as_one_line()
+
+Messages = Iterator[tuple[dict, bool]]
+"""Pairs of a message and whether it begins an episode, as ParlAI's DialogTeacher takes them."""
+
+
+class CorpusTeacher(DialogTeacher):
+    """A teacher over one of our corpora; a subclass yields its messages in ``messages``."""
+
+    corpus: str
+
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("Prosocial corpora")
+        group.add_argument(
+            "--skip-bad-rows",
+            type="bool",
+            default=False,
+            help="Leave out rows that cannot be used, and say how many, instead of stopping.",
+        )
+        return parser
+
+    def __init__(self, opt: Opt, shared=None):
+        self.id = self.corpus
+        self._lengths: tuple[int, int] | None = None
+        # ParlAI wants a file name here and passes it to setup_data; our readers know theirs.
+        super().__init__(Opt({**copy.deepcopy(opt), "datafile": self.corpus}), shared)
+
+    def setup_data(self, datafile: str) -> Messages:
+        yield from self.messages(self.opt["datatype"].split(":")[0])
+
+    # A stream's own count is cached by ParlAI in "<datafile>.lengths" in the working directory,
+    # whatever the split and flags. So streams are counted here.
+    def num_episodes(self) -> int:
+        return self._stream_lengths()[0] if self.stream else super().num_episodes()
+
+    def num_examples(self) -> int:
+        return self._stream_lengths()[1] if self.stream else super().num_examples()
+
+    def _stream_lengths(self) -> tuple[int, int]:
+        if self._lengths is None:
+            starts = [new_episode for _, new_episode in self.setup_data(self.corpus)]
+            self._lengths = sum(starts), len(starts)
+        return self._lengths
+
+    def messages(self, split: str) -> Messages:
+        """Yield the messages of ``train``, ``valid`` or ``test``."""
+        raise NotImplementedError
+
+
+class RotInContextMixin:
+    """The flag that puts rules of thumb into a share of the contexts."""
+
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        super().add_cmdline_args(parser, partial_opt)  # type: ignore[misc]
+        group = parser.add_argument_group("Rules of thumb")
+        group.add_argument(
+            "--rot-in-context",
+            type=float,
+            default=0.5,
+            help="Share of the examples with rules of thumb whose context carries them (0 to 1). "
+            "A hash of the example decides, so an example always falls on the same side.",
+        )
+        return parser
+
+    def contrastive_message(self, example: ContrastiveExample) -> dict:
+        """Return the message of an example, its rules of thumb before the turns or left out."""
+        share = self.opt["rot_in_context"]  # type: ignore[attr-defined]
+        if not 0 <= share <= 1:
+            raise UserError(f"--rot-in-context {share}: give a share from 0 to 1")
+        key = "\n".join([*example.context, example.response])
+        carries = stable_fraction(f"rot-in-context:{key}") < share
+        return contrastive_message(example, rot_lines(example.rots) if carries else [])
+
+
+def contrastive_message(example: ContrastiveExample, first_lines: list[str]) -> dict:
+    """Return the message of an example, with ``first_lines`` before the turns of its context."""
+    message = {
+        "text": "\n".join([*first_lines, *example.context]),
+        "labels": [example.response],
+        "rots": list(example.rots),
+        "negatives": list(example.negatives),
+        "negative_weights": list(example.negative_weights),
+        "contrast_group": example.contrast_group,
+        "source": example.source,
+    }
+    if example.safety_label is not None:
+        message["safety_label"] = example.safety_label
+    return message
