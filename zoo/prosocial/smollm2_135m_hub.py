@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from parlai.zoo.prosocial.build import install
+
 from parlai_prosocial.models.smollm2 import ensure_hub_base
 
 
