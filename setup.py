@@ -28,7 +28,9 @@ OURS = [
     "accelerate>=1.0",
     "click>=8.1",
     "datasets>=3.1",
+    "filelock>=3.12",
     "gguf>=0.10",
+    "huggingface_hub>=0.24",
     "peft>=0.14",
     "safetensors>=0.4.3",
     "scikit-learn>=1.4",
@@ -71,9 +73,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["parlai_prosocial*"]), *PARLAI_PACKAGES],
     package_dir=PARLAI_PACKAGES,
-    package_data={
-        "parlai_prosocial": ["data/bundled/**/*", "recipes/**/*.opt", "recipes/**/*.md"]
-    },
+    package_data={"parlai_prosocial": ["data/bundled/**/*", "recipes/**/*.opt", "recipes/**/*.md"]},
     install_requires=[*OURS, *PARLAI_CORE, *PARLAI_FEATURES],
     extras_require={
         "tensorboard": TENSORBOARD,

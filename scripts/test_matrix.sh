@@ -39,6 +39,8 @@ print("python", sys.version.split()[0], " torch", torch.__version__, " transform
     fi
 }
 
+done_word=passed
+[ -n "${INSTALL_ONLY:-}" ] && done_word=installed
 table=()
 failed=0
 for version in $pythons; do
@@ -51,7 +53,7 @@ for version in $pythons; do
         if [ -z "$python" ]; then
             result="skipped: no Python $version on this machine"
         elif run_one "$python" ".venv-matrix-$version-transformers$major" "$constraints"; then
-            result="passed in $((SECONDS - started)) s"
+            result="$done_word in $((SECONDS - started)) s"
         else
             result="FAILED"
             failed=1
