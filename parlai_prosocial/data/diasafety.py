@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from parlai_prosocial.data.example import ContrastiveExample
 from parlai_prosocial.data.fields import Field, Schema, one_of, text
 from parlai_prosocial.data.normalise import normalise_text, one_line
-from parlai_prosocial.data.reader import bundled, empty_split, open_files, rows_of
+from parlai_prosocial.data.reader import bundled, empty_split, open_corpus, rows_of
 from parlai_prosocial.data.splits import diasafety_split
 
 CATEGORIES = [
@@ -61,7 +61,7 @@ def load_rows(
         UserError: a bad file, row or fold, or a split without rows.
     """
     files = source or bundled("diasafety.jsonl.gz")
-    rows = rows_of(open_files(files, SCHEMA, datapath, skip_bad_rows))
+    rows = rows_of(open_corpus(files, SCHEMA, datapath, skip_bad_rows))
     usable = [
         {**row, "context": one_line(row["context"]), "response": one_line(row["response"])}
         for row in rows

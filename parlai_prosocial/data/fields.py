@@ -72,7 +72,7 @@ def text_list(value: object) -> list[str]:
         if not value.lstrip().startswith("["):
             return [value.strip()]
         value = _parse_json_list(value)
-    if not isinstance(value, Sequence):
+    if not isinstance(value, list):
         raise ValueError(f"is {_kind(value)}; give a list of texts")
     items = [item for item in value if item is not None]
     if not all(isinstance(item, str) and item.strip() for item in items):
@@ -80,11 +80,18 @@ def text_list(value: object) -> list[str]:
     return [item.strip() for item in items]
 
 
+def text_list_with_blanks(value: object) -> list[str]:
+    """Read a list of texts in which empty ones mean nothing and are left out."""
+    if isinstance(value, list):
+        value = [item for item in value if not isinstance(item, str) or item.strip()]
+    return text_list(value)
+
+
 def weight_list(value: object) -> list[float]:
     """Read a list of positive finite numbers; in CSV it is a JSON list."""
     if isinstance(value, str):
         value = _parse_json_list(value)
-    if not isinstance(value, Sequence):
+    if not isinstance(value, list):
         raise ValueError(f"is {_kind(value)}; give a list of numbers")
     for item in value:
         if isinstance(item, bool) or not isinstance(item, int | float):

@@ -7,12 +7,14 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from parlai_prosocial.data.fields import BadRow
 from parlai_prosocial.errors import UserError
 
 SUFFIXES = (".csv", ".csv.gz", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet")
+
+BinaryFile: TypeAlias = IO[bytes] | gzip.GzipFile
 
 
 def raw_rows(path: Path) -> Iterator[tuple[int, dict | BadRow]]:
@@ -40,7 +42,7 @@ def raw_rows(path: Path) -> Iterator[tuple[int, dict | BadRow]]:
         raise UserError(f"{path}: cannot be read ({error}); check the file") from None
 
 
-def _csv_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, dict | BadRow]]:
+def _csv_rows(path: Path, file: BinaryFile) -> Iterator[tuple[int, dict | BadRow]]:
     csv.field_size_limit(sys.maxsize)
 
     def lines() -> Iterator[str]:
@@ -66,7 +68,7 @@ def _csv_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, dict | BadRow]
         raise UserError(f"{path}, line {reader.line_num}: no CSV ({error}); mend it") from None
 
 
-def _jsonl_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, dict | BadRow]]:
+def _jsonl_rows(path: Path, file: BinaryFile) -> Iterator[tuple[int, dict | BadRow]]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -80,7 +82,7 @@ def _jsonl_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, dict | BadRo
             yield number, _object(row)
 
 
-def _json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[int, dict | BadRow]]:
+def _json_rows(path: Path, file: BinaryFile) -> Iterator[tuple[int, dict | BadRow]]:
     """A list of objects, as DiaSafety comes, or JSON Lines that are named ``.json``."""
     raw = file.read()
     try:

@@ -13,15 +13,17 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from parlai_prosocial.data.fields import BadRow, Schema
 from parlai_prosocial.data.formats import SUFFIXES, raw_rows
@@ -42,26 +44,28 @@ _SPLIT_NAMES = {
     "dev": "valid",
     "test": "test",
 }
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _SHOWN_BAD_ROWS = 3
+
+PlacedRows = Iterator[tuple[str, dict | BadRow]]
+"""Rows with where they stand; checked, or the reason why they are bad."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HubCorpus:
-    """A corpus on the Hugging Face hub.
+class HubTerms:
+    """What is known about a corpus on the Hugging Face hub before it is fetched.
 
     Attributes:
-        name: its name there.
-        licence: shown to the user before anything is fetched.
-        rows: how many rows each split must have; a download with other counts is refused.
-        local_folder: folder under the datapath in which a copy by hand is looked for.
+        licence: shown when it is fetched, and when it cannot be.
+        mend: what the user can do where the hub cannot be reached.
+        rows: how many rows each split must have; another count means a broken download.
     """
 
-    name: str
     licence: str
-    rows: Mapping[str, int]
-    local_folder: str
+    mend: str
+    rows: Mapping[str, int] | None = None
 
 
 def bundled(name: str) -> Path:
@@ -69,54 +73,45 @@ def bundled(name: str) -> Path:
     return Path(__file__).parent / "bundled" / name
 
 
-def open_files(
-    source: str | Path, schema: Schema, datapath: str | Path, skip_bad_rows: bool = False
+def open_corpus(
+    source: str | Path,
+    schema: Schema,
+    datapath: str | Path,
+    skip_bad_rows: bool = False,
+    terms: HubTerms | None = None,
 ) -> "Dataset":
-    """Open a corpus in a local file, or in a folder of files, as one data set.
+    """Open a corpus, verified and cached, as one data set.
 
     Args:
-        source: a CSV, JSON, JSON Lines or Parquet file, or a folder of such files.
+        source: a CSV, JSON, JSON Lines or Parquet file, a folder of such files, or else the
+            name of a data set on the Hugging Face hub (``owner/name``).
         schema: the columns.
         datapath: ParlAI's data path; the verified copy is kept there.
         skip_bad_rows: leave bad rows out, and log how many, instead of stopping.
+        terms: what is known about the data set on the hub.
 
     Returns:
         All good rows in order, with the schema's columns and ``split`` (``train``, ``valid``,
-        ``test`` or None): the column of that name, else what the file's name begins with.
+        ``test`` or None): the column of that name, else what a file's name in a folder begins
+        with, else the hub's split.
 
     Raises:
-        UserError: nothing is there, a file or row is bad, or no good row is left.
+        UserError: nothing is there, a file or row is bad, no good row is left, or the hub cannot
+            be reached.
     """
-    files = data_files(source)
-    stamps = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    path = Path(source).expanduser()
+    read: Callable[[], PlacedRows]
+    if _is_hub_name(str(source)) and not path.exists():
+        terms = terms or HubTerms("see its page", f"there is no file or folder {path} either")
+        read = partial(_hub_rows, str(source), schema, terms)
+        key: list = [str(source)]
+    else:
+        files = data_files(path)
+        read = partial(_file_rows, files, schema, split_by_name=path.is_dir())
+        key = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     return _cached(
-        lambda: _read_files(files, schema, skip_bad_rows),
-        key=[stamps, skip_bad_rows],
-        schema=schema,
-        datapath=Path(datapath),
-    )
-
-
-def open_hub(
-    corpus: HubCorpus, schema: Schema, datapath: str | Path, sample_flag: str
-) -> "Dataset":
-    """Open a corpus of the hub: the verified copy, else a copy by hand, else download it.
-
-    Args:
-        corpus: which one.
-        schema: the columns.
-        datapath: ParlAI's data path.
-        sample_flag: the flag that runs the task on a bundled sample, for the error message.
-
-    Raises:
-        UserError: there is no copy and the hub cannot be reached, or what came is not whole.
-    """
-    by_hand = Path(datapath) / corpus.local_folder
-    if by_hand.is_dir():
-        return open_files(by_hand, schema, datapath)
-    return _cached(
-        lambda: _read_hub(corpus, schema, by_hand, sample_flag),
-        key=[corpus.name, dict(corpus.rows)],
+        lambda: _good_rows(read(), schema, skip_bad_rows),
+        key=[key, skip_bad_rows],
         schema=schema,
         datapath=Path(datapath),
     )
@@ -135,23 +130,23 @@ def data_files(source: str | Path) -> list[Path]:
     return found
 
 
-def checked_rows(file: Path, schema: Schema) -> Iterator[tuple[int, dict | BadRow]]:
-    """Yield ``(line, row)`` of one file, each row checked or the reason why it is bad.
+def checked_rows(
+    file: Path, schema: Schema, split: str | None = None
+) -> Iterator[tuple[int, dict | BadRow]]:
+    """Yield ``(line, row)`` of one file, each row checked, or the reason why it is bad.
+
+    ``split`` is given to the rows that have no column ``split``.
 
     Raises:
         UserError: the file cannot be read, or lacks a required column altogether.
     """
-    split_of_file = _split_in_name(file)
     for index, (line, raw) in enumerate(raw_rows(file)):
         if isinstance(raw, BadRow):
             yield line, raw
             continue
         if index == 0:
             _check_columns(file, raw, schema)
-        try:
-            yield line, _read_row(raw, schema, split_of_file)
-        except BadRow as bad:
-            yield line, bad
+        yield line, _checked(raw, schema, split)
 
 
 def rows_of(data: "Dataset", split: str | None = None) -> list[dict]:
@@ -160,15 +155,21 @@ def rows_of(data: "Dataset", split: str | None = None) -> list[dict]:
     return rows if split is None else [row for row in rows if row["split"] == split]
 
 
-def _read_row(raw: Mapping, schema: Schema, split_of_file: str | None) -> dict:
-    row = schema.read_row(raw)
-    split = raw.get("split")
-    if split is None or split == "":
-        row["split"] = split_of_file
-    elif split in _SPLIT_NAMES:
-        row["split"] = _SPLIT_NAMES[split]
-    else:
-        raise BadRow("split", f"is {str(split)[:40]!r}; use train, valid or test")
+def empty_split(corpus: str, split: str, have: Iterable[str | None]) -> UserError:
+    """Return the error for a split that has no example."""
+    names = sorted({name or "none" for name in have})
+    return UserError(f"{corpus} has no example for -dt {split}; it has: {', '.join(names)}")
+
+
+def _checked(raw: Mapping, schema: Schema, split: str | None) -> dict | BadRow:
+    try:
+        row = schema.read_row(raw)
+    except BadRow as bad:
+        return bad
+    own = raw.get("split") or split
+    if own is not None and own not in _SPLIT_NAMES:
+        return BadRow("split", f"is {str(own)[:40]!r}; use train, valid or test")
+    row["split"] = None if own is None else _SPLIT_NAMES[own]
     return row
 
 
@@ -184,59 +185,61 @@ def _check_columns(file: Path, raw: Mapping, schema: Schema) -> None:
         )
 
 
-def _split_in_name(file: Path) -> str | None:
-    stem = file.name.lower().split(".")[0].split("_")[0].split("-")[0]
-    return _SPLIT_NAMES.get(stem)
+def _is_hub_name(source: str) -> bool:
+    return bool(_HUB_NAME.fullmatch(source)) and not source.lower().endswith(SUFFIXES)
 
 
-def _read_files(files: Sequence[Path], schema: Schema, skip_bad_rows: bool) -> list[dict]:
-    rows: list[dict] = []
-    bad: list[str] = []
+def _file_rows(files: Sequence[Path], schema: Schema, split_by_name: bool) -> PlacedRows:
     for file in files:
-        for line, row in checked_rows(file, schema):
-            if isinstance(row, dict):
-                rows.append(row)
-            elif skip_bad_rows:
-                bad.append(f"{file}, line {line}: {row}")
-            else:
-                raise UserError(f"{file}, line {line}: {row} (or give --skip-bad-rows true)")
-    if bad:
-        shown = "; ".join(bad[:_SHOWN_BAD_ROWS])
-        log.warning("skipped %d bad rows of %d: %s", len(bad), len(bad) + len(rows), shown)
-    if not rows:
-        raise UserError(f"{files[0]}: no usable row; {schema.corpus} needs {_columns(schema)}")
-    return rows
+        first_word = re.split(r"[._-]", file.name.lower())[0]
+        split = first_word if split_by_name and first_word in _SPLIT_NAMES else None
+        for line, row in checked_rows(file, schema, split):
+            yield f"{file}, line {line}", row
 
 
-def _read_hub(corpus: HubCorpus, schema: Schema, by_hand: Path, sample_flag: str) -> Iterator[dict]:
+def _hub_rows(name: str, schema: Schema, terms: HubTerms) -> PlacedRows:
     import datasets
     from huggingface_hub import constants
 
-    advice = (
-        f"fetch https://huggingface.co/datasets/{corpus.name} (licence: {corpus.licence}) on a "
-        f"machine with a network and put its files (train, validation and test, as JSON Lines, CSV "
-        f"or Parquet) into {by_hand}/, or try the bundled sample with {sample_flag} true"
-    )
+    page = f"https://huggingface.co/datasets/{name} (licence: {terms.licence})"
     if not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT):
-        raise UserError(f"{schema.corpus}: {constants.ENDPOINT} cannot be reached; {advice}")
-    log.warning("fetching %s (licence: %s)", corpus.name, corpus.licence)
-    try:
-        splits = datasets.load_dataset(corpus.name)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{schema.corpus}: not fetched ({reason}); {advice}") from None
-    counts = {name: split.num_rows for name, split in splits.items()}
-    if counts != dict(corpus.rows):
         raise UserError(
-            f"{schema.corpus}: the hub gave {counts} rows instead of {dict(corpus.rows)}; "
-            f"remove it from Hugging Face's cache and try again"
+            f"{schema.corpus}: {constants.ENDPOINT} cannot be reached to fetch {page}; {terms.mend}"
         )
-    for name, split in splits.items():
-        for number, raw in enumerate(split, 1):
-            try:
-                yield _read_row(raw, schema, _SPLIT_NAMES[name])
-            except BadRow as bad:
-                raise UserError(f"{corpus.name}, {name}, row {number}: {bad}") from None
+    log.warning("fetching %s", page)
+    try:
+        splits = datasets.load_dataset(name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{schema.corpus}: {page} not fetched ({reason}); {terms.mend}") from None
+    counts = {split: data.num_rows for split, data in splits.items()}
+    if terms.rows is not None and counts != dict(terms.rows):
+        raise UserError(
+            f"{schema.corpus}: {page} gave {counts} rows instead of {dict(terms.rows)}; remove it "
+            f"from Hugging Face's cache and try again"
+        )
+    for split, data in splits.items():
+        for number, raw in enumerate(data, 1):
+            yield f"{name}, {split}, row {number}", _checked(raw, schema, split)
+
+
+def _good_rows(rows: PlacedRows, schema: Schema, skip_bad_rows: bool) -> tuple[list[dict], str]:
+    """Return the good rows, and a note on the bad ones ("" if there are none)."""
+    good: list[dict] = []
+    bad: list[str] = []
+    for place, row in rows:
+        if isinstance(row, dict):
+            good.append(row)
+        elif skip_bad_rows:
+            bad.append(f"{place}: {row}")
+        else:
+            raise UserError(f"{place}: {row} (or give --skip-bad-rows true)")
+    if not good:
+        raise UserError(f"{schema.corpus}: no usable row; check the file and its columns")
+    if not bad:
+        return good, ""
+    shown = "; ".join(bad[:_SHOWN_BAD_ROWS])
+    return good, f"skipped {len(bad)} bad rows of {len(bad) + len(good)}: {shown}"
 
 
 def _answers(url: str) -> bool:
@@ -262,7 +265,9 @@ def _answers(url: str) -> bool:
     return answered.is_set()
 
 
-def _cached(read: Any, key: list, schema: Schema, datapath: Path) -> "Dataset":
+def _cached(
+    read: Callable[[], tuple[list[dict], str]], key: list, schema: Schema, datapath: Path
+) -> "Dataset":
     """Open the verified copy for ``key``; make it from the rows that ``read()`` gives if need be.
 
     Written aside and moved into place, so that a copy that is there is whole.
@@ -273,28 +278,35 @@ def _cached(read: Any, key: list, schema: Schema, datapath: Path) -> "Dataset":
     digest = hashlib.sha256(identity.encode("utf-8")).hexdigest()[:16]
     folder = datapath / "parlai_prosocial" / f"{schema.corpus.lower()}-{digest}"
     if not folder.is_dir():
-        rows = list(read())
+        rows, note = read()
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         except OSError as error:
             raise UserError(f"--datapath {datapath}: cannot be written ({error})") from None
         try:
-            datasets.Dataset.from_list(rows).save_to_disk(aside)
+            data = datasets.Dataset.from_list(rows)
+            data.info.description = note
+            _save_quietly(data, aside)
             os.replace(aside, folder)
         except OSError:
             if not folder.is_dir():  # another process may have been faster
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    return datasets.load_from_disk(str(folder))
+    data = datasets.load_from_disk(str(folder))
+    if data.info.description:
+        log.warning(data.info.description)
+    return data
 
 
-def _columns(schema: Schema) -> str:
-    return ", ".join(name for name, field in schema.fields.items() if field.required)
+def _save_quietly(data: "Dataset", folder: Path) -> None:
+    import datasets
 
-
-def empty_split(corpus: str, split: str, have: Iterable[str | None]) -> UserError:
-    """Return the error for a split that has no example."""
-    names = sorted({name or "none" for name in have})
-    return UserError(f"{corpus} has no example for -dt {split}; it has: {', '.join(names)}")
+    quiet = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        data.save_to_disk(folder)
+    finally:
+        if not quiet:
+            datasets.enable_progress_bars()

@@ -5,7 +5,7 @@ BSD-3-Clause; a sample of its dialogues ships with this package.
 
 from parlai_prosocial.data.fields import Field, Schema, text, text_list, whole_number
 from parlai_prosocial.data.normalise import one_line
-from parlai_prosocial.data.reader import bundled, empty_split, open_files, rows_of
+from parlai_prosocial.data.reader import bundled, empty_split, open_corpus, rows_of
 from parlai_prosocial.data.splits import stable_split
 
 SCHEMA = Schema(
@@ -35,7 +35,7 @@ def load_dialogues(
         UserError: a bad file or row, or a split without dialogues.
     """
     rows = rows_of(
-        open_files(source or bundled("self_dialogue.jsonl.gz"), SCHEMA, datapath, skip_bad_rows)
+        open_corpus(source or bundled("self_dialogue.jsonl.gz"), SCHEMA, datapath, skip_bad_rows)
     )
     splits = [stable_split(f"self_dialogue:{row['id']}") for row in rows]
     found = [

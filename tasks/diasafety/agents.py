@@ -68,7 +68,7 @@ class ContrastiveTeacher(_DiaSafetyTeacher):
     def messages(self, split: str) -> Messages:
         rows = self.rows(split)
         for example in diasafety.contrastive_examples(rows):
-            yield contrastive_message(example, []), True
+            yield contrastive_message(example), True
         left_out = diasafety.unsafe_only_contexts(rows)
         log.info("%s: left out %d contexts with unsafe replies only", split, left_out)
 

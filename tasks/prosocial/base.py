@@ -62,34 +62,36 @@ class CorpusTeacher(DialogTeacher):
         raise NotImplementedError
 
 
-class RotInContextMixin:
-    """The flag that puts rules of thumb into a share of the contexts."""
-
-    @classmethod
-    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
-        super().add_cmdline_args(parser, partial_opt)  # type: ignore[misc]
-        group = parser.add_argument_group("Rules of thumb")
-        group.add_argument(
-            "--rot-in-context",
-            type=float,
-            default=0.5,
-            help="Share of the examples with rules of thumb whose context carries them (0 to 1). "
-            "A hash of the example decides, so an example always falls on the same side.",
-        )
-        return parser
-
-    def contrastive_message(self, example: ContrastiveExample) -> dict:
-        """Return the message of an example, its rules of thumb before the turns or left out."""
-        share = self.opt["rot_in_context"]  # type: ignore[attr-defined]
-        if not 0 <= share <= 1:
-            raise UserError(f"--rot-in-context {share}: give a share from 0 to 1")
-        key = "\n".join([*example.context, example.response])
-        carries = stable_fraction(f"rot-in-context:{key}") < share
-        return contrastive_message(example, rot_lines(example.rots) if carries else [])
+def add_sample_flag(parser: ParlaiParser) -> None:
+    parser.add_argument_group("Prosocial corpora").add_argument(
+        "--prosocial-sample",
+        type="bool",
+        default=False,
+        help="Use the small bundled samples of ProsocialDialog and MIC (most rows written for this "
+        "package, in the corpora's formats) instead of the corpora.",
+    )
 
 
-def contrastive_message(example: ContrastiveExample, first_lines: list[str]) -> dict:
-    """Return the message of an example, with ``first_lines`` before the turns of its context."""
+def add_rot_flag(parser: ParlaiParser) -> None:
+    parser.add_argument_group("Prosocial corpora").add_argument(
+        "--rot-in-context",
+        type=float,
+        default=0.5,
+        help="Share of the examples with rules of thumb whose context carries them (0 to 1). "
+        "A hash of the example decides, so an example always falls on the same side.",
+    )
+
+
+def contrastive_message(example: ContrastiveExample, rot_share: float = 0.0) -> dict:
+    """Return the message of an example.
+
+    ``rot_share`` of all examples carry their rules of thumb in ``text``, a line each before the
+    turns; a hash of the example decides.
+    """
+    if not 0 <= rot_share <= 1:
+        raise UserError(f"--rot-in-context {rot_share}: give a share from 0 to 1")
+    key = "\n".join(["rot-in-context", *example.context, example.response])
+    first_lines = rot_lines(example.rots) if stable_fraction(key) < rot_share else []
     message = {
         "text": "\n".join([*first_lines, *example.context]),
         "labels": [example.response],

@@ -1,0 +1,122 @@
+"""The user's own contrastive data, in one format, given with ``--prosocial-data``.
+
+CSV, JSON, JSON Lines or Parquet, with these columns (in CSV a list is written as a JSON list):
+
+================  ========  =====================================================================
+column            needed    value
+================  ========  =====================================================================
+context           yes       the turns so far, a list of texts or one text with a turn a line; the
+                            last turn is the user's
+response          yes       the fitting reply
+rots              no        rules of thumb, a list of texts
+safety_label      no        one of ProsocialDialog's five labels, ``__casual__`` and so on
+negatives         no        replies that don't fit, a list of texts
+negative_weights  no        how bad each is, a list of numbers above 0; only their ratios count
+contrast_group    no        rows of equal group are never each other's negatives; the context
+                            when empty
+source            no        a name; ``own`` when empty
+split             no        ``train``, ``valid`` or ``test``
+================  ========  =====================================================================
+
+In a folder, files whose names begin with train, valid (or validation, val, dev) or test are those
+splits. Rows without a split are cut 80/10/10 by a hash of their group, or of their first turn.
+"""
+
+import json
+from collections.abc import Sequence
+
+from parlai_prosocial.data.example import SAFETY_LABELS, ContrastiveExample
+from parlai_prosocial.data.fields import BadRow, Field, Schema, one_of, text, text_list, weight_list
+from parlai_prosocial.data.normalise import normalise_text, one_line
+from parlai_prosocial.data.reader import empty_split, open_corpus, rows_of
+from parlai_prosocial.data.splits import stable_split
+from parlai_prosocial.data.weights import social_weights
+
+
+def _turns(value: object) -> list[str]:
+    """Read the turns of a context from a list, a JSON list, or one text with a turn a line."""
+    if isinstance(value, str):
+        lines = value.splitlines()
+        try:
+            value = json.loads(value) if value.lstrip().startswith("[") else lines
+        except json.JSONDecodeError:
+            value = lines  # a text that begins with a bracket
+    if isinstance(value, list):
+        value = [turn for turn in value if not isinstance(turn, str) or turn.strip()]
+    turns = text_list(value)
+    if not turns:
+        raise ValueError("has no turn; give at least the user's last one")
+    return turns
+
+
+def _check_row(row: dict) -> None:
+    negatives, weights = row["negatives"] or [], row["negative_weights"]
+    if weights is not None and len(weights) != len(negatives):
+        reason = f"has {len(weights)} weights for {len(negatives)} negatives; give one for each"
+        raise BadRow("negative_weights", reason)
+    forms = {normalise_text(negative) for negative in negatives}
+    if normalise_text(row["response"]) in forms:
+        raise BadRow("negatives", "holds the response itself; take it out")
+
+
+SCHEMA = Schema(
+    corpus="Own data",
+    fields={
+        "context": Field(_turns),
+        "response": Field(text),
+        "rots": Field(text_list, required=False),
+        "safety_label": Field(one_of(SAFETY_LABELS), required=False),
+        "negatives": Field(text_list, required=False),
+        "negative_weights": Field(weight_list, required=False),
+        "contrast_group": Field(text, required=False),
+        "source": Field(text, required=False),
+    },
+    check_row=_check_row,
+)
+
+
+def load_rows(source: str, datapath: str, split: str, skip_bad_rows: bool = False) -> list[dict]:
+    """Return the rows of one split of the user's file, folder or data set on the hub.
+
+    Raises:
+        UserError: a bad file or row, or a split without rows.
+    """
+    rows = rows_of(open_corpus(source, SCHEMA, datapath, skip_bad_rows))
+    for row in rows:
+        key = row["contrast_group"] or normalise_text(row["context"][0])
+        row["split"] = row["split"] or stable_split(f"own:{key}")
+    found = [row for row in rows if row["split"] == split]
+    if not found:
+        raise empty_split(f"{source} (add a column split)", split, {row["split"] for row in rows})
+    return found
+
+
+def contrastive_examples(rows: Sequence[dict]) -> list[ContrastiveExample]:
+    """Return one example per row, in order.
+
+    Weights are scaled over ``rows`` by :func:`~.weights.social_weights`; negatives without one
+    get 1.
+    """
+    severities = [
+        severity
+        for row in rows
+        for severity in row["negative_weights"] or [None] * len(row["negatives"] or [])
+    ]
+    weights = iter(social_weights(severities))
+    examples = []
+    for row in rows:
+        context = [one_line(turn) for turn in row["context"]]
+        negatives = [one_line(reply) for reply in row["negatives"] or []]
+        examples.append(
+            ContrastiveExample(
+                context=context,
+                response=one_line(row["response"]),
+                rots=[one_line(rot) for rot in row["rots"] or []],
+                safety_label=row["safety_label"],
+                negatives=negatives,
+                negative_weights=[next(weights) for _ in negatives],
+                contrast_group=f"own:{row['contrast_group'] or normalise_text(' '.join(context))}",
+                source=row["source"] or "own",
+            )
+        )
+    return examples
