@@ -82,13 +82,17 @@ def load_rows(source: str, datapath: str, split: str, skip_bad_rows: bool = Fals
         UserError: a bad file or row, or a split without rows.
     """
     rows = rows_of(open_corpus(source, SCHEMA, datapath, skip_bad_rows))
-    for row in rows:
-        key = row["contrast_group"] or normalise_text(row["context"][0])
-        row["split"] = row["split"] or stable_split(f"own:{key}")
-    found = [row for row in rows if row["split"] == split]
+    splits = [split_of(row) for row in rows]
+    found = [row for row, own in zip(rows, splits, strict=True) if own == split]
     if not found:
-        raise empty_split(f"{source} (add a column split)", split, {row["split"] for row in rows})
+        raise empty_split(f"{source} (add a column split)", split, splits)
     return found
+
+
+def split_of(row: dict) -> str:
+    """Return the split of a row: the given one, else by the hash of its group or first turn."""
+    key = row["contrast_group"] or normalise_text(row["context"][0])
+    return row["split"] or stable_split(f"own:{key}")
 
 
 def contrastive_examples(rows: Sequence[dict]) -> list[ContrastiveExample]:

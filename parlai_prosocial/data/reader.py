@@ -19,7 +19,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,9 +106,9 @@ def open_corpus(
         read = partial(_hub_rows, str(source), schema, terms)
         key: list = [str(source)]
     else:
-        files = data_files(path)
-        read = partial(_file_rows, files, schema, split_by_name=path.is_dir())
-        key = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        read = partial(checked_rows, path, schema)
+        stats = [(file, file.stat()) for file in data_files(path)]
+        key = [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
     return _cached(
         lambda: _good_rows(read(), schema, skip_bad_rows),
         key=[key, skip_bad_rows],
@@ -130,23 +130,18 @@ def data_files(source: str | Path) -> list[Path]:
     return found
 
 
-def checked_rows(
-    file: Path, schema: Schema, split: str | None = None
-) -> Iterator[tuple[int, dict | BadRow]]:
-    """Yield ``(line, row)`` of one file, each row checked, or the reason why it is bad.
-
-    ``split`` is given to the rows that have no column ``split``.
+def checked_rows(source: str | Path, schema: Schema) -> PlacedRows:
+    """Yield the rows of a file or folder, each with its file and line: checked, or why it is bad.
 
     Raises:
-        UserError: the file cannot be read, or lacks a required column altogether.
+        UserError: a file cannot be read, or lacks a required column altogether.
     """
-    for index, (line, raw) in enumerate(raw_rows(file)):
-        if isinstance(raw, BadRow):
-            yield line, raw
-            continue
-        if index == 0:
-            _check_columns(file, raw, schema)
-        yield line, _checked(raw, schema, split)
+    in_folder = Path(source).expanduser().is_dir()
+    for file in data_files(source):
+        first_word = re.split(r"[._-]", file.name.lower())[0]
+        split = first_word if in_folder and first_word in _SPLIT_NAMES else None
+        for line, row in _rows_of_file(file, schema, split):
+            yield f"{file}, line {line}", row
 
 
 def rows_of(data: "Dataset", split: str | None = None) -> list[dict]:
@@ -159,6 +154,18 @@ def empty_split(corpus: str, split: str, have: Iterable[str | None]) -> UserErro
     """Return the error for a split that has no example."""
     names = sorted({name or "none" for name in have})
     return UserError(f"{corpus} has no example for -dt {split}; it has: {', '.join(names)}")
+
+
+def _rows_of_file(
+    file: Path, schema: Schema, split: str | None
+) -> Iterator[tuple[int, dict | BadRow]]:
+    for index, (line, raw) in enumerate(raw_rows(file)):
+        if isinstance(raw, BadRow):
+            yield line, raw
+            continue
+        if index == 0:
+            _check_columns(file, raw, schema)
+        yield line, _checked(raw, schema, split)
 
 
 def _checked(raw: Mapping, schema: Schema, split: str | None) -> dict | BadRow:
@@ -187,14 +194,6 @@ def _check_columns(file: Path, raw: Mapping, schema: Schema) -> None:
 
 def _is_hub_name(source: str) -> bool:
     return bool(_HUB_NAME.fullmatch(source)) and not source.lower().endswith(SUFFIXES)
-
-
-def _file_rows(files: Sequence[Path], schema: Schema, split_by_name: bool) -> PlacedRows:
-    for file in files:
-        first_word = re.split(r"[._-]", file.name.lower())[0]
-        split = first_word if split_by_name and first_word in _SPLIT_NAMES else None
-        for line, row in checked_rows(file, schema, split):
-            yield f"{file}, line {line}", row
 
 
 def _hub_rows(name: str, schema: Schema, terms: HubTerms) -> PlacedRows:

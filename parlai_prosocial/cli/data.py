@@ -1,0 +1,83 @@
+"""``prosocial data``: look at a data file of one's own before training on it."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import click
+
+from parlai_prosocial.data import own
+from parlai_prosocial.data.example import SAFETY_LABELS
+from parlai_prosocial.data.fields import BadRow
+from parlai_prosocial.data.reader import checked_rows
+from parlai_prosocial.errors import UserError
+
+
+@click.group()
+def data() -> None:
+    """Check a data file of your own."""
+
+
+@data.command()
+@click.argument("file")
+def check(file: str) -> None:
+    """Count what FILE holds, and list every bad row by line and field.
+
+    FILE is what you would give to --prosocial-data: a JSON Lines, JSON, CSV or Parquet file, or a
+    folder of them. The exit status is 1 if any row is bad.
+
+    \b
+    Columns (a list is a JSON list in CSV):
+      context           the turns so far, a list or a text with a turn a line; user's last
+      response          the fitting reply
+    Optional:
+      rots              rules of thumb, a list
+      safety_label      __casual__, __possibly_needs_caution__, __probably_needs_caution__,
+                        __needs_caution__ or __needs_intervention__
+      negatives         replies that don't fit, a list
+      negative_weights  how bad each is, a list of numbers above 0; only ratios count
+      contrast_group    rows of equal group are never each other's negatives
+      source            a name
+      split             train, valid or test
+    """
+    good: list[dict] = []
+    bad: list[str] = []
+    for place, row in checked_rows(file, own.SCHEMA):
+        if isinstance(row, BadRow):
+            bad.append(f"{place}: {row}")
+        else:
+            good.append(row)
+    click.echo(f"{file}: {len(good) + len(bad)} rows, {len(good)} good, {len(bad)} bad")
+    if good:
+        _describe(good)
+    for line in bad:
+        click.echo(f"bad: {line}")
+    if bad:
+        raise UserError(f"{file}: mend the bad rows, or train with --skip-bad-rows true")
+    if not good:
+        raise UserError(f"{file}: there is no row in it")
+
+
+def _describe(rows: list[dict]) -> None:
+    negatives = [len(row["negatives"] or []) for row in rows]
+    click.echo(
+        f"turns of context: {sum(len(row['context']) for row in rows) / len(rows):.1f} a row"
+    )
+    click.echo(f"rows with rules of thumb: {sum(bool(row['rots']) for row in rows)}")
+    click.echo(f"rows with negatives: {sum(map(bool, negatives))} ({sum(negatives)} negatives)")
+    labels = Counter(row["safety_label"] for row in rows)
+    _echo_counts("safety labels", {name: labels[name] for name in SAFETY_LABELS})
+    if labels[None]:
+        click.echo(f"  no label: {labels[None]}")
+    given = sum(row["split"] is not None for row in rows)
+    splits = Counter(own.split_of(row) for row in rows)
+    _echo_counts(
+        f"splits ({given} rows name theirs, the others are cut by a hash)",
+        {name: splits[name] for name in ("train", "valid", "test")},
+    )
+
+
+def _echo_counts(title: str, counts: Mapping[str, int]) -> None:
+    click.echo(f"{title}:")
+    total = sum(counts.values())
+    for name, count in counts.items():
+        click.echo(f"  {name}: {count} ({count / max(total, 1):.0%})")
