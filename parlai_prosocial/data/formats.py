@@ -6,6 +6,7 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -62,7 +63,7 @@ def _csv_rows(path: Path, file: BinaryFile) -> Iterator[tuple[int, dict | BadRow
                 reason = f"is followed by {len(values) - len(columns)} too many; quote the commas"
                 yield line, BadRow(field, reason)
             elif values:
-                yield line, dict(zip(columns, values, strict=False))
+                yield line, dict(zip_longest(columns, values))
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: no CSV ({error}); mend it") from None

@@ -125,7 +125,8 @@ def _turns(rows: Sequence[dict]) -> list[tuple[list[str], dict, dict | None]]:
         dialogue.sort(key=lambda row: row["response_id"])
         whole = [row for index, row in enumerate(dialogue) if row["response_id"] == index]
         past: list[str] = []
-        for row, following in zip(whole, [*whole[1:], None], strict=True):
+        for index, row in enumerate(whole):
+            following = whole[index + 1] if index + 1 < len(whole) else None
             turns.append((past, row, following))
             past = [*past, row["context"], row["response"]]
     if len(turns) < len(rows):

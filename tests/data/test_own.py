@@ -1,0 +1,131 @@
+"""The user's own data: one format, in any file, every mistake named."""
+
+import json
+
+import pytest
+
+from parlai_prosocial.data import own
+from parlai_prosocial.data.fields import BadRow
+from parlai_prosocial.data.reader import checked_rows
+from parlai_prosocial.errors import UserError
+
+FULL = {
+    "context": ["May I borrow it?", "What for?", "A prank."],
+    "response": "Then no.",
+    "rots": ["Pranks can hurt."],
+    "safety_label": "__needs_caution__",
+    "negatives": ["Great, do it!", "Whatever."],
+    "negative_weights": [4, 1],
+    "contrast_group": "pranks",
+    "source": "mine",
+    "split": "train",
+}
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def examples(tmp_path, *rows):
+    path = write(tmp_path / "own.jsonl", *rows)
+    return own.contrastive_examples(own.load_rows(path, str(tmp_path), "train"))
+
+
+def test_every_field(tmp_path):
+    [example] = examples(tmp_path, FULL)
+    assert example.context == FULL["context"]
+    assert example.response == "Then no."
+    assert example.rots == ["Pranks can hurt."]
+    assert example.safety_label == "__needs_caution__"
+    assert example.negatives == FULL["negatives"]
+    assert example.negative_weights == pytest.approx([2.0, 0.5])
+    assert example.contrast_group == "own:pranks"
+    assert example.source == "mine"
+
+
+def test_only_the_needed_fields(tmp_path):
+    one, other = examples(
+        tmp_path,
+        {"context": "Hello.", "response": "Hi.", "split": "train"},
+        {"context": ["hello"], "response": "Hey.", "split": "train"},
+    )
+    assert (one.rots, one.safety_label, one.negatives, one.source) == ([], None, [], "own")
+    assert one.contrast_group == other.contrast_group
+
+
+@pytest.mark.parametrize(
+    "context",
+    ["one\ntwo", "one\n\n two \n", ["one", "two"], '["one", "two"]', ["one", "", None, "two"]],
+)
+def test_spellings_of_a_context(tmp_path, context):
+    [example] = examples(tmp_path, {**FULL, "context": context})
+    assert example.context == ["one", "two"]
+
+
+def test_a_context_that_begins_with_a_bracket(tmp_path):
+    [example] = examples(tmp_path, {**FULL, "context": "[laughs] Sure."})
+    assert example.context == ["[laughs] Sure."]
+
+
+def test_csv(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(
+        "context,response,negatives,negative_weights,split\n"
+        '"one\ntwo",fine,"[""bad"", ""worse""]","[1, 4]",train\n'
+        "three,fine,just bad,,train\n"
+    )
+    first, second = own.contrastive_examples(own.load_rows(str(path), str(tmp_path), "train"))
+    assert first.context == ["one", "two"]
+    assert first.negatives == ["bad", "worse"]
+    assert first.negative_weights == pytest.approx([0.5, 2.0])
+    assert (second.negatives, second.negative_weights) == (["just bad"], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context": ""}, "field 'context' is empty"),
+        ({"context": []}, "field 'context' has no turn"),
+        ({"context": 3}, "field 'context' is a number"),
+        ({"response": " "}, "field 'response' is empty"),
+        ({"safety_label": "fine"}, "field 'safety_label' is 'fine'; it must be one of __casual__"),
+        ({"negatives": ["a", " "]}, "field 'negatives' holds an item that is empty"),
+        ({"negatives": ["a"]}, "field 'negative_weights' has 2 weights for 1 negatives"),
+        ({"negatives": None}, "field 'negative_weights' has 2 weights for 0 negatives"),
+        (
+            {"negative_weights": [1, -1]},
+            "field 'negative_weights' holds -1; a weight must be above",
+        ),
+        ({"negatives": ["then NO", "x"]}, "field 'negatives' holds the response itself"),
+    ],
+)
+def test_bad_rows(tmp_path, changes, message):
+    path = write(tmp_path / "own.jsonl", FULL, FULL | changes)
+    (_, good), (place, bad) = checked_rows(path, own.SCHEMA)
+    assert isinstance(good, dict)
+    assert isinstance(bad, BadRow)
+    assert place == f"{path}, line 2"
+    assert message in str(bad)
+
+
+def test_rows_without_a_split_are_cut_by_group_and_keep_together(tmp_path):
+    rows = [
+        {"context": [f"opening {n}", "go on", f"detail {m}"], "response": f"reply {m}"}
+        for n in range(100)
+        for m in range(2)
+    ]
+    path = write(tmp_path / "own.jsonl", *rows)
+    openings = []
+    for split in ("train", "valid", "test"):
+        found = own.load_rows(path, str(tmp_path), split)
+        openings.append({row["context"][0] for row in found})
+        assert len(found) == 2 * len(openings[-1])
+    assert sum(map(len, openings)) == 100
+    assert len(openings[0]) == pytest.approx(80, abs=12)
+
+
+def test_an_empty_split_says_what_there_is(tmp_path):
+    path = write(tmp_path / "own.jsonl", FULL)
+    with pytest.raises(UserError, match=r"add a column split\) has no example for -dt valid"):
+        own.load_rows(path, str(tmp_path), "valid")
