@@ -7,11 +7,13 @@ from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.core.teachers import DialogTeacher
 
+from parlai_prosocial import compat
 from parlai_prosocial.data.example import ContrastiveExample, rot_lines
 from parlai_prosocial.data.splits import stable_fraction
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 
 show_user_errors_as_one_line()
+compat.apply()
 
 Messages = Iterator[tuple[dict, bool]]
 """Pairs of a message and whether it begins an episode, as ParlAI's DialogTeacher takes them."""
