@@ -1,16 +1,13 @@
 """DiaSafety as ParlAI tasks: ``-t diasafety`` (Contrastive), ``:Response`` and ``:Safety``."""
 
-import logging
-
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.tasks.prosocial.base import CorpusTeacher, Messages, contrastive_message
+from parlai.utils import logging
 
 from parlai_prosocial.data import diasafety
 from parlai_prosocial.data.example import BINARY_LABELS, NOT_OK_LABEL, OK_LABEL
 from parlai_prosocial.data.splits import DIASAFETY_PARTS, FOLDS
-
-log = logging.getLogger(__name__)
 
 
 class _DiaSafetyTeacher(CorpusTeacher):
@@ -70,7 +67,7 @@ class ContrastiveTeacher(_DiaSafetyTeacher):
         for example in diasafety.contrastive_examples(rows):
             yield contrastive_message(example), True
         left_out = diasafety.unsafe_only_contexts(rows)
-        log.info("%s: left out %d contexts with unsafe replies only", split, left_out)
+        logging.info(f"DiaSafety, {split}: {left_out} contexts left out, all replies unsafe")
 
 
 class ResponseTeacher(_DiaSafetyTeacher):

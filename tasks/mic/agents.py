@@ -17,10 +17,10 @@ from parlai.tasks.prosocial.base import (
     add_sample_flag,
     contrastive_message,
 )
+from parlai.utils import logging
 
 from parlai_prosocial.data import mic
-from parlai_prosocial.data.example import rot_lines
-from parlai_prosocial.errors import UserError
+from parlai_prosocial.data.example import ContrastiveExample, rot_lines
 
 
 class _MicTeacher(CorpusTeacher):
@@ -48,9 +48,17 @@ class _MicTeacher(CorpusTeacher):
             skip_bad_rows=self.opt["skip_bad_rows"],
         )
 
+    def examples(self, split: str) -> list[ContrastiveExample]:
+        rows = self.rows(split)
+        examples = mic.contrastive_examples(rows)
+        logging.info(f"MIC, {split}: {len(rows) - len(examples)} rows left out, no fitting answer")
+        return examples
+
 
 class ContrastiveTeacher(_MicTeacher):
     """Question, the fitting answer, and the chatbot's answer as negative where it disagrees."""
+
+    needs = "a worker_answer, or an answer in line with the rule"
 
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
@@ -59,15 +67,17 @@ class ContrastiveTeacher(_MicTeacher):
         return parser
 
     def messages(self, split: str) -> Messages:
-        for example in mic.contrastive_examples(self.rows(split)):
+        for example in self.examples(split):
             yield contrastive_message(example, self.opt["rot_in_context"]), True
 
 
 class AnswerTeacher(_MicTeacher):
     """Rule of thumb and question, answered in line with the rule."""
 
+    needs = "a worker_answer, or an answer in line with the rule"
+
     def messages(self, split: str) -> Messages:
-        for example in mic.contrastive_examples(self.rows(split)):
+        for example in self.examples(split):
             message = {
                 "text": "\n".join([*rot_lines(example.rots), *example.context]),
                 "labels": [example.response],
@@ -103,6 +113,8 @@ class AlignmentTeacher(_MicTeacher):
 class SeverityTeacher(_MicTeacher):
     """How bad is it to break the rule? Rows without a severity are left out."""
 
+    needs = "a violation-severity"
+
     def messages(self, split: str) -> Messages:
         rows = self.rows(split)
         yield from _scale_messages(rows, "violation-severity", mic.SEVERITIES)
@@ -111,12 +123,16 @@ class SeverityTeacher(_MicTeacher):
 class ConsensusTeacher(_MicTeacher):
     """How many people would agree with the rule? Rows without a consensus are left out."""
 
+    needs = "a rot-agree"
+
     def messages(self, split: str) -> Messages:
         yield from _scale_messages(self.rows(split), "rot-agree", mic.CONSENSUS)
 
 
 class FoundationsTeacher(_MicTeacher):
     """Which moral foundations does the rule rest on? Every one of them is a right label."""
+
+    needs = "a moral foundation"
 
     def messages(self, split: str) -> Messages:
         for row in self.rows(split):
@@ -130,14 +146,10 @@ class DefaultTeacher(AnswerTeacher):
 
 
 def _scale_messages(rows: Sequence[dict], field: str, classes: list[str]) -> Messages:
-    count = 0
     for row in rows:
         if row[field] is not None:
-            count += 1
             text = "\n".join(rot_lines([row["rot"]]))
             yield _class_message(text, [classes[row[field] - 1]], classes), True
-    if count == 0:
-        raise UserError(f"MIC: no row of this split has a {field}; fill the column in")
 
 
 def _class_message(text: str, labels: list[str], classes: list[str]) -> dict:

@@ -57,13 +57,7 @@ class _ProsocialTeacher(CorpusTeacher):
 
     def labelled_examples(self, split: str) -> list[ContrastiveExample]:
         """Return the examples with a safety label; own data may have none."""
-        labelled = [example for example in self.examples(split) if example.safety_label]
-        if not labelled:
-            raise UserError(
-                f"--prosocial-data {self.opt['prosocial_data']}: no row of this split has a "
-                "safety_label; fill the column in"
-            )
-        return labelled
+        return [example for example in self.examples(split) if example.safety_label]
 
 
 class ContrastiveTeacher(_ProsocialTeacher):
@@ -110,6 +104,8 @@ class ResponseTeacher(_ProsocialTeacher):
 class RotTeacher(_ProsocialTeacher):
     """The rules of thumb of a turn, each a right label. Turns without one are left out."""
 
+    needs = "a rule of thumb"
+
     def messages(self, split: str) -> Messages:
         for example in self.examples(split):
             if example.rots:
@@ -119,6 +115,8 @@ class RotTeacher(_ProsocialTeacher):
 class SafetyTeacher(_ProsocialTeacher):
     """How much caution does the last turn need? Five labels."""
 
+    needs = "a safety_label"
+
     def messages(self, split: str) -> Messages:
         for example in self.labelled_examples(split):
             yield _message(example, [example.safety_label], SAFETY_LABELS), True
@@ -126,6 +124,8 @@ class SafetyTeacher(_ProsocialTeacher):
 
 class BinarySafetyTeacher(_ProsocialTeacher):
     """``__ok__`` for casual turns, else ``__notok__``, as in ParlAI's safety tasks."""
+
+    needs = "a safety_label"
 
     def messages(self, split: str) -> Messages:
         for example in self.labelled_examples(split):
@@ -135,6 +135,8 @@ class BinarySafetyTeacher(_ProsocialTeacher):
 
 class CanaryTeacher(_ProsocialTeacher):
     """The safety label, then the rules of thumb, a line each (Canary, Kim et al. 2022)."""
+
+    needs = "a safety_label"
 
     def messages(self, split: str) -> Messages:
         for example in self.labelled_examples(split):

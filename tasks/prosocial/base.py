@@ -20,9 +20,13 @@ Messages = Iterator[tuple[dict, bool]]
 
 
 class CorpusTeacher(DialogTeacher):
-    """A teacher over one of our corpora; a subclass yields its messages in ``messages``."""
+    """A teacher over one of our corpora; a subclass yields its messages in ``messages``.
+
+    ``needs`` says, for the error message, what a row must have to be an example here.
+    """
 
     corpus: str
+    needs = "a text and a reply"
 
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
@@ -43,7 +47,16 @@ class CorpusTeacher(DialogTeacher):
         super().__init__(Opt({**copy.deepcopy(opt), "datafile": self.corpus}), shared)
 
     def setup_data(self, datafile: str) -> Messages:
-        yield from self.messages(self.opt["datatype"].split(":")[0])
+        split = self.opt["datatype"].split(":")[0]
+        empty = True
+        for message in self.messages(split):
+            empty = False
+            yield message
+        if empty:
+            raise UserError(
+                f"-t {self.opt['task']}: no row of -dt {split} has {self.needs}; add some to the "
+                "data, or take another task"
+            )
 
     # A stream's own count is cached by ParlAI in "<datafile>.lengths" in the working directory,
     # whatever the split and flags. So streams are counted here.

@@ -5,6 +5,7 @@ from collections import defaultdict
 import pytest
 from parlai.core.params import ParlaiParser
 from parlai.core.worlds import create_task
+from parlai.utils import logging
 
 from parlai_prosocial.data import mic, prosocial_dialog
 from parlai_prosocial.data.example import ROT_PREFIX, SAFETY_LABELS
@@ -263,6 +264,24 @@ def test_own_data_replaces_the_corpus(own):
         ]
     labelled = teacher_of("prosocial:Safety", "train:ordered", prosocial_data=own)
     assert [message["labels"] for message in epoch(labelled)] == [["__casual__"]]
+
+
+@pytest.mark.parametrize(
+    ("task", "needs"),
+    [("prosocial:Safety", "a safety_label"), ("prosocial:Rot", "a rule of thumb")],
+)
+def test_own_data_without_what_a_task_needs(tmp_path, task, needs):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"context": "Hi.", "response": "Hello.", "split": "train"}')
+    with pytest.raises(UserError, match=f"-t {task}: no row of -dt train has {needs}"):
+        teacher_of(task, "train", prosocial_data=str(path))
+
+
+def test_rows_left_out_are_counted(monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "info", said.append)
+    teacher_of("diasafety", "train")
+    assert "DiaSafety, train: 1743 contexts left out, all replies unsafe" in said
 
 
 def test_own_data_must_be_given():
