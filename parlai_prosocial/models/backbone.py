@@ -1,0 +1,217 @@
+"""A Hugging Face language model made ready: loaded, adapted, scoring and generating."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.causal import CausalScorer
+from parlai_prosocial.models.contrast_head import ContrastHead
+from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
+from parlai_prosocial.models.scores import CandidateScores
+from parlai_prosocial.models.seq2seq import Seq2SeqScorer, pad_right
+
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+
+
+class Backbone(nn.Module):
+    """A causal or encoder-decoder language model with its tokenizer and prompt.
+
+    ``forward`` scores packed candidates, so that distributed training sees one forward pass.
+
+    Args:
+        folder: a Hugging Face model folder.
+        adapter: a peft adapter folder to put on top, or None.
+        lora_rank: rank of a new adapter on all linear layers where ``adapter`` is None; 0 trains
+            all weights.
+        contrast_head: add the projections of the cosine score.
+        bf16: hold frozen weights in bfloat16. Trained weights stay in float32; autocast, which
+            the caller opens, does the rest.
+        system_prompt: see :class:`Prompt`.
+        trainable: False freezes everything (inference).
+
+    Raises:
+        UserError: the folder holds no model or tokenizer, or the two do not fit together.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        adapter: Path | None = None,
+        lora_rank: int = 0,
+        contrast_head: bool = False,
+        bf16: bool = False,
+        system_prompt: str = DEFAULT_SYSTEM_PROMPT,
+        trainable: bool = True,
+    ):
+        super().__init__()
+        self.folder = folder
+        lm, tokenizer = _load(folder)
+        self.is_encoder_decoder = bool(lm.config.is_encoder_decoder)
+        self.prompt = Prompt(tokenizer, system_prompt, self.is_encoder_decoder)
+        self.pad_id = pad_token_id(tokenizer)
+        scorer = Seq2SeqScorer if self.is_encoder_decoder else CausalScorer
+        self.scorer = scorer(lm, self.pad_id)
+        self.adapted = adapter is not None or lora_rank > 0
+        if bf16 and (self.adapted or not trainable):
+            lm.to(torch.bfloat16)
+        self.model = _adapt(lm, adapter, lora_rank, trainable) if self.adapted else lm
+        if not trainable:
+            self.requires_grad_(False)
+        self.contrast_head = ContrastHead(_hidden_size(lm.config)) if contrast_head else None
+
+    @property
+    def lm(self) -> Any:
+        """The language model itself, adapter layers in place."""
+        return self.model.get_base_model() if self.adapted else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def pack(
+        self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Sequence[int]]]
+    ) -> Any:
+        """Token ids of E contexts and of each one's candidates -> a batch for ``forward``."""
+        return self.scorer.pack(contexts, candidates)
+
+    def forward(self, batch: Any) -> CandidateScores:
+        """Score all candidates of a packed batch; see :class:`CandidateScores`."""
+        return self.scorer.score(self.lm, batch)
+
+    @torch.no_grad()
+    def generate(
+        self, contexts: Sequence[Sequence[int]], max_new_tokens: int, **decoding: Any
+    ) -> torch.Tensor:
+        """Reply to a batch of contexts with Hugging Face's KV-cached ``generate``.
+
+        Args:
+            contexts: token ids from ``prompt.encode_context``.
+            max_new_tokens: longest reply, end-of-turn included.
+            decoding: Hugging Face generation settings (``do_sample``, ``num_beams``, ...).
+
+        Returns:
+            (contexts x ``num_return_sequences``, length) int64; new tokens only, the
+            end-of-turn token where reached, then padding.
+        """
+        ids, mask = pad_right(contexts, self.pad_id)
+        if not self.is_encoder_decoder:
+            # A causal model continues its last position: padding must come before the context.
+            shifts = ids.size(1) - mask.sum(1)
+            columns = (torch.arange(ids.size(1)) - shifts[:, None]) % ids.size(1)
+            ids, mask = ids.gather(1, columns), mask.gather(1, columns)
+        output = self.lm.generate(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.long().to(self.device),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.pad_id,
+            eos_token_id=self.prompt.end_of_turn_id,
+            **decoding,
+        )
+        # An encoder-decoder's output begins with its start token, a causal one's with the context.
+        return output[:, 1:] if self.is_encoder_decoder else output[:, ids.size(1) :]
+
+    def reply_ids(self, generated: torch.Tensor) -> list[int]:
+        """(length,) generated tokens -> ids up to and with the end-of-turn token.
+
+        Pad and end-of-turn may be the same token, so the first end-of-turn decides, never padding.
+        """
+        ids = generated.tolist()
+        end = self.prompt.end_of_turn_id
+        return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """A pad token that is not the end-of-turn token, where the vocabulary has one.
+
+    SmolLM2's tokenizer names its end-of-turn token as padding; ``<|endoftext|>`` is free there.
+    """
+    if tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+        return tokenizer.pad_token_id
+    end_of_text = tokenizer.get_vocab().get("<|endoftext|>")
+    return tokenizer.eos_token_id if end_of_text is None else end_of_text
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 over a model folder's weight files in name order; what an adapter is tied to."""
+    digest = hashlib.sha256()
+    for pattern in WEIGHT_FILES:
+        for file in sorted(folder.glob(pattern)):
+            with open(file, "rb") as stream:
+                while chunk := stream.read(1 << 22):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def find_backbone(name: str) -> Path:
+    """A local folder as it is; anything else is a hub name, fetched or found in its cache.
+
+    Raises:
+        UserError: neither a folder nor to be had from the hub.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if not looks_like_path:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "merges.txt", "*.jinja"]
+        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+        try:
+            return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=5))
+        except Exception as error:
+            raise UserError(
+                f"--backbone {name}: no such folder, and not to be had from the Hugging Face hub "
+                f"({type(error).__name__}); give a model folder, a hub name that is cached or "
+                "reachable, or leave it out for the bundled base zoo:prosocial/smollm2_135m"
+            ) from None
+    raise UserError(f"--backbone {name}: no such folder; give a Hugging Face model folder")
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--backbone {folder}: no config.json there; give a Hugging Face folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        # Safetensors only: a .bin file would be unpickled.
+        lm = auto.from_pretrained(folder, config=config, use_safetensors=True)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"--backbone {folder}: cannot be loaded ({first_line}); it needs config.json, "
+            "model.safetensors and the tokenizer's files"
+        ) from None
+    vocabulary = lm.get_input_embeddings().weight.size(0)
+    if len(tokenizer) > vocabulary:
+        raise UserError(
+            f"--backbone {folder}: its tokenizer has {len(tokenizer)} tokens but the model only "
+            f"{vocabulary} embeddings; they belong to different models, put the right tokenizer "
+            "files there"
+        )
+    return lm.float(), tokenizer
+
+
+def _adapt(lm: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:
+    from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+
+    if adapter is not None:
+        return PeftModel.from_pretrained(lm, str(adapter), is_trainable=trainable)
+    task = TaskType.SEQ_2_SEQ_LM if lm.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type=task
+    )
+    return get_peft_model(lm, config)
+
+
+def _hidden_size(config: Any) -> int:
+    return config.hidden_size

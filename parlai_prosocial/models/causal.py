@@ -1,0 +1,105 @@
+"""Scoring with a causal language model: one packed pass over contexts and candidates."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from parlai_prosocial.models.packing import PackedBatch, pack, pack_separately
+from parlai_prosocial.models.scores import CandidateScores, mean_pool, token_log_probs
+
+logger = logging.getLogger(__name__)
+
+
+class CausalScorer:
+    """Packs and scores for one causal language model.
+
+    Whether the model takes a block mask is tried, not looked up: attention implementations and
+    logit scalings differ between architectures and versions, and a wrong one gives wrong numbers
+    without an error.
+
+    Args:
+        lm: a Hugging Face causal language model in float32.
+        pad_id: a token id to fill rows with.
+    """
+
+    def __init__(self, lm: Any, pad_id: int):
+        self.pad_id = pad_id
+        self.shares_context = self._packed_equals_separate(lm)
+        if not self.shares_context:
+            logger.warning(
+                "%s does not take a block attention mask: the context is computed once for "
+                "every candidate, which is slower",
+                type(lm).__name__,
+            )
+
+    def pack(
+        self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Sequence[int]]]
+    ) -> PackedBatch:
+        packer = pack if self.shares_context else pack_separately
+        return packer(contexts, candidates, self.pad_id)
+
+    def score(self, lm: Any, batch: PackedBatch) -> CandidateScores:
+        if self.shares_context:
+            return self._score_packed(lm, batch)
+        return self._score_separate(lm, batch)
+
+    def _score_packed(self, lm: Any, batch: PackedBatch) -> CandidateScores:
+        hidden = lm.base_model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask(),
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state.flatten(0, 1)  # (rows * length, hidden)
+        # Only states that predict a response token reach the output layer, a fifth of this model.
+        logits = lm.get_output_embeddings()(hidden[batch.query_positions])  # (T, vocabulary)
+        return _collect(batch, logits, hidden)
+
+    def _score_separate(self, lm: Any, batch: PackedBatch) -> CandidateScores:
+        output = lm(
+            input_ids=batch.input_ids,
+            attention_mask=(batch.example_ids != -1).long(),
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        logits = output.logits.flatten(0, 1)[batch.query_positions]  # (T, vocabulary)
+        return _collect(batch, logits, output.hidden_states[-1].flatten(0, 1))
+
+    @torch.no_grad()
+    def _packed_equals_separate(self, lm: Any) -> bool:
+        vocabulary = lm.get_output_embeddings().weight.size(0)
+        ids = [(17 + 29 * i) % vocabulary for i in range(18)]
+        contexts = [ids[:5], ids[5:8]]
+        candidates = [[ids[8:11], ids[10:14]], [ids[14:18]]]
+        device = next(lm.parameters()).device
+        was_training = lm.training
+        lm.eval()
+        try:
+            packed = self._score_packed(
+                lm, pack(contexts, candidates, self.pad_id).to(device)
+            ).token_log_probs
+        except (RuntimeError, TypeError, ValueError):
+            return False
+        finally:
+            lm.train(was_training)
+        lm.eval()
+        separate = self._score_separate(
+            lm, pack_separately(contexts, candidates, self.pad_id).to(device)
+        ).token_log_probs
+        lm.train(was_training)
+        return torch.allclose(packed, separate, atol=1e-4)
+
+
+def _collect(batch: PackedBatch, logits: torch.Tensor, hidden: torch.Tensor) -> CandidateScores:
+    log_probs, correct = token_log_probs(logits, batch.target_ids)
+    return CandidateScores(
+        token_log_probs=log_probs,
+        token_correct=correct,
+        token_candidates=batch.target_candidates,
+        candidate_examples=batch.candidate_examples,
+        context_states=hidden[batch.context_ends],  # (E, hidden)
+        response_states=mean_pool(
+            hidden[batch.token_positions], batch.token_candidates, len(batch.candidate_examples)
+        ),  # (C, hidden)
+    )

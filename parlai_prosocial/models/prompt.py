@@ -1,0 +1,130 @@
+"""From dialogue turns to token ids: chat template where the tokenizer has one, else plain turns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parlai_prosocial.errors import UserError
+
+DEFAULT_SYSTEM_PROMPT = "You are a kind, honest conversation partner."
+
+# Lines of a ParlAI `text` that describe the conversation instead of being said in it.
+SYSTEM_LINE_PREFIXES = (
+    "your persona:",
+    "partner's persona:",
+    "__knowledge__",
+    "rule of thumb: ",
+)
+
+
+def split_context(text: str) -> tuple[list[str], list[str]]:
+    """Split newline-packed dialogue into what was said and what is known.
+
+    ParlAI packs a dialogue into one string without roles: the last line is the user's, and the
+    speakers alternate backwards from it. Persona, knowledge and rule-of-thumb lines are nobody's
+    turn; they belong to the system turn.
+
+    Returns:
+        ``(turns, system_lines)``; both without blank lines, in their order.
+
+    >>> split_context("your persona: I sail.\\nHi!\\nHello.\\nWhat do you do?")
+    (['Hi!', 'Hello.', 'What do you do?'], ['your persona: I sail.'])
+    """
+    turns, system_lines = [], []
+    for line in text.split("\n"):
+        line = line.strip()
+        if line.lower().startswith(SYSTEM_LINE_PREFIXES):
+            system_lines.append(line)
+        elif line:
+            turns.append(line)
+    return turns, system_lines
+
+
+@dataclass
+class Prompt:
+    """Encodes contexts and responses for one tokenizer.
+
+    With a chat template, a context is the template applied to a system turn (the fixed prompt,
+    then the system lines) and the alternating turns, opened for the assistant. Without one it is
+    plain text: the system lines, then ``user: ...`` and ``assistant: ...`` one line a turn, and,
+    for a causal model, a last ``assistant:`` to be continued.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with an end-of-sequence token.
+        system_prompt: the system turn's text (chat templates only). One prompt is used for base
+            and tuned models alike and stored in every checkpoint, because SmolLM2's template
+            puts a default system message wherever none is given.
+        is_encoder_decoder: whether contexts go to an encoder.
+    """
+
+    tokenizer: Any
+    system_prompt: str
+    is_encoder_decoder: bool
+
+    def __post_init__(self):
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(
+                f"--backbone: the tokenizer in {self.tokenizer.name_or_path} has no end-of-sequence"
+                " token, so a reply could not end; set eos_token in its tokenizer_config.json"
+            )
+
+    @property
+    def end_of_turn_id(self) -> int:
+        """The token that ends a reply. It counts in the loss and in mean log p."""
+        return self.tokenizer.eos_token_id
+
+    def encode_context(self, text: str, max_tokens: int | None = None) -> list[int]:
+        """Token ids of a newline-packed context, ready to be followed by a response.
+
+        Over ``max_tokens``, whole turns are dropped from the oldest on; if the last turn alone is
+        too long, it loses its beginning. The system turn stays.
+        """
+        turns, system_lines = split_context(text)
+        ids = self._encode_turns(turns, system_lines)
+        while max_tokens and len(ids) > max_tokens and len(turns) > 1:
+            turns = turns[1:]
+            ids = self._encode_turns(turns, system_lines)
+        if max_tokens and len(ids) > max_tokens and turns:
+            last_turn = self.tokenizer(turns[-1], add_special_tokens=False)["input_ids"]
+            kept = max(1, len(last_turn) - (len(ids) - max_tokens))
+            shortened = self.tokenizer.decode(last_turn[-kept:])
+            ids = self._encode_turns([shortened.replace("\n", " ")], system_lines)
+        # Re-tokenising a cut turn can add a token or two: the hard limit is applied last.
+        return ids[-max_tokens:] if max_tokens else ids
+
+    def _encode_turns(self, turns: Sequence[str], system_lines: Sequence[str]) -> list[int]:
+        roles = ("user", "assistant")
+        messages = [
+            {"role": roles[(len(turns) - 1 - i) % 2], "content": turn}
+            for i, turn in enumerate(turns)
+        ]
+        if self.tokenizer.chat_template is None:
+            lines = [*system_lines, *(f"{m['role']}: {m['content']}" for m in messages)]
+            if self.is_encoder_decoder:
+                return self.tokenizer("\n".join(lines))["input_ids"]
+            return self.tokenizer("\n".join([*lines, "assistant:"]))["input_ids"]
+        system = "\n".join([self.system_prompt, *system_lines])
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "system", "content": system}, *messages],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def encode_response(self, text: str, max_tokens: int | None = None) -> list[int]:
+        """Token ids of a reply, its end-of-turn token included (also after truncation)."""
+        text = text.strip()
+        if self.is_encoder_decoder:
+            ids = self.tokenizer(text_target=text)["input_ids"]
+        else:
+            opening = "" if self.tokenizer.chat_template else " "
+            ids = self.tokenizer(opening + text, add_special_tokens=False)["input_ids"]
+        if not ids or ids[-1] != self.end_of_turn_id:
+            ids = [*ids, self.end_of_turn_id]
+        if max_tokens and len(ids) > max_tokens:
+            ids = [*ids[: max_tokens - 1], self.end_of_turn_id]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a generated reply, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
