@@ -41,7 +41,6 @@ class CorpusTeacher(DialogTeacher):
         return parser
 
     def __init__(self, opt: Opt, shared=None):
-        self.id = self.corpus
         self._lengths: tuple[int, int] | None = None
         # ParlAI wants a file name here and passes it to setup_data; our readers know theirs.
         super().__init__(Opt({**copy.deepcopy(opt), "datafile": self.corpus}), shared)

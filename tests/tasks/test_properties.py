@@ -110,6 +110,12 @@ def test_every_datatype_gives_whole_messages(task, datatype):
         assert ("eval_labels" in message) == is_evaluation
 
 
+def test_teachers_of_a_corpus_report_apart():
+    # ParlAI keeps the reports of several tasks by the teachers' ids.
+    tasks = SAMPLED + BUNDLED
+    assert [teacher_of(task, "valid").getID() for task in tasks] == tasks
+
+
 def test_streams_leave_no_file_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert teacher_of("diasafety:Safety", "test:stream").num_examples() == 2492
