@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -173,10 +172,10 @@ def _checked(raw: Mapping, schema: Schema, split: str | None) -> dict | BadRow:
         row = schema.read_row(raw)
     except BadRow as bad:
         return bad
-    own = raw.get("split") or split
-    if own is not None and own not in _SPLIT_NAMES:
-        return BadRow("split", f"is {str(own)[:40]!r}; use train, valid or test")
-    row["split"] = None if own is None else _SPLIT_NAMES[own]
+    named = raw.get("split") or split
+    row["split"] = None if named is None else _SPLIT_NAMES.get(str(named))
+    if named is not None and row["split"] is None:
+        return BadRow("split", f"is {str(named)[:40]!r}; use train, valid or test")
     return row
 
 
@@ -275,12 +274,13 @@ def _cached(
 
     identity = json.dumps([_CACHE_FORMAT, schema.corpus, sorted(schema.fields), key])
     digest = hashlib.sha256(identity.encode("utf-8")).hexdigest()[:16]
-    folder = datapath / "parlai_prosocial" / f"{schema.corpus.lower()}-{digest}"
+    name = f"{schema.corpus.lower().replace(' ', '_')}-{digest}"
+    folder = datapath / "parlai_prosocial" / name
+    aside = folder.with_name(f".{name}-{os.getpid()}")
     if not folder.is_dir():
         rows, note = read()
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            aside.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--datapath {datapath}: cannot be written ({error})") from None
         try:

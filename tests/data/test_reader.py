@@ -149,11 +149,12 @@ def test_a_single_file_gets_no_split_from_its_name(tmp_path, datapath):
     assert {row["split"] for row in rows_of(open_corpus(path, SCHEMA, datapath))} == {None}
 
 
-def test_unknown_split(file):
-    write(file, [{"a": "1", "split": "training"}])
+@pytest.mark.parametrize(("split", "shown"), [("training", "training"), (["train"], "['train']")])
+def test_unknown_split(file, split, shown):
+    write(file, [{"a": "1", "split": split}])
     [(place, bad)] = checked_rows(file, SCHEMA)
     assert place == f"{file}, line 1"
-    assert str(bad) == "field 'split' is 'training'; use train, valid or test"
+    assert str(bad) == f"field 'split' is {shown!r}; use train, valid or test"
 
 
 def test_offline_without_a_copy(datapath):
