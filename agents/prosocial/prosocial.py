@@ -1,0 +1,5 @@
+"""Where ParlAI looks for ``-m prosocial``; the agent lives in ``parlai_prosocial.agents``."""
+
+from parlai_prosocial.agents.prosocial import ProsocialAgent
+
+__all__ = ["ProsocialAgent"]

@@ -1,0 +1,130 @@
+"""Which responses a batch scores for each example, and how they enter the contrastive loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import log
+from random import Random
+
+import torch
+
+from parlai_prosocial.data.example import W_MIN
+from parlai_prosocial.losses.n_pair import NPairLoss
+from parlai_prosocial.models.contrast_head import ContrastHead
+from parlai_prosocial.models.scores import CandidateScores
+
+
+@dataclass
+class Example:
+    """One training example in token ids.
+
+    Attributes:
+        context: ids of the context.
+        response: ids of the fitting response.
+        text: the response's normalised text, to know false negatives by.
+        group: the message's ``contrast_group``; "" belongs to no group.
+        rots: its normalised rules of thumb.
+        negatives: ids of its hard negatives.
+        log_weights: log social weight of each hard negative.
+    """
+
+    context: list[int]
+    response: list[int]
+    text: str
+    group: str
+    rots: frozenset[str]
+    negatives: list[list[int]]
+    log_weights: list[float]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.context) + len(self.response) + sum(map(len, self.negatives))
+
+    def is_false_negative(self, other: "Example") -> bool:
+        """Whether the other's response may fit here too: same text, group or rule of thumb."""
+        same_group = self.group != "" and self.group == other.group
+        return self.text == other.text or same_group or not self.rots.isdisjoint(other.rots)
+
+
+def false_negatives(examples: Sequence[Example]) -> torch.Tensor:
+    """(B, B) bool: True where j's response must not be a negative of example i."""
+    return torch.tensor([[a.is_false_negative(b) for b in examples] for a in examples])
+
+
+def add_in_batch_negatives(examples: Sequence[Example], count: int, rng: Random) -> list[Example]:
+    """Give each example up to ``count`` responses of other examples as explicit negatives.
+
+    False negatives are left out; the weight is the smallest one there is, because nobody judged
+    these replies.
+    """
+    extended = []
+    for example in examples:
+        others = [other for other in examples if not example.is_false_negative(other)]
+        drawn = rng.sample(others, min(count, len(others)))
+        extended.append(
+            replace(
+                example,
+                negatives=[*example.negatives, *(other.response for other in drawn)],
+                log_weights=[*example.log_weights, *[log(W_MIN)] * len(drawn)],
+            )
+        )
+    return extended
+
+
+def padded_by_example(values: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """(sum of counts,) values of candidates -> (B, max(counts)), zeros where there is none.
+
+    >>> padded_by_example(torch.tensor([1.0, 2.0, 3.0]), [1, 2]).tolist()
+    [[1.0, 0.0], [2.0, 3.0]]
+    """
+    return torch.nn.utils.rnn.pad_sequence(list(values.split(list(counts))), batch_first=True)
+
+
+def contrast_loss(
+    loss: NPairLoss,
+    score: str,
+    scores: CandidateScores,
+    examples: Sequence[Example],
+    head: ContrastHead | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The contrastive loss of each example.
+
+    Args:
+        loss: the n-pair loss.
+        score: "likelihood", "cosine" or "likelihood+cosine" (the sum of two terms).
+        scores: of the packed examples; each one's first candidate is its response, the others
+            its negatives.
+        examples: B examples, as they were packed.
+        head: the projections, needed for a cosine.
+
+    Returns:
+        ``(loss, mean_log_probs, negative_mask)``: (B,) float32, then (B, 1 + K) mean log p of the
+        response and of its negatives, and (B, K) bool, True at real negatives.
+    """
+    counts = [1 + len(example.negatives) for example in examples]
+    device = scores.token_log_probs.device
+    # The first column is the response's own, of weight 1.
+    log_weights = padded_by_example(
+        torch.tensor([w for e in examples for w in (0.0, *e.log_weights)], device=device), counts
+    )[:, 1:]  # (B, K)
+    columns = torch.arange(1, max(counts), device=device)
+    mask = columns < torch.tensor(counts, device=device)[:, None]  # (B, K)
+    mean_log_probs = padded_by_example(scores.mean_log_probs(), counts)  # (B, 1 + K)
+
+    total = mean_log_probs.new_zeros(len(examples))
+    if "likelihood" in score:
+        total = total + loss(mean_log_probs[:, 0], mean_log_probs[:, 1:], mask, log_weights)
+    if head is not None and "cosine" in score:
+        contexts, responses = head(scores.context_states, scores.response_states)
+        own = (contexts[scores.candidate_examples] * responses).sum(-1)  # (C,)
+        own = padded_by_example(own, counts)  # (B, 1 + K)
+        firsts = torch.tensor(counts, device=device).cumsum(0) - torch.tensor(counts, device=device)
+        total = total + loss(
+            own[:, 0],
+            own[:, 1:],
+            mask,
+            log_weights,
+            in_batch_scores=contexts @ responses[firsts].T,  # (B, B)
+            false_negatives=false_negatives(examples).to(device),
+            in_batch_log_weight=log(W_MIN),
+        )
+    return total, mean_log_probs, mask

@@ -1,0 +1,105 @@
+"""The agent's command-line flags, and what is refused among their values."""
+
+from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
+
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
+
+DEFAULT_BACKBONE = "zoo:prosocial/smollm2_135m"
+CONTRAST_SCORES = ("likelihood", "cosine", "likelihood+cosine")
+
+
+def add_arguments(parser: ParlaiParser) -> None:
+    group = parser.add_argument_group("Prosocial")
+    group.add_argument(
+        "--backbone",
+        type=str,
+        default=DEFAULT_BACKBONE,
+        help="Hugging Face causal or encoder-decoder model: a folder, a hub name, or zoo:...",
+    )
+    group.add_argument(
+        "--lora-rank",
+        type=int,
+        default=16,
+        help="Rank of the LoRA adapter on all linear layers; 0 trains all weights.",
+    )
+    group.add_argument(
+        "--contrast-weight",
+        type=float,
+        default=1.0,
+        help="Weight (lambda) of the contrastive loss beside the likelihood loss; 0 is MLE only.",
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=0.5,
+        help="Temperature (tau) of the contrastive loss. For sampling: --sampling-temperature.",
+    )
+    group.add_argument(
+        "--contrast-score",
+        choices=CONTRAST_SCORES,
+        default="likelihood",
+        help="What is contrasted: mean log p(response | context), the cosine of projected "
+        "states, or both as two terms.",
+    )
+    group.add_argument(
+        "--negatives",
+        type=int,
+        default=4,
+        help="Most hard negatives of an example in a training step; sampled where it has more.",
+    )
+    group.add_argument(
+        "--in-batch-negatives",
+        type=int,
+        default=0,
+        help="Replies of other examples in the batch to add as likelihood negatives. Under "
+        "cosine all of them serve, at no cost.",
+    )
+    group.add_argument(
+        "--social-weights",
+        type="bool",
+        default=True,
+        help="Weigh negatives by how bad people judged them (False: all alike).",
+    )
+    group.add_argument(
+        "--system-prompt",
+        type=str,
+        default=DEFAULT_SYSTEM_PROMPT,
+        help="System turn for chat templates; stored in the checkpoint.",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: bf16 on a GPU that has it and on a CPU where it is faster, else fp32.",
+    )
+    group.add_argument(
+        "--sampling-temperature",
+        type=float,
+        default=1.0,
+        help="Temperature of topk and nucleus decoding.",
+    )
+    parser.set_defaults(
+        optimizer="adamw",
+        learningrate=2e-4,
+        gradient_clip=1.0,
+        text_truncate=256,
+        label_truncate=128,
+        history_size=-1,
+    )
+
+
+def check(opt: Opt) -> None:
+    """Raise :class:`UserError` for a flag's value that makes no sense."""
+    if not opt["temperature"] > 0:
+        raise UserError(f"--temperature {opt['temperature']}: must be above 0, e.g. 0.5")
+    if not opt["sampling_temperature"] > 0:
+        raise UserError(
+            f"--sampling-temperature {opt['sampling_temperature']}: must be above 0; "
+            "for the most probable reply use --inference greedy"
+        )
+    for name in ("contrast_weight", "negatives", "in_batch_negatives", "lora_rank"):
+        if opt[name] < 0:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} {opt[name]}: must not be negative; 0 switches it off")
