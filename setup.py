@@ -73,7 +73,14 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["parlai_prosocial*"]), *PARLAI_PACKAGES],
     package_dir=PARLAI_PACKAGES,
-    package_data={"parlai_prosocial": ["data/bundled/**/*", "recipes/**/*.opt", "recipes/**/*.md"]},
+    package_data={
+        "parlai_prosocial": [
+            "data/bundled/**/*",
+            "recipes/**/*.opt",
+            "recipes/**/*.json",
+            "recipes/**/*.md",
+        ]
+    },
     install_requires=[*OURS, *PARLAI_CORE, *PARLAI_FEATURES],
     extras_require={
         "tensorboard": TENSORBOARD,

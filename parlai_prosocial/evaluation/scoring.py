@@ -1,0 +1,111 @@
+"""What a model thinks of given replies, and what it says itself."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from parlai_prosocial.models.backbone import Backbone
+
+MAX_CONTEXT_TOKENS = 256
+MAX_REPLY_TOKENS = 128
+SAMPLED_TOKENS = 40
+SAMPLING = {"do_sample": True, "top_p": 0.9, "top_k": 0, "temperature": 0.7}
+"""The one decoding of all tables: nucleus 0.9 at temperature 0.7, at most 40 tokens."""
+
+
+@dataclass(frozen=True)
+class ReplyScore:
+    """Likelihood of one reply.
+
+    Attributes:
+        nll: -log p(reply | context) in nats, summed over its tokens, end-of-turn included.
+        tokens: how many those are.
+    """
+
+    nll: float
+    tokens: int
+
+    @property
+    def mean_log_prob(self) -> float:
+        return -self.nll / self.tokens
+
+
+@dataclass(frozen=True)
+class SampledReply:
+    """A sampled reply, and whether the model ended it by its end-of-turn token."""
+
+    text: str
+    ended: bool
+
+
+@torch.no_grad()
+def score_replies(
+    model: Backbone,
+    pairs: Sequence[tuple[str, Sequence[str]]],
+    bf16: bool,
+    tokens_per_batch: int = 2048,
+) -> list[list[ReplyScore]]:
+    """Score replies in their contexts.
+
+    Args:
+        model: scored in evaluation mode.
+        pairs: (newline-packed context, replies) each.
+        bf16: compute in bfloat16; float32 otherwise.
+        tokens_per_batch: most tokens in one pass.
+
+    Returns:
+        For each pair a score for each reply, in order, whatever the batches were.
+    """
+    model.eval()
+    prompt = model.prompt
+    contexts = [prompt.encode_context(context, MAX_CONTEXT_TOKENS) for context, _ in pairs]
+    replies = [[prompt.encode_response(y, MAX_REPLY_TOKENS) for y in ys] for _, ys in pairs]
+    sizes = [len(c) + sum(map(len, ys)) for c, ys in zip(contexts, replies, strict=True)]
+    scores: list[list[ReplyScore]] = [[] for _ in pairs]
+    for batch in _batches(sizes, tokens_per_batch):
+        packed = model.pack([contexts[i] for i in batch], [replies[i] for i in batch])
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            result = model(packed.to(model.device))
+        means = result.mean_log_probs().tolist()
+        counts = result.token_counts().long().tolist()
+        flat = iter(zip(means, counts, strict=True))
+        for i in batch:
+            for _ in replies[i]:
+                mean, count = next(flat)
+                scores[i].append(ReplyScore(nll=-mean * count, tokens=count))
+    return scores
+
+
+def sample_replies(
+    model: Backbone, contexts: Sequence[str], seed: int, bf16: bool, batch_size: int = 32
+) -> list[SampledReply]:
+    """Sample one reply to each newline-packed context with :data:`SAMPLING`."""
+    model.eval()
+    encoded = [model.prompt.encode_context(c, MAX_CONTEXT_TOKENS) for c in contexts]
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    replies: dict[int, SampledReply] = {}
+    torch.manual_seed(seed)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            generated = model.generate([encoded[i] for i in batch], SAMPLED_TOKENS, **SAMPLING)
+        for i, row in zip(batch, generated, strict=True):
+            ids = model.reply_ids(row)
+            ended = ids[-1] == model.prompt.end_of_turn_id
+            replies[i] = SampledReply(model.prompt.decode(ids), ended)
+    return [replies[i] for i in range(len(contexts))]
+
+
+def _batches(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices by length, cut where the budget is reached; a longer item goes alone."""
+    batch: list[int] = []
+    total = 0
+    for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        if batch and total + sizes[i] > budget:
+            yield batch
+            batch, total = [], 0
+        batch.append(i)
+        total += sizes[i]
+    if batch:
+        yield batch
