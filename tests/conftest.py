@@ -1,8 +1,145 @@
 """No test may ask a network, and none may depend on the machine's own settings."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 # Set before anything imports huggingface_hub or ParlAI, and inherited by subprocesses.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+TEXTS = [
+    "I feel tired today. You could rest, and drink some water.",
+    "Is it fine to take what is not mine? It is not kind to steal from others.",
+    "user: assistant: system your persona: rule of thumb: hello there, how are you?",
+    "What do you like to do on Sundays? I like to walk in the park with my dog.",
+]
+CHATML = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are the template's default"
+    "<|im_end|>\n{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_tokenizer(special: list[str], **settings):
+    """A byte-level BPE of some 350 tokens, of which ``special`` are the first."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=360,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbones(tmp_path_factory) -> dict[str, Path]:
+    """Folders of random models: gpt2, llama (ChatML, as SmolLM2's), t5 and blenderbot."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import (
+        BlenderbotConfig,
+        BlenderbotForConditionalGeneration,
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
+
+    root = tmp_path_factory.mktemp("backbones")
+    tokenizers = {
+        "gpt2": tiny_tokenizer(["<|endoftext|>"], eos_token="<|endoftext|>"),
+        # SmolLM2's trap: padding and end of turn are one token, and <|endoftext|> is free.
+        "llama": tiny_tokenizer(
+            ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            bos_token="<|im_start|>",
+            eos_token="<|im_end|>",
+            pad_token="<|im_end|>",
+            chat_template=CHATML,
+        ),
+        "t5": tiny_tokenizer(["<pad>", "</s>"], pad_token="<pad>", eos_token="</s>"),
+        "blenderbot": tiny_tokenizer(
+            ["<pad>", "<s>", "</s>"], pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+        ),
+    }
+    # As the real T5 tokenizer does, it ends every text by itself.
+    tokenizers["t5"].backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    sizes = {name: len(tokenizer) for name, tokenizer in tokenizers.items()}
+    torch.manual_seed(0)
+    models = {
+        "gpt2": GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=sizes["gpt2"],
+                n_embd=32,
+                n_layer=2,
+                n_head=4,
+                n_positions=512,
+                bos_token_id=0,
+                eos_token_id=0,
+                initializer_range=0.2,
+            )
+        ),
+        "llama": LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=sizes["llama"],
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=1024,
+                bos_token_id=1,
+                eos_token_id=2,
+                pad_token_id=2,
+                tie_word_embeddings=True,
+                initializer_range=0.2,
+            )
+        ),
+        "t5": T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=sizes["t5"],
+                d_model=32,
+                d_kv=8,
+                d_ff=64,
+                num_layers=2,
+                num_heads=4,
+                decoder_start_token_id=0,
+            )
+        ),
+        "blenderbot": BlenderbotForConditionalGeneration(
+            BlenderbotConfig(
+                vocab_size=sizes["blenderbot"],
+                d_model=32,
+                encoder_layers=2,
+                decoder_layers=2,
+                encoder_attention_heads=4,
+                decoder_attention_heads=4,
+                encoder_ffn_dim=64,
+                decoder_ffn_dim=64,
+                max_position_embeddings=512,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=2,
+                decoder_start_token_id=1,
+                forced_eos_token_id=None,
+                init_std=0.2,
+            )
+        ),
+    }
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        tokenizers[name].save_pretrained(root / name)
+    return {name: root / name for name in models}

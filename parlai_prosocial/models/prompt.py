@@ -86,10 +86,13 @@ class Prompt:
             ids = self._encode_turns(turns, system_lines)
         if max_tokens and len(ids) > max_tokens and turns:
             last_turn = self.tokenizer(turns[-1], add_special_tokens=False)["input_ids"]
-            kept = max(1, len(last_turn) - (len(ids) - max_tokens))
-            shortened = self.tokenizer.decode(last_turn[-kept:])
-            ids = self._encode_turns([shortened.replace("\n", " ")], system_lines)
-        # Re-tokenising a cut turn can add a token or two: the hard limit is applied last.
+            kept = len(last_turn)
+            # A cut turn can take more tokens than its part had, so it is cut until it fits.
+            while len(ids) > max_tokens and kept > 1:
+                kept = max(1, kept - (len(ids) - max_tokens))
+                shortened = self.tokenizer.decode(last_turn[-kept:]).replace("\n", " ").strip()
+                ids = self._encode_turns([shortened], system_lines)
+        # Only a system turn that is too long by itself is cut here.
         return ids[-max_tokens:] if max_tokens else ids
 
     def _encode_turns(self, turns: Sequence[str], system_lines: Sequence[str]) -> list[int]:

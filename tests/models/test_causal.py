@@ -1,0 +1,208 @@
+"""One packed pass scores like a pass for every candidate: values, gradients, any order."""
+
+import logging
+from dataclasses import fields
+from random import Random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from parlai_prosocial.models.causal import CausalScorer
+from parlai_prosocial.models.packing import pack, pack_separately
+
+CAUSAL = ["gpt2", "llama"]
+END = 2
+
+
+def random_ids(rng, low, high):
+    return [rng.randrange(300) for _ in range(rng.randint(low, high))]
+
+
+def random_batch(seed=0):
+    """Six contexts with 1 to 4 candidates, among them replies of the end-of-turn alone."""
+    rng = Random(seed)
+    contexts = [random_ids(rng, 1, 12) for _ in range(6)]
+    candidates = [
+        [[*random_ids(rng, 0, 7), END] for _ in range(count)] for count in (1, 4, 2, 3, 1, 2)
+    ]
+    candidates[2][1] = [END]
+    return contexts, candidates
+
+
+@pytest.fixture(params=CAUSAL)
+def lm(request, tiny_backbones):
+    return AutoModelForCausalLM.from_pretrained(tiny_backbones[request.param]).eval()
+
+
+def one_by_one(lm, contexts, candidates):
+    """Sums of log p by transformers' own labels=, a pass and no padding for every candidate."""
+    sums = []
+    for context, responses in zip(contexts, candidates, strict=True):
+        for response in responses:
+            ids = torch.tensor([[*context, *response]])
+            labels = torch.tensor([[-100] * len(context) + response])
+            sums.append(-lm(input_ids=ids, labels=labels).loss * len(response))
+    return torch.stack(sums)
+
+
+def test_packed_scores_equal_separate_passes(lm):
+    contexts, candidates = random_batch()
+    scorer = CausalScorer(lm, pad_id=0)
+    assert scorer.shares_context
+    batch = scorer.pack(contexts, candidates)
+    scores = scorer.score(lm, batch)
+    expected = one_by_one(lm, contexts, candidates)
+    lengths = torch.tensor([len(y) for ys in candidates for y in ys])
+    assert scores.token_counts().tolist() == lengths.tolist()
+    torch.testing.assert_close(scores.mean_log_probs(), expected / lengths, atol=1e-5, rtol=0)
+    assert batch.target_ids.tolist() == [t for ys in candidates for y in ys for t in y]
+
+
+def test_packed_gradients_equal_separate_passes(lm):
+    contexts, candidates = random_batch(1)
+    scorer = CausalScorer(lm, pad_id=0)
+    weights = torch.linspace(-1, 2, sum(map(len, candidates)))
+    lengths = torch.tensor([len(y) for ys in candidates for y in ys])
+
+    def gradients(scores):
+        lm.zero_grad()
+        (scores * weights).sum().backward()
+        return [p.grad.clone() for p in lm.parameters()]
+
+    packed = gradients(scorer.score(lm, scorer.pack(contexts, candidates)).mean_log_probs())
+    separate = gradients(one_by_one(lm, contexts, candidates) / lengths)
+    assert all(g.abs().max() > 0 for g in packed)
+    for a, b in zip(packed, separate, strict=True):
+        # Gradients sum over many tokens: the tolerance is relative to the largest of each.
+        torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, b.abs().max().item()), rtol=0)
+
+
+def test_states_are_those_of_separate_passes(lm):
+    contexts, candidates = random_batch(2)
+    scorer = CausalScorer(lm, pad_id=0)
+    scores = scorer.score(lm, scorer.pack(contexts, candidates))
+    j = 0
+    for i, context in enumerate(contexts):
+        for response in candidates[i]:
+            ids = torch.tensor([[*context, *response[:-1]]])
+            hidden = lm(ids, output_hidden_states=True).hidden_states[-1][0]
+            torch.testing.assert_close(
+                scores.context_states[i], hidden[len(context) - 1], atol=1e-5, rtol=1e-4
+            )
+            own = hidden[len(context) :]
+            mean = own.mean(0) if len(own) else torch.zeros_like(hidden[0])
+            torch.testing.assert_close(scores.response_states[j], mean, atol=1e-5, rtol=1e-4)
+            j += 1
+
+
+def test_order_of_candidates_does_not_matter(lm):
+    contexts, candidates = random_batch(3)
+    scorer = CausalScorer(lm, pad_id=0)
+    scores = scorer.score(lm, scorer.pack(contexts, candidates)).mean_log_probs()
+    backwards = [ys[::-1] for ys in candidates]
+    turned = scorer.score(lm, scorer.pack(contexts, backwards)).mean_log_probs()
+    counts = [len(ys) for ys in candidates]
+    for a, b in zip(scores.split(counts), turned.split(counts), strict=True):
+        torch.testing.assert_close(a, b.flip(0), atol=1e-5, rtol=0)
+
+
+def test_order_of_examples_does_not_matter(lm):
+    contexts, candidates = random_batch(4)
+    scorer = CausalScorer(lm, pad_id=0)
+    scores = scorer.score(lm, scorer.pack(contexts, candidates)).mean_log_probs()
+    turned = scorer.score(lm, scorer.pack(contexts[::-1], candidates[::-1])).mean_log_probs()
+    counts = [len(ys) for ys in candidates]
+    parts = turned.split(counts[::-1])[::-1]
+    torch.testing.assert_close(scores, torch.cat(parts), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pad_id", [0, END, 17])
+def test_masks_come_from_lengths_and_never_from_ids(lm, pad_id):
+    # Replies and contexts hold the padding and the end-of-turn token in their middle.
+    contexts = [[5, pad_id, END, 8], [pad_id], [7, 9]]
+    candidates = [[[4, pad_id, END, 6, END], [pad_id, pad_id, END]], [[END, END]], [[3, END]]]
+    scorer = CausalScorer(lm, pad_id=pad_id)
+    scores = scorer.score(lm, scorer.pack(contexts, candidates))
+    assert scores.token_counts().tolist() == [5, 3, 2, 2]
+    expected = one_by_one(lm, contexts, candidates) / torch.tensor([5, 3, 2, 2])
+    torch.testing.assert_close(scores.mean_log_probs(), expected, atol=1e-5, rtol=0)
+
+
+def test_the_end_of_turn_counts(lm):
+    scorer = CausalScorer(lm, pad_id=0)
+    other = END + 1
+    batch = scorer.pack([[5, 6]], [[[7, END], [7, other]]])
+    scores = scorer.score(lm, batch)
+    last = lm(torch.tensor([[5, 6, 7]])).logits[0, -1].log_softmax(-1)
+    shared = scores.token_log_probs[0]
+    expected = torch.stack([shared + last[END], shared + last[other]]) / 2
+    torch.testing.assert_close(scores.mean_log_probs(), expected, atol=1e-5, rtol=0)
+
+
+def test_greedy_hits_are_marked_correct(lm):
+    scorer = CausalScorer(lm, pad_id=0)
+    best = lm(torch.tensor([[5, 6]])).logits[0, -1].argmax().item()
+    scores = scorer.score(lm, scorer.pack([[5, 6]], [[[best], [best + 1]]]))
+    assert scores.token_correct.tolist() == [True, False]
+
+
+def test_a_model_that_ignores_the_block_mask_falls_back_and_says_so(lm, monkeypatch, caplog):
+    contexts, candidates = random_batch(5)
+    shared = CausalScorer(lm, pad_id=0)
+    expected = shared.score(lm, shared.pack(contexts, candidates))
+    inner = type(lm.base_model)
+    forward = inner.forward
+
+    def deaf(self, *args, attention_mask=None, **kwargs):
+        if attention_mask is not None and attention_mask.dim() == 4:
+            attention_mask = None
+        return forward(self, *args, attention_mask=attention_mask, **kwargs)
+
+    monkeypatch.setattr(inner, "forward", deaf)
+    with caplog.at_level(logging.WARNING):
+        scorer = CausalScorer(lm, pad_id=0)
+    assert not scorer.shares_context
+    assert type(lm).__name__ in caplog.text
+    assert "block attention mask" in caplog.text
+    scores = scorer.score(lm, scorer.pack(contexts, candidates))
+    for name, value in scores._asdict().items():
+        torch.testing.assert_close(
+            value, getattr(expected, name), atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_a_model_that_refuses_the_block_mask_falls_back(lm, monkeypatch):
+    inner = type(lm.base_model)
+    forward = inner.forward
+
+    def strict(self, *args, attention_mask=None, **kwargs):
+        if attention_mask is not None and attention_mask.dim() != 2:
+            raise ValueError("attention_mask must be 2-dimensional")
+        return forward(self, *args, attention_mask=attention_mask, **kwargs)
+
+    monkeypatch.setattr(inner, "forward", strict)
+    lm.train()
+    assert not CausalScorer(lm, pad_id=0).shares_context
+    assert lm.training
+
+
+def test_padding_share_counts_unused_places():
+    # 3 + 2 = 5 places, then 2: rows of 5, the second with 3 of 5 unused.
+    batch = pack([[1, 2, 3], [4, 5]], [[[6, 7, END]], [[END]]], pad_id=0)
+    assert batch.padding_share == pytest.approx(3 / 10)
+    # Two short examples share the row beside the long one.
+    batch = pack([[1, 2, 3, 4], [5, 6], [7, 8]], [[[END]], [[END]], [[END]]], pad_id=0)
+    assert batch.input_ids.shape == (2, 4)
+    assert batch.padding_share == 0
+
+
+def test_the_context_is_packed_once():
+    context, responses = list(range(10, 110)), [[*range(29), END] for _ in range(5)]
+    assert pack([context], [responses], 0).input_ids.numel() == 100 + 5 * 29
+    assert pack_separately([context], [responses], 0).input_ids.numel() == 5 * 129
+
+
+def test_to_moves_every_tensor():
+    batch = pack([[1]], [[[END]]], 0).to(torch.device("meta"))
+    assert all(getattr(batch, f.name).device.type == "meta" for f in fields(batch))
