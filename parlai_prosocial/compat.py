@@ -162,6 +162,11 @@ def mend_cpu_workers() -> None:
 
 _parlai_workers: dict[str, Callable] = {}
 
+# Kept until the process ends. The model's reducer would else hold the last reference to its
+# group and destroy it under Python's lock, for which one of gloo's threads may be waiting: one
+# run in four hung there, after the work was done.
+_process_groups: list = []
+
 
 def _mend_cpu_script(script: ModuleType) -> None:
     _use_gloo()
@@ -227,6 +232,7 @@ def _distributed_context_on_cpu(
         dist.init_process_group(
             "gloo", init_method=init_method, world_size=opt["distributed_world_size"], rank=rank
         )
+        _process_groups.append(dist.group.WORLD)
         torch.manual_seed(42)  # as ParlAI does, so that all processes begin with the same weights
         distributed.sync_object(None)
         try:
