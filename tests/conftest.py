@@ -116,6 +116,8 @@ def tiny_backbones(tmp_path_factory) -> dict[str, Path]:
                 d_ff=64,
                 num_layers=2,
                 num_heads=4,
+                initializer_factor=3.0,
+                tie_word_embeddings=False,
                 decoder_start_token_id=0,
             )
         ),

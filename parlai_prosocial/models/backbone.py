@@ -1,13 +1,13 @@
 """A Hugging Face language model made ready: loaded, adapted, scoring and generating."""
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -185,7 +185,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Safetensors only: a .bin file would be unpickled.
         lm = auto.from_pretrained(folder, config=config, use_safetensors=True)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise UserError(
             f"--backbone {folder}: cannot be loaded ({first_line}); it needs config.json, "
