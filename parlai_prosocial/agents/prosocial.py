@@ -109,16 +109,19 @@ class ProsocialAgent(TorchGeneratorAgent):
                 self.backbone_name = str(folder)
         # A checkpoint of full weights goes on as such; a base may get a new adapter.
         continues_full = checkpoint is not None and adapter is None and bool(info)
-        self.backbone = Backbone(
-            folder,
-            adapter=adapter,
-            lora_rank=0 if continues_full else self.opt["lora_rank"],
-            contrast_head="cosine" in self.opt["contrast_score"]
-            or (checkpoint is not None and checkpoint.has_contrast_head),
-            bf16=self.bf16,
-            system_prompt=info.get("system_prompt", self.opt["system_prompt"]),
-            trainable=self._should_initialize_optimizer(),
-        )
+        # ParlAI seeds after it has built the agent, so a new adapter is seeded here.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.opt.get("seed") or 0)
+            self.backbone = Backbone(
+                folder,
+                adapter=adapter,
+                lora_rank=0 if continues_full else self.opt["lora_rank"],
+                contrast_head="cosine" in self.opt["contrast_score"]
+                or (checkpoint is not None and checkpoint.has_contrast_head),
+                bf16=self.bf16,
+                system_prompt=info.get("system_prompt", self.opt["system_prompt"]),
+                trainable=self._should_initialize_optimizer(),
+            )
         if checkpoint is not None:
             checkpoint.load_contrast_head(self.backbone)
         return TokenizerDictionary(

@@ -61,8 +61,8 @@ def compare(
     from parlai_prosocial.evaluation.tables import markdown_table, terminal_table
     from parlai_prosocial.models.precision import bf16_is_faster
 
-    arguments = ["--datapath", datapath] if datapath else []
-    opt = ParlaiParser(False, False).parse_args(arguments)
+    parser = ParlaiParser(add_parlai_args=True, add_model_args=False)
+    opt = parser.parse_args(["--datapath", datapath] if datapath else [])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = bf16_is_faster(device)
     base_folder = resolve_backbone(base or DEFAULT_BACKBONE, opt["datapath"])

@@ -92,10 +92,10 @@ def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
     set_log_level(logging.WARNING)
     # As `parlai train_model ARGUMENTS` does it, with a progress bar around its loop.
     opt = TrainModel.setup_args().parse_args(arguments)
-    if opt["seed"] is not None:
-        set_seed(opt["seed"])
     started, tokens = time.monotonic(), 0.0
     loop = TrainLoop(opt)
+    if opt["seed"] is not None:
+        set_seed(opt["seed"])
     with tqdm(total=int(loop.max_train_steps), desc=title, unit="step") as bar:
         for report in loop.train_steps():
             steps = loop._train_steps - bar.n

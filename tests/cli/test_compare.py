@@ -1,0 +1,64 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from parlai_prosocial.cli.compare import compare
+from parlai_prosocial.evaluation import comparison
+
+
+@pytest.fixture
+def plan():
+    return {
+        "folds": [0],
+        "contexts_per_category": 2,
+        "casual_dialogues": 2,
+        "casual_replies": 2,
+        "sampled_replies": 3,
+        "with_step1": True,
+    }
+
+
+def test_three_models_are_trained_measured_and_compared(plan, tiny_backbones, tmp_path):
+    recipe = tmp_path / "tiny"
+    recipe.mkdir()
+    preset = {
+        "model": "prosocial",
+        "task": "diasafety:Contrastive",
+        "lora_rank": 2,
+        "lr_scheduler": "none",
+        "batchsize": 2,
+        "max_train_steps": 2,
+        "text_truncate": 48,
+        "label_truncate": 16,
+        "skip_generation": True,
+        "log_every_n_steps": 1,
+        "in_batch_negatives": 1,
+    }
+    for step in ("step1", "step2"):
+        (recipe / f"{step}.opt").write_text(json.dumps(preset))
+    (recipe / "compare.json").write_text(json.dumps(plan))
+    arguments = ["--recipe", str(recipe), "--base", str(tiny_backbones["llama"])]
+    arguments += ["--out", str(tmp_path / "out"), "--datapath", str(tmp_path / "data")]
+    result = CliRunner().invoke(compare, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    for row in (comparison.BASE, comparison.MLE, comparison.STEP1, comparison.NPAIR):
+        assert row in result.output
+    # Two steps of a random model decide nothing, and the table says so.
+    assert "too small to conclude" in result.output
+    assert (tmp_path / "out" / "results.md").exists()
+
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["results"]["0"]
+    assert len(rows[comparison.BASE]["ranking"]) == 10  # two contexts of each category
+    assert rows[comparison.BASE]["trained_tokens"] == 0
+    # The same positives, and negatives on top.
+    assert 0 < rows[comparison.MLE]["trained_tokens"] < rows[comparison.NPAIR]["trained_tokens"]
+    # MLE-only and n-pair are different models, both trained from the base.
+    assert rows[comparison.MLE]["casual_nll"] != rows[comparison.NPAIR]["casual_nll"]
+
+    again = CliRunner().invoke(compare, arguments, catch_exceptions=False)
+    assert "measured before" in again.output
+    first, second = (
+        o.split("\n\nRanking")[1].split("Written")[0] for o in (result.output, again.output)
+    )
+    assert first == second

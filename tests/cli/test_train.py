@@ -1,0 +1,137 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from parlai_prosocial.cli import train as train_module
+from parlai_prosocial.cli.train import (
+    RECIPES,
+    STEPS,
+    recipe_folder,
+    step_arguments,
+    train,
+    train_recipe,
+)
+from parlai_prosocial.errors import UserError
+
+TINY = {
+    "model": "prosocial",
+    "lora_rank": 2,
+    "precision": "fp32",
+    "lr_scheduler": "none",
+    "batchsize": 2,
+    "max_train_steps": 2,
+    "text_truncate": 48,
+    "label_truncate": 16,
+    "skip_generation": True,
+    "validation_max_exs": 2,
+    "seed": 5,
+    "log_every_n_steps": 1,
+    "in_batch_negatives": 1,
+}
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "step1.opt").write_text(json.dumps(TINY | {"task": "diasafety:Contrastive"}))
+    step2 = TINY | {"task": "self_dialogue,diasafety:Contrastive", "multitask_weights": [1.0, 1.0]}
+    (folder / "step2.opt").write_text(json.dumps(step2))
+    return folder
+
+
+def adapter_weights(out: Path, step: str) -> dict:
+    manifest = json.loads((out / step / "model").read_text())
+    return load_file(out / step / manifest["weights"] / "adapter_model.safetensors")
+
+
+def test_both_steps_give_what_the_printed_parlai_commands_give(
+    tiny_recipe, tiny_backbones, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PARLAI_DATAPATH", str(tmp_path / "data"))
+    base = str(tiny_backbones["llama"])
+    ours = tmp_path / "ours"
+    results = train_recipe(tiny_recipe, ours, base)
+    assert [Path(r.model_file).parent.name for r in results] == list(STEPS)
+    assert all(r.tokens > 0 and r.seconds > 0 for r in results)
+
+    # The stock command, without its evaluation of the whole test part after training.
+    stock = tmp_path / "stock"
+    for step in STEPS:
+        arguments = step_arguments(tiny_recipe, step, stock, base, [])
+        script = (
+            "from parlai.scripts.train_model import TrainLoop;"
+            "TrainLoop._run_eval = lambda *a, **k: {};"
+            "from parlai.__main__ import main; main()"
+        )
+        subprocess.run(
+            [sys.executable, "-c", script, "train_model", *arguments],
+            check=True,
+            capture_output=True,
+            cwd=tmp_path,
+            env={**os.environ, "PARLAI_DATAPATH": str(tmp_path / "data")},
+        )
+        mine, theirs = adapter_weights(ours, step), adapter_weights(stock, step)
+        assert mine.keys() == theirs.keys()
+        assert all((mine[name] == theirs[name]).all() for name in mine)
+    # Step 2 went on from step 1 and moved on.
+    first, second = adapter_weights(ours, "step1"), adapter_weights(ours, "step2")
+    assert any((first[name] != second[name]).any() for name in first)
+
+
+def test_a_finished_step_is_not_trained_again(tiny_recipe, tiny_backbones, tmp_path, monkeypatch):
+    monkeypatch.setenv("PARLAI_DATAPATH", str(tmp_path / "data"))
+    base = str(tiny_backbones["llama"])
+    first = train_recipe(tiny_recipe, tmp_path / "out", base)
+    written = (tmp_path / "out" / "step2" / "model").stat().st_mtime_ns
+    assert train_recipe(tiny_recipe, tmp_path / "out", base) == first
+    assert (tmp_path / "out" / "step2" / "model").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="another command"):
+        train_recipe(tiny_recipe, tmp_path / "out", base, ["learningrate=0.5"])
+
+
+def test_settings_go_to_both_steps_or_to_one():
+    recipe = RECIPES / "demo"
+    settings = ["batchsize=3", "step2.contrast_weight=0"]
+    first, second = (step_arguments(recipe, s, Path("o"), "zoo:b", settings) for s in STEPS)
+    assert first[-4:] == ["--backbone", "zoo:b", "--batchsize", "3"]
+    assert second[-4:] == ["--batchsize", "3", "--contrast-weight", "0"]
+    assert second[4:6] == ["--init-model", "o/step1/model"]
+
+
+@pytest.mark.parametrize("name", ["demo", "diasafety", "paper"])
+def test_every_preset_is_taken_by_parlai(name, tmp_path):
+    from parlai.scripts.train_model import TrainModel
+
+    for step in STEPS:
+        arguments = step_arguments(recipe_folder(name), step, tmp_path, None, [])
+        opt = TrainModel.setup_args().parse_args(arguments)
+        assert opt["model"] == "prosocial"
+        assert opt["max_train_steps"] > opt["warmup_updates"]
+        assert len(opt["multitask_weights"]) in (1, len(opt["task"].split(",")))
+
+
+def test_mistakes_are_one_line():
+    with pytest.raises(UserError, match="demo, diasafety, paper"):
+        recipe_folder("no-such-recipe")
+    with pytest.raises(UserError, match="key=value"):
+        step_arguments(RECIPES / "demo", "step1", Path("o"), None, ["batchsize"])
+
+
+def test_the_command_prints_the_two_parlai_commands(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(
+        train_module, "train_step", lambda *a: train_module.StepResult("m", 3, 1.0, "")
+    )
+    result = CliRunner().invoke(
+        train, ["--recipe", str(tiny_recipe), "--out", "o", "--set", "seed=1"]
+    )
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if "parlai train_model" in line]
+    assert len(lines) == 2 and "--seed 1" in lines[0] and "--init-model o/step1/model" in lines[1]
+    assert "parlai interactive -mf m" in result.output
