@@ -143,6 +143,8 @@ def tiny_backbones(tmp_path_factory) -> dict[str, Path]:
     with torch.no_grad():
         for weight in models["t5"].decoder.block.parameters():
             weight.mul_(2)
+        for weight in models["blenderbot"].model.decoder.layers.parameters():
+            weight.mul_(2)
     for name, model in models.items():
         model.save_pretrained(root / name)
         tokenizers[name].save_pretrained(root / name)

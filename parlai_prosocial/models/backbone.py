@@ -184,7 +184,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(folder)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Safetensors only: a .bin file would be unpickled.
-        lm = auto.from_pretrained(folder, config=config, use_safetensors=True)
+        lm: Any = auto.from_pretrained(folder, config=config, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise UserError(

@@ -59,16 +59,19 @@ def save_checkpoint(
     else:
         backbone.model.save_pretrained(aside)
     backbone.prompt.tokenizer.save_pretrained(aside)
+    _make_readable_in_both_versions(aside)
     if backbone.contrast_head is not None:
         head = {k: v.detach().cpu() for k, v in backbone.contrast_head.state_dict().items()}
         save_file(head, aside / HEAD_FILE)
-    (aside / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n")
+    _write_json(aside / INFO_FILE, info)
     torch.save(training, aside / TRAINING_FILE)
+    for weights in aside.glob("*.safetensors"):  # written for their owner alone
+        shutil.copymode(aside / INFO_FILE, weights)
     aside.rename(folder)
 
     content = {"format": FORMAT, "weights": folder.name, "number": number}
     part = manifest.with_name(manifest.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
+    _write_json(part, content)
     os.replace(part, manifest)
     for old in manifest.parent.glob(f"{manifest.name}.hf-*"):
         if old != folder:
@@ -128,11 +131,44 @@ def _read_manifest(manifest: Path) -> dict[str, Any]:
         content = json.loads(manifest.read_text())
     except FileNotFoundError:
         raise UserError(f"{manifest}: no such checkpoint") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        content = {}
-    if content.get("format") != FORMAT:
+    except (IsADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(
             f"{manifest}: not a checkpoint of the prosocial agent; use the ParlAI agent that wrote "
             "it, or give a Hugging Face folder to --backbone"
         )
     return content
+
+
+def _make_readable_in_both_versions(folder: Path) -> None:
+    """Make what transformers 5 has written readable in 4.x too, which takes silent defaults.
+
+    4.x looks for the rope's base beside, not in ``rope_parameters``, knows no
+    ``TokenizersBackend`` and no list of ``extra_special_tokens``, and 4.46 finds a chat template
+    in ``tokenizer_config.json`` only.
+    """
+    config_file = folder / "config.json"
+    if config_file.exists():  # an adapter has none
+        config = json.loads(config_file.read_text("utf-8"))
+        rope = dict(config.get("rope_parameters") or {})
+        if "rope_theta" in rope:
+            config["rope_theta"] = rope.pop("rope_theta")
+            config["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
+            _write_json(config_file, config)
+
+    config_file = folder / "tokenizer_config.json"
+    config = json.loads(config_file.read_text("utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        config["chat_template"] = template.read_text("utf-8")
+        template.unlink()
+    _write_json(config_file, config)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
