@@ -25,11 +25,11 @@ check: $(VENV)/.installed ## ruff, ruff format and mypy
 test-matrix: ## the test suite on Python 3.11 to 3.13 with transformers 4 and 5
 	bash scripts/test_matrix.sh
 
-bench: $(VENV)/.installed ## measure training and generation speed on the CPU
-	$(BIN)/python benchmarks/speed.py --device cpu
+bench: $(VENV)/.installed ## measure packed scoring against separate passes, on the CPU
+	$(BIN)/python benchmarks/bench_packed.py --device cpu
 
 bench-gpu: $(VENV)/.installed ## the same on one GPU
-	$(BIN)/python benchmarks/speed.py --device cuda
+	$(BIN)/python benchmarks/bench_packed.py --device cuda
 
 clean: ## remove environments, build outputs and caches; data and trained models stay
 	rm -rf .venv .venv-matrix-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

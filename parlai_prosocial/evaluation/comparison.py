@@ -3,7 +3,7 @@
 DESIGN.md section 8 says why these rows stand beside each other. Nothing here trains.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,8 +103,8 @@ def comparison_tables(
         ``tables.markdown_table`` and ``terminal_table``.
     """
     names = list(next(iter(results.values())))
-    contexts = {fold: d.contexts for fold, d in data.items()}
-    ranking = {
+    contexts: dict[Hashable, list[RankingContext]] = {f: d.contexts for f, d in data.items()}
+    ranking: dict[str, dict[Hashable, np.ndarray]] = {
         name: {fold: np.array(results[fold][name]["ranking"]) for fold in results} for name in names
     }
     models = [name for name in names if "casual_nll" in results[min(results)][name]]
@@ -116,11 +116,11 @@ def comparison_tables(
 
 
 def _ranking_table(
-    contexts: Mapping[int, Sequence[RankingContext]],
-    ranking: Mapping[str, Mapping[int, np.ndarray]],
+    contexts: Mapping[Hashable, Sequence[RankingContext]],
+    ranking: Mapping[str, Mapping[Hashable, np.ndarray]],
 ) -> dict[str, Any]:
     groups = ["context-bound", *CONTEXT_BOUND, *GIVE_AWAY]
-    columns = {"row": {"label": "row"}}
+    columns: dict[str, dict[str, Any]] = {"row": {"label": "row"}}
     columns |= {group: {"label": group, "scale": 100} for group in groups}
     rows = []
     for name, accuracies in ranking.items():
@@ -145,7 +145,7 @@ def _casual_table(
     results: Mapping[int, Mapping[str, dict[str, Any]]],
     models: Sequence[str],
 ) -> dict[str, Any]:
-    columns = {
+    columns: dict[str, dict[str, Any]] = {
         "row": {"label": "model"},
         "ppl": {"label": "casual perplexity"},
         "hedges": {"label": "hedges, %", "scale": 100},
@@ -188,8 +188,8 @@ def _casual_table(
 
 
 def _difference_table(
-    contexts: Mapping[int, Sequence[RankingContext]],
-    ranking: Mapping[str, Mapping[int, np.ndarray]],
+    contexts: Mapping[Hashable, Sequence[RankingContext]],
+    ranking: Mapping[str, Mapping[Hashable, np.ndarray]],
     data: Mapping[int, EvaluationData],
     results: Mapping[int, Mapping[str, dict[str, Any]]],
     models: Sequence[str],
@@ -207,7 +207,7 @@ def _difference_table(
         first, second = (_pooled_casual(data, results, n) for n in (NPAIR, name))
         ratio = perplexity_ratio(first[:2], second[:2], first[2], first[3])
         rows.append({"comparison": f"{NPAIR} / {name}, casual perplexity", "ppl": ratio})
-    columns = {
+    columns: dict[str, dict[str, Any]] = {
         "comparison": {"label": "comparison"},
         "ranking": {"label": "context-bound ranking, points", "scale": 100},
         "ppl": {"label": "perplexity ratio", "digits": 3},

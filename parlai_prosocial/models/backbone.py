@@ -1,7 +1,6 @@
 """A Hugging Face language model made ready: loaded, adapted, scoring and generating."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from parlai_prosocial import hub
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.causal import CausalScorer
 from parlai_prosocial.models.contrast_head import ContrastHead
@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         self.model = _adapt(lm, adapter, lora_rank, trainable) if self.adapted else lm
         if not trainable:
             self.requires_grad_(False)
-        self.contrast_head = ContrastHead(_hidden_size(lm.config)) if contrast_head else None
+        self.contrast_head = ContrastHead(lm.config.hidden_size) if contrast_head else None
 
     @property
     def lm(self) -> Any:
@@ -162,11 +162,12 @@ def find_backbone(name: str) -> Path:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if not looks_like_path:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "merges.txt", "*.jinja"]
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+        offline = HF_HUB_OFFLINE or not hub.answers(ENDPOINT)
         try:
-            return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=5))
+            return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
         except Exception as error:
             raise UserError(
                 f"--backbone {name}: no such folder, and not to be had from the Hugging Face hub "
@@ -211,7 +212,3 @@ def _adapt(lm: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type=task
     )
     return get_peft_model(lm, config)
-
-
-def _hidden_size(config: Any) -> int:
-    return config.hidden_size
