@@ -100,6 +100,6 @@ def check(opt: Opt) -> None:
             "for the most probable reply use --inference greedy"
         )
     for name in ("contrast_weight", "negatives", "in_batch_negatives", "lora_rank"):
-        if opt[name] < 0:
+        if not opt[name] >= 0:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} {opt[name]}: must not be negative; 0 switches it off")

@@ -1,0 +1,146 @@
+"""Which responses are contrasted with which, and the loss by hand."""
+
+from math import log
+from random import Random
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from parlai_prosocial.agents.contrast import (
+    Example,
+    add_in_batch_negatives,
+    contrast_loss,
+    false_negatives,
+    padded_by_example,
+)
+from parlai_prosocial.data.example import W_MIN
+from parlai_prosocial.losses.n_pair import NPairLoss
+from parlai_prosocial.models.contrast_head import ContrastHead
+from parlai_prosocial.models.scores import CandidateScores
+
+
+def example(text, group="", rots=(), negatives=(), log_weights=()):
+    ids = list(text.encode())
+    return Example([1, 2], ids, text, group, frozenset(rots), list(negatives), list(log_weights))
+
+
+def test_what_may_fit_as_well_is_a_false_negative():
+    examples = [
+        example("rest", group="a", rots=["be kind"]),
+        example("rest"),  # the same text
+        example("walk", group="a"),  # the same group
+        example("swim", rots=["be honest", "be kind"]),  # a shared rule of thumb
+        example("sing", group="b", rots=["be honest"]),
+        example("read"),  # no group is no common group
+    ]
+    expected = [
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 0, 1, 0, 0, 0],
+        [1, 0, 0, 1, 1, 0],
+        [0, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+    assert false_negatives(examples).int().tolist() == expected
+
+
+def test_in_batch_negatives_leave_false_ones_out_and_take_the_smallest_weight():
+    hard = example("walk", group="a", negatives=[[9]], log_weights=[0.3])
+    examples = [hard, example("rest", group="a"), example("sing"), example("swim")]
+    extended = add_in_batch_negatives(examples, 5, Random(0))
+    first, second = extended[:2]
+    assert first.negatives[0] == [9]
+    assert sorted(first.negatives[1:]) == sorted([examples[2].response, examples[3].response])
+    assert first.log_weights == [0.3, log(W_MIN), log(W_MIN)]
+    assert len(second.negatives) == 2
+    assert hard.negatives == [[9]]  # the original is left alone
+
+
+def test_in_batch_sampling_is_seeded_and_limited():
+    examples = [example(f"reply {i}") for i in range(9)]
+    drawn = [
+        [e.negatives for e in add_in_batch_negatives(examples, 2, Random(seed))]
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(len(negatives) == 2 for negatives in drawn[0])
+    assert all(e.response not in e.negatives for e in add_in_batch_negatives(examples, 8, Random()))
+
+
+def test_padded_by_example():
+    values = torch.arange(1.0, 7.0)
+    assert padded_by_example(values, [3, 1, 2]).tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
+
+
+EXAMPLES = [
+    example("rest", negatives=[[7], [8]], log_weights=[0.5, -0.2]),
+    example("walk"),
+    example("swim", negatives=[[9]], log_weights=[0.0]),
+]
+CANDIDATE_EXAMPLES = torch.tensor([0, 0, 0, 1, 2, 2])
+LOG_PROBS = torch.tensor([-1.0, -3.0, -0.5, -2.0, -1.5, -1.5])
+
+
+def scores(width=4):
+    torch.manual_seed(0)
+    return CandidateScores(
+        token_log_probs=LOG_PROBS,
+        token_correct=torch.zeros(6, dtype=torch.bool),
+        token_candidates=torch.arange(6),
+        candidate_examples=CANDIDATE_EXAMPLES,
+        context_states=torch.randn(3, width),
+        response_states=torch.randn(6, width),
+    )
+
+
+def likelihood_by_hand(tau):
+    first = torch.tensor([0.0, (-3 + 1) / tau + 0.5, (-0.5 + 1) / tau - 0.2]).logsumexp(0)
+    return torch.stack([first, torch.tensor(0.0), torch.tensor([0.0, 0.0]).logsumexp(0)])
+
+
+def test_likelihood_by_hand():
+    loss, mean_log_probs, mask = contrast_loss(
+        NPairLoss(0.5), "likelihood", scores(), EXAMPLES, None
+    )
+    torch.testing.assert_close(loss, likelihood_by_hand(0.5))
+    assert mean_log_probs[:, 0].tolist() == [-1.0, -2.0, -1.5]
+    assert mask.tolist() == [[True, True], [False, False], [True, False]]
+
+
+@pytest.mark.parametrize("score", ["cosine", "likelihood+cosine"])
+def test_cosine_by_hand(score):
+    torch.manual_seed(1)
+    head = ContrastHead(4, 3)
+    given = scores()
+    contexts = F.normalize(given.context_states @ head.context.weight.T, dim=-1)
+    responses = F.normalize(given.response_states @ head.response.weight.T, dim=-1)
+    candidates, firsts = [[0, 1, 2], [3], [4, 5]], [0, 3, 4]
+    expected = []
+    for i, own in enumerate(candidates):
+        cosines = contexts[i] @ responses.T
+        terms = [torch.tensor(0.0)]
+        for j, weight in zip(own[1:], EXAMPLES[i].log_weights, strict=True):
+            terms.append((cosines[j] - cosines[own[0]]) / 0.5 + weight)
+        for j in firsts:
+            if j != own[0]:
+                terms.append((cosines[j] - cosines[own[0]]) / 0.5 + log(W_MIN))
+        expected.append(torch.stack(terms).logsumexp(0))
+    expected = torch.stack(expected)
+    if score == "likelihood+cosine":
+        expected = expected + likelihood_by_hand(0.5)
+    loss, _, _ = contrast_loss(NPairLoss(0.5), score, given, EXAMPLES, head)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_no_negative_at_all():
+    examples = [example("walk")]
+    given = scores()._replace(
+        token_log_probs=LOG_PROBS[:1],
+        token_candidates=torch.tensor([0]),
+        candidate_examples=torch.tensor([0]),
+    )
+    loss, mean_log_probs, mask = contrast_loss(NPairLoss(), "likelihood", given, examples, None)
+    assert loss.tolist() == [0.0]
+    assert mean_log_probs.shape == (1, 1)
+    assert mask.shape == (1, 0)

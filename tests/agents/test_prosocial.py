@@ -1,0 +1,302 @@
+"""Loss, gradients and metrics of the agent against a computation by hand; what it refuses."""
+
+from math import exp, log
+
+import pytest
+import torch
+
+from parlai_prosocial.agents.contrast import Example
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.losses.n_pair import NPairLoss
+
+MESSAGES = [
+    {
+        "text": "rule of thumb: be kind.\nI feel tired today.",
+        "labels": ["You could rest, and drink some water."],
+        "negatives": ["I like to steal.", "It is fine."],
+        "negative_weights": [2.0, 0.5],
+    },
+    {"text": "Hi!\nhello there\nhow are you?", "labels": ["I like to walk."]},
+    {
+        "text": "Is it fine to take what is not mine?",
+        "labels": ["It is not kind to steal from others."],
+        "negatives": ["It is fine to take what is not mine."],
+        "negative_weights": [1.0],
+    },
+]
+
+
+def mean_log_p(agent, text, reply):
+    """(mean log p, tokens) of a reply by a pass of its own, through transformers alone."""
+    prompt = agent.backbone.prompt
+    context, response = prompt.encode_context(text, 96), prompt.encode_response(reply, 12)
+    log_probs = agent.backbone.lm(torch.tensor([context + response[:-1]])).logits[0].log_softmax(-1)
+    own = log_probs[len(context) - 1 :].gather(1, torch.tensor(response)[:, None])
+    assert len(own) == len(response)
+    return own.mean(), len(response)
+
+
+def by_hand(agent, weight=1.0, tau=0.5):
+    """The loss and the numbers that are logged."""
+    nll, tokens, contrast = [], [], []
+    numbers = {"margin": [], "contrast_acc": [], "logp_pos": [], "logp_neg": []}
+    for message in MESSAGES:
+        positive, length = mean_log_p(agent, message["text"], message["labels"][0])
+        nll.append(-positive * length)
+        tokens.append(length)
+        numbers["logp_pos"].append(positive)
+        if "negatives" not in message:
+            continue
+        negatives = torch.stack(
+            [mean_log_p(agent, message["text"], reply)[0] for reply in message["negatives"]]
+        )
+        contrast.append(
+            NPairLoss(tau)(
+                positive[None],
+                negatives[None],
+                torch.ones(1, len(negatives), dtype=torch.bool),
+                torch.tensor([message["negative_weights"]]).log(),
+            )[0]
+        )
+        numbers["logp_neg"].extend(negatives)
+        numbers["margin"].append(positive - negatives.max())
+        numbers["contrast_acc"].append((positive > negatives.max()).float())
+    mle = torch.stack(nll).sum() / sum(tokens)
+    contrast = torch.stack(contrast).mean()
+    numbers = {name: torch.stack(values).mean().item() for name, values in numbers.items()}
+    numbers |= {"loss": mle.item(), "ppl": exp(mle.item()), "contrast_loss": contrast.item()}
+    return mle + weight * contrast, numbers
+
+
+def gradients(agent, loss):
+    agent.model.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in agent.model.parameters()]
+
+
+@pytest.mark.parametrize("backbone", ["llama", "gpt2"])
+def test_loss_and_gradients_by_hand(make_agent, talk, backbone):
+    agent = make_agent(backbone, contrast_weight=0.7, temperature=0.25)
+    loss = agent.compute_loss(agent.batchify(talk.observe(agent, MESSAGES)))
+    expected, _ = by_hand(agent, weight=0.7, tau=0.25)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    for a, b in zip(gradients(agent, loss), gradients(agent, expected), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_metrics_by_hand(make_agent, talk):
+    agent = make_agent()
+    _, expected = by_hand(agent)
+    replies = talk.act(agent, MESSAGES)
+    for name, value in expected.items():
+        logged = sum((r["metrics"][name] for r in replies[1:]), replies[0]["metrics"][name])
+        assert logged.value() == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    report = agent.report()
+    assert 0 <= report["padding"].value() < 1
+    prompt = agent.backbone.prompt
+    useful = sum(
+        len(prompt.encode_context(m["text"], 96))
+        + sum(len(prompt.encode_response(y, 12)) for y in [*m["labels"], *m.get("negatives", [])])
+        for m in MESSAGES
+    )
+    assert report["useful_tokens"].value() == useful
+    assert report["useful_tps"].value() > 0
+
+
+@pytest.mark.parametrize("backbone", ["llama", "t5"])
+def test_weight_zero_is_plain_likelihood(make_agent, talk, backbone):
+    bare = [
+        {k: v for k, v in m.items() if k not in ("negatives", "negative_weights")} for m in MESSAGES
+    ]
+    agent = make_agent(backbone, contrast_weight=0.0, in_batch_negatives=2)
+    agent.model.eval()
+    losses, all_gradients = [], []
+    for messages in (MESSAGES, bare):
+        agent.is_training = True
+        loss = agent.compute_loss(agent.batchify(talk.observe(agent, messages)))
+        losses.append(loss.item())
+        all_gradients.append(gradients(agent, loss))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    for a, b in zip(*all_gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_training_steps_lower_the_loss_and_its_contrast(make_agent, talk):
+    agent = make_agent(optimizer="adamw", learningrate=1e-2)
+    first = talk.act(agent, MESSAGES)
+    for _ in range(20):
+        last = talk.act(agent, MESSAGES)
+    for name in ("loss", "contrast_loss"):
+        before, after = (
+            sum((r["metrics"][name] for r in replies[1:]), replies[0]["metrics"][name]).value()
+            for replies in (first, last)
+        )
+        assert after < before / 2, name
+    assert [r["metrics"]["contrast_acc"].value() for r in last if r["metrics"]["margin"]] != []
+
+
+def test_at_most_so_many_negatives_in_training_and_all_in_evaluation(make_agent, talk):
+    message = MESSAGES[0] | {
+        "negatives": [f"reply {i}" for i in range(6)],
+        "negative_weights": [1.0] * 6,
+    }
+    agent = make_agent(negatives=2)
+    drawn = [talk.observe(agent, [message])[0]["contrast_example"].negatives for _ in range(2)]
+    assert [len(negatives) for negatives in drawn] == [2, 2]
+    evaluated = {k: v for k, v in message.items() if k != "labels"} | {
+        "eval_labels": message["labels"]
+    }
+    [observation] = talk.observe(agent, [evaluated])
+    assert len(observation["contrast_example"].negatives) == 6
+
+
+def test_social_weights_can_be_switched_off(make_agent, talk):
+    weights = [
+        talk.observe(agent, MESSAGES[:1])[0]["contrast_example"].log_weights
+        for agent in (make_agent(), make_agent(social_weights=False))
+    ]
+    assert weights == [[pytest.approx(log(2.0)), pytest.approx(log(0.5))], [0.0, 0.0]]
+
+
+def test_fields_reach_the_example(make_agent, talk):
+    agent = make_agent()
+    message = {
+        "text": "Hi!",
+        "labels": ["  Hello  THERE! "],
+        "rots": ["Be kind."],
+        "contrast_group": "g",
+    }
+    example: Example = talk.observe(agent, [message])[0]["contrast_example"]
+    assert example.text == "hello there"
+    assert example.group == "g"
+    assert len(example.rots) == 1
+    assert example.response[-1] == agent.backbone.prompt.end_of_turn_id
+    assert example.context == agent.backbone.prompt.encode_context("Hi!", 96)
+
+
+def test_weights_that_do_not_fit_are_refused(make_agent, talk):
+    agent = make_agent()
+    for weights in ([1.0], [1.0, 0.0], [1.0, -2.0]):
+        with pytest.raises(UserError, match="negative_weights"):
+            talk.observe(agent, [MESSAGES[0] | {"negative_weights": weights}])
+
+
+def test_in_batch_negatives_train_a_task_without_negatives(make_agent, talk):
+    bare = [{"text": f"{i}?", "labels": [label]} for i, label in enumerate(["rest", "walk", "go"])]
+    for count in (0, 2):
+        replies = talk.act(make_agent(in_batch_negatives=count), bare)
+        contrast = [r["metrics"]["contrast_loss"].value() for r in replies]
+        assert all(value > 0 for value in contrast) == (count > 0)
+
+
+@pytest.mark.parametrize("score", ["cosine", "likelihood+cosine"])
+def test_cosine_trains_the_head(make_agent, talk, score):
+    agent = make_agent(contrast_score=score)
+    before = [p.clone() for p in agent.backbone.contrast_head.parameters()]
+    replies = talk.act(agent, MESSAGES)
+    after = list(agent.backbone.contrast_head.parameters())
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(r["metrics"]["contrast_loss"].value() > 0 for r in replies)  # in-batch too
+
+
+def test_bf16_gives_nearly_the_same_loss(make_agent, talk):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        agent = make_agent(precision=precision)
+        losses.append(agent.compute_loss(agent.batchify(talk.observe(agent, MESSAGES))))
+    assert losses[1].dtype == torch.float32
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=0.03)
+    assert losses[0].item() != losses[1].item()
+
+
+def test_candidates_are_ranked_by_mean_log_p(make_agent, talk):
+    agent = make_agent(datatype="valid", rank_candidates=True, skip_generation=True)
+    candidates = ["I like to walk.", "You could rest.", "It is fine."]
+    message = {"text": "Why?", "eval_labels": candidates[:1], "label_candidates": candidates}
+    [reply] = talk.act(agent, [message])
+    expected = sorted(candidates, key=lambda y: -mean_log_p(agent, "Why?", y)[0].item())
+    assert list(reply["text_candidates"]) == expected
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        {"inference": "greedy"},
+        {"inference": "beam", "beam_size": 3, "beam_block_ngram": 3},
+        {"inference": "nucleus", "topp": 0.9},
+        {"inference": "topk", "topk": 5},
+    ],
+    ids=lambda decoding: decoding["inference"],
+)
+@pytest.mark.parametrize("backbone", ["llama", "t5"])
+def test_every_decoding_replies_in_batches(make_agent, talk, backbone, decoding):
+    agent = make_agent(backbone, datatype="valid", **decoding)
+    replies = talk.act(agent, [{"text": m["text"]} for m in MESSAGES])
+    assert [isinstance(r["text"], str) for r in replies] == [True] * 3
+    end = agent.backbone.prompt.tokenizer.eos_token
+    assert not any(end in r["text"] for r in replies)
+
+
+def test_an_unknown_decoding_is_refused(make_agent, talk):
+    agent = make_agent(datatype="valid", inference="delayedbeam")
+    with pytest.raises(UserError, match="--inference delayedbeam"):
+        talk.act(agent, [{"text": "Hi!"}])
+
+
+def test_history_of_a_dialogue(make_agent):
+    agent = make_agent(datatype="valid", text_truncate=256)
+    agent.observe({"text": "your persona: I sail.\nHi!", "episode_done": False})
+    reply = agent.act()["text"].strip()
+    agent.observe({"text": "What do you do?", "episode_done": False})
+    seen = agent.backbone.prompt.tokenizer.decode(agent.observation["text_vec"])
+    said = " ".join(reply.split("\n"))
+    assert seen.startswith("<|im_start|>system\nYou are a kind, honest conversation partner.\nyour")
+    assert seen.index("user\nHi!") < seen.index("user\nWhat do you do?")
+    if said:
+        assert said in seen
+
+
+@pytest.mark.parametrize(
+    ("opt", "message"),
+    [
+        ({"temperature": 0.0}, "--temperature 0.0: must be above 0"),
+        ({"contrast_weight": -1.0}, "--contrast-weight -1.0: must not be negative"),
+        ({"negatives": -1}, "--negatives -1: must not be negative"),
+        ({"in_batch_negatives": -2}, "--in-batch-negatives -2: must not be negative"),
+        ({"lora_rank": -4}, "--lora-rank -4: must not be negative"),
+        ({"sampling_temperature": 0.0}, "--sampling-temperature 0.0: must be above 0"),
+        ({"temperature": float("nan")}, "--temperature nan: must be above 0"),
+        ({"contrast_weight": float("nan")}, "--contrast-weight nan"),
+        ({"backbone": "./no/such/folder"}, "--backbone ./no/such/folder: no such folder"),
+        ({"backbone": "zoo:prosocial/nothing"}, "--backbone zoo:prosocial/nothing: no such zoo"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_mistakes_are_named(make_agent, opt, message):
+    with pytest.raises(UserError) as error:
+        make_agent(**opt)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_drift_of_the_fitting_replies_is_told_once(make_agent, monkeypatch):
+    from parlai.utils import logging
+
+    told = []
+    monkeypatch.setattr(logging, "warning", told.append)
+    agent = make_agent()
+    for step in range(60):
+        agent._watch_drift(-1.0 - 0.01 * step)
+    assert len(told) == 1
+    assert "mean log p of the fitting replies fell from -1.095 to" in told[0]
+
+
+def test_no_drift_no_warning(make_agent, monkeypatch):
+    from parlai.utils import logging
+
+    told = []
+    monkeypatch.setattr(logging, "warning", told.append)
+    agent = make_agent()
+    for step in range(60):
+        agent._watch_drift(-1.0 + 0.01 * step)
+    assert told == []
