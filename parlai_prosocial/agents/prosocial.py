@@ -55,6 +55,11 @@ class ProsocialAgent(TorchGeneratorAgent):
         options.add_arguments(parser)
         return parser
 
+    @classmethod
+    def upgrade_opt(cls, opt_from_disk: Opt) -> Opt:
+        """No option of ours is old enough for ParlAI's upgrades, and a zoo base names few."""
+        return opt_from_disk
+
     @staticmethod
     def dictionary_class() -> type[TokenizerDictionary]:
         return TokenizerDictionary
