@@ -225,6 +225,10 @@ class ProsocialAgent(TorchGeneratorAgent):
             log_weights=[log(weights[i]) * self.opt["social_weights"] for i in chosen],
         )
 
+    def is_valid(self, obs: Message) -> bool:
+        """A message without text, as ParlAI's human sends at the end of input, has no reply."""
+        return super().is_valid(obs) and "text_vec" in obs
+
     def batchify(self, obs_batch: list[Message], sort: bool = False) -> Batch:
         batch = super().batchify(obs_batch, sort=sort)
         if batch.batchsize:
