@@ -1,5 +1,6 @@
 """``prosocial``: the commands that the stock ``parlai`` command does not have."""
 
+import warnings
 from importlib import import_module
 
 import click
@@ -47,4 +48,6 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; a :class:`UserError` is shown as one line, exit status 1."""
     show_user_errors_as_one_line()
+    # Of ParlAI's own import, which needs setuptools<81 for just this reason; nothing to mend.
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     cli()

@@ -76,6 +76,7 @@ def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
     """Run one step in this process, or return its result where it was finished before."""
     from parlai.scripts.train_model import TrainLoop, TrainModel, set_seed
     from parlai.utils.logging import set_log_level
+    from transformers.utils.logging import disable_progress_bar
 
     command = shlex.join(["parlai", "train_model", *arguments])
     finished = out / "finished.json"
@@ -90,6 +91,7 @@ def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
         return result
     out.mkdir(parents=True, exist_ok=True)
     set_log_level(logging.WARNING)
+    disable_progress_bar()  # of a second's loading; ours is the one to watch
     # As `parlai train_model ARGUMENTS` does it, with a progress bar around its loop.
     opt = TrainModel.setup_args().parse_args(arguments)
     started, tokens = time.monotonic(), 0.0

@@ -21,6 +21,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -64,7 +65,7 @@ def save_checkpoint(
         head = {k: v.detach().cpu() for k, v in backbone.contrast_head.state_dict().items()}
         save_file(head, aside / HEAD_FILE)
     _write_json(aside / INFO_FILE, info)
-    torch.save(training, aside / TRAINING_FILE)
+    torch.save(_plain(training), aside / TRAINING_FILE)
     for weights in aside.glob("*.safetensors"):  # written for their owner alone
         shutil.copymode(aside / INFO_FILE, weights)
     aside.rename(folder)
@@ -168,6 +169,18 @@ def _make_readable_in_both_versions(folder: Path) -> None:
         config["chat_template"] = template.read_text("utf-8")
         template.unlink()
     _write_json(config_file, config)
+
+
+def _plain(value: Any) -> Any:
+    """Containers with numpy's numbers as Python's: the restricted unpickler refuses the former.
+
+    ParlAI's ``invsqrt`` schedule has them.
+    """
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
