@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from parlai_prosocial.hub import answers
+from parlai_prosocial.hub import HUB_PATIENCE, answers
 
 
 @pytest.fixture
@@ -38,3 +38,14 @@ def test_an_error_is_an_answer():
     with HTTPServer(("127.0.0.1", 0), Refuses) as server:
         Thread(target=server.handle_request, daemon=True).start()
         assert answers(f"http://127.0.0.1:{server.server_port}")
+
+
+def test_a_name_that_is_never_resolved_is_given_up_in_time(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(2))
+    begin = time.monotonic()
+    assert not answers("http://hub.example", patience=0.3)
+    assert time.monotonic() - begin < 1.5
+
+
+def test_the_default_patience_is_below_ten_seconds():
+    assert HUB_PATIENCE < 10

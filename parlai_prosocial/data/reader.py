@@ -15,24 +15,19 @@ import logging
 import os
 import re
 import shutil
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parlai_prosocial import hub
 from parlai_prosocial.data.fields import BadRow, Schema
 from parlai_prosocial.data.formats import SUFFIXES, raw_rows
 from parlai_prosocial.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-HUB_PATIENCE = 8.0
-"""Seconds until a hub that does not answer counts as unreachable."""
 
 _CACHE_FORMAT = 1
 _SPLIT_NAMES = {
@@ -200,7 +195,7 @@ def _hub_rows(name: str, schema: Schema, terms: HubTerms) -> PlacedRows:
     from huggingface_hub import constants
 
     page = f"https://huggingface.co/datasets/{name} (licence: {terms.licence})"
-    if not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT):
+    if not constants.HF_HUB_OFFLINE and not hub.answers(constants.ENDPOINT):
         raise UserError(
             f"{schema.corpus}: {constants.ENDPOINT} cannot be reached to fetch {page}; {terms.mend}"
         )
@@ -238,29 +233,6 @@ def _good_rows(rows: PlacedRows, schema: Schema, skip_bad_rows: bool) -> tuple[l
         return good, ""
     shown = "; ".join(bad[:_SHOWN_BAD_ROWS])
     return good, f"skipped {len(bad)} bad rows of {len(bad) + len(good)}: {shown}"
-
-
-def _answers(url: str) -> bool:
-    """Whether a server answers at all within :data:`HUB_PATIENCE`.
-
-    In a thread, because looking up a name has no time limit of its own.
-    """
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            urllib.request.urlopen(request, timeout=HUB_PATIENCE).close()
-        except urllib.error.HTTPError:
-            pass  # an answer, whatever it says
-        except OSError:
-            return
-        answered.set()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_PATIENCE)
-    return answered.is_set()
 
 
 def _cached(

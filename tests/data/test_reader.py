@@ -1,16 +1,14 @@
 """Corpora are verified once, cached, and every mistake is one line."""
 
-import http.server
 import json
 import os
-import socket
-import threading
 import time
 
 import datasets
 import pytest
 from huggingface_hub import constants
 
+from parlai_prosocial import hub
 from parlai_prosocial.data import reader
 from parlai_prosocial.data.fields import Field, Schema, text
 from parlai_prosocial.data.reader import HubTerms, checked_rows, open_corpus, rows_of
@@ -169,44 +167,9 @@ def test_offline_without_a_copy(datapath):
 
 def test_an_unreachable_hub(datapath, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(reader, "_answers", lambda url: False)
+    monkeypatch.setattr(hub, "answers", lambda url: False)
     with pytest.raises(UserError, match="cannot be reached"):
         open_corpus("nobody/nothing", SCHEMA, datapath)
-
-
-def test_a_silent_server_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr(reader, "HUB_PATIENCE", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        start = time.perf_counter()
-        assert not reader._answers(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert time.perf_counter() - start < 5
-
-
-def test_a_name_that_is_never_resolved_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr(reader, "HUB_PATIENCE", 0.3)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(2))
-    start = time.perf_counter()
-    assert not reader._answers("http://hub.example")
-    assert time.perf_counter() - start < 1.5
-
-
-def test_the_default_patience_is_below_ten_seconds():
-    assert reader.HUB_PATIENCE < 10
-
-
-def test_any_answer_counts():
-    class Refuses(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.send_error(403)
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Refuses) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        assert reader._answers(f"http://127.0.0.1:{server.server_port}")
-        thread.join()
 
 
 def hub_with(monkeypatch, **splits):
