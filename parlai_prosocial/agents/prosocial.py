@@ -139,6 +139,21 @@ class ProsocialAgent(TorchGeneratorAgent):
     def build_criterion(self) -> NPairLoss:
         return NPairLoss(temperature=self.opt["temperature"])
 
+    def build_lr_scheduler(
+        self, states: dict[str, Any] | None = None, hard_reset: bool = False
+    ) -> None:
+        """Keep the restored learning rate and step count, which ParlAI loses on resuming.
+
+        Its schedules set the initial rate when they are made, for one step; without a schedule
+        the count begins anew.
+        """
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        super().build_lr_scheduler(states, hard_reset)
+        if states and not hard_reset:
+            self._number_training_updates = states["number_training_updates"]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
     def state_dict(self) -> dict[str, Any]:
         """Optimiser and scheduler state; weights are saved in Hugging Face's own layout."""
         states = super().state_dict()
