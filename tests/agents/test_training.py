@@ -92,16 +92,16 @@ def one_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rank", "schedule"), [(0, "invsqrt"), (2, "none"), (2, "reduceonplateau")]
+    ("rank", "schedule"), [(0, "invsqrt"), (2, "linear"), (2, "none"), (2, "reduceonplateau")]
 )
 def test_stopping_and_resuming_changes_nothing(train, tmp_path, one_row, rank, schedule):
     settings = {"lora_rank": rank, "optimizer": "adamw", "lr_scheduler": schedule, **one_row}
     settings |= {"warmup_updates": 2, "validation_every_n_steps": 1, "save_after_valid": True}
     # ParlAI saves after each validation, but not after the last step.
     train("whole/model", max_train_steps=6, **settings)
-    train("parts/model", max_train_steps=4, **settings)
+    train("parts/model", max_train_steps=6, num_epochs=4, **settings)
     halfway = weights(tmp_path / "parts" / "model.checkpoint")
-    train("parts/model", max_train_steps=6, **settings)
+    train("parts/model", max_train_steps=6, num_epochs=-1, **settings)
     whole = weights(tmp_path / "whole" / "model.checkpoint")
     parts = weights(tmp_path / "parts" / "model.checkpoint")
     assert differs(whole, halfway) > 1e-5
