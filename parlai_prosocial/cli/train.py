@@ -90,10 +90,10 @@ def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
         click.echo(f"{title}: finished before, {out}")
         return result
     out.mkdir(parents=True, exist_ok=True)
-    set_log_level(logging.WARNING)
     disable_progress_bar()  # of a second's loading; ours is the one to watch
     # As `parlai train_model ARGUMENTS` does it, with a progress bar around its loop.
     opt = TrainModel.setup_args().parse_args(arguments)
+    set_log_level(logging.WARNING)
     started, tokens = time.monotonic(), 0.0
     loop = TrainLoop(opt)
     if opt["seed"] is not None:
