@@ -1,0 +1,28 @@
+"""The tokenizer as ParlAI's dictionary, and the history that keeps text only."""
+
+from parlai.core.opt import Opt
+from transformers import AutoTokenizer
+
+from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
+
+
+def test_dictionary_reads_and_writes_with_the_tokenizer(tiny_backbones):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbones["llama"])
+    dictionary = TokenizerDictionary(Opt(), tokenizer=tokenizer, pad_id=0)
+    ids = dictionary.txt2vec("You could rest.")
+    assert ids == tokenizer("You could rest.")["input_ids"]
+    assert dictionary.vec2txt([*ids, tokenizer.eos_token_id]) == "You could rest."
+    assert dictionary[dictionary.null_token] == 0
+    assert dictionary[dictionary.end_token] == tokenizer.eos_token_id
+    assert dictionary[0] == "<|endoftext|>"
+    assert len(dictionary) == len(tokenizer)
+    assert dictionary.is_prebuilt()
+
+
+def test_a_reply_is_one_line_of_history_without_its_rule_of_thumb():
+    history = DialogueHistory(Opt())
+    history.update_history({"text": "Is it fine to take what is not mine?"})
+    history.add_reply("rule of thumb: do not steal.\nIt is not kind\nto steal.")
+    assert history.get_history_str() == (
+        "Is it fine to take what is not mine?\nIt is not kind to steal."
+    )

@@ -1,0 +1,59 @@
+"""The places of a packed batch, by hand."""
+
+import torch
+
+from parlai_prosocial.models.packing import pack, pack_separately
+
+CONTEXTS = [[10, 11], [20]]
+CANDIDATES = [[[12, 13, 2], [14, 2]], [[2]]]
+
+
+def test_a_packed_row_by_hand():
+    batch = pack(CONTEXTS, CANDIDATES, pad_id=0)
+    assert batch.input_ids.tolist() == [[10, 11, 12, 13, 14], [20, 0, 0, 0, 0]]
+    # Positions go on from the context for every response.
+    assert batch.position_ids.tolist()[0] == [0, 1, 2, 3, 2]
+    assert batch.example_ids.tolist() == [[0] * 5, [1, -1, -1, -1, -1]]
+    assert batch.candidate_ids.tolist() == [[-1, -1, 0, 0, 1], [-1] * 5]
+    assert batch.query_positions.tolist() == [1, 2, 3, 1, 4, 5]
+    assert batch.target_ids.tolist() == [12, 13, 2, 14, 2, 2]
+    assert batch.target_candidates.tolist() == [0, 0, 0, 1, 1, 2]
+    assert batch.token_positions.tolist() == [2, 3, 4]
+    assert batch.context_ends.tolist() == [1, 5]
+    assert batch.candidate_examples.tolist() == [0, 0, 1]
+
+
+def test_the_mask_by_hand():
+    mask = pack(CONTEXTS, CANDIDATES, pad_id=0).attention_mask()
+    assert mask.shape == (2, 1, 5, 5)
+    assert mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],  # the second response sees the context, not the first response
+    ]
+    assert not mask[1, 0, 1:, 0].any()  # padding does not see the example
+    assert mask.any(-1).all()  # and no row is fully masked, which would give NaN
+
+
+def test_separate_rows_predict_the_same_targets():
+    batch = pack_separately(CONTEXTS, CANDIDATES, pad_id=0)
+    assert batch.input_ids.tolist() == [[10, 11, 12, 13], [10, 11, 14, 0], [20, 0, 0, 0]]
+    assert batch.query_positions.tolist() == [1, 2, 3, 5, 6, 8]
+    assert batch.target_ids.tolist() == pack(CONTEXTS, CANDIDATES, pad_id=0).target_ids.tolist()
+    assert batch.context_ends.tolist() == [1, 8]
+
+
+def test_examples_share_rows_and_every_token_has_one_place():
+    lengths = [9, 1, 4, 5, 3, 2, 8]
+    contexts = [[100 + i] * n for i, n in enumerate(lengths)]
+    batch = pack(contexts, [[[2]]] * len(lengths), pad_id=0)
+    assert batch.input_ids.shape == (4, 9)  # 9 | 8 + 1 | 5 + 4 | 3 + 2
+    for i, n in enumerate(lengths):
+        places = batch.example_ids == i
+        assert places.sum() == n
+        assert batch.input_ids[places].tolist() == contexts[i]
+        assert batch.position_ids[places].tolist() == list(range(n))
+        assert batch.input_ids.flatten()[batch.context_ends[i]] == 100 + i
+    assert torch.equal(batch.input_ids[batch.example_ids == -1], torch.zeros(4, dtype=torch.long))
