@@ -300,3 +300,18 @@ def test_no_drift_no_warning(make_agent, monkeypatch):
     for step in range(60):
         agent._watch_drift(-1.0 + 0.01 * step)
     assert told == []
+
+
+def test_token_losses_of_the_label_are_shown(make_agent, talk):
+    agent = make_agent(datatype="valid", verbose=True, skip_generation=True)
+    messages = [
+        {k: v for k, v in m.items() if k != "labels"} | {"eval_labels": m["labels"]}
+        for m in MESSAGES
+    ]
+    replies = talk.act(agent, messages)
+    for message, reply in zip(MESSAGES, replies, strict=True):
+        expected, length = mean_log_p(agent, message["text"], message["labels"][0])
+        losses = [loss for _, loss in reply["token_losses"]]
+        assert len(losses) == length
+        assert sum(losses) / length == pytest.approx(-expected.item(), rel=1e-5)
+        assert reply["token_losses"][-1][0] == agent.backbone.prompt.tokenizer.eos_token
