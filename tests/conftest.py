@@ -1,11 +1,14 @@
 """No test may ask a network, and none may depend on the machine's own settings."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 # Set before anything imports huggingface_hub or ParlAI, and inherited by subprocesses.
+# The commands under test are those beside this interpreter, whether or not its environment is active.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
