@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-# Set before anything imports huggingface_hub or ParlAI, and inherited by subprocesses.
-# The commands under test are those beside this interpreter, whether or not its environment is active.
+# The commands under test are those beside this interpreter, its environment active or not.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+# Set before anything imports huggingface_hub or ParlAI, and inherited by subprocesses.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
