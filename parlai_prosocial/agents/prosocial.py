@@ -314,9 +314,7 @@ class ProsocialAgent(TorchGeneratorAgent):
                 mask.sum(1).float(),
             ]
         )  # (statistics, B)
-        useful = sum(
-            len(e.context) + len(e.response) + sum(map(len, e.negatives)) for e in examples
-        )
+        useful = sum(example.tokens for example in examples)
         self.pending = [statistics, useful, padding, started]
         return (loss, scores) if return_output else loss
 
