@@ -8,7 +8,10 @@ from random import Random
 import torch
 
 from parlai_prosocial.data.example import W_MIN
+from parlai_prosocial.losses.candidates import has_negatives
+from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 from parlai_prosocial.losses.n_pair import NPairLoss
+from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.scores import CandidateScores
 
@@ -79,26 +82,42 @@ def padded_by_example(values: torch.Tensor, counts: Sequence[int]) -> torch.Tens
     return torch.nn.utils.rnn.pad_sequence(list(values.split(list(counts))), batch_first=True)
 
 
+ContrastiveLoss = NPairLoss | RankedMarginLoss | LikelihoodMarginLoss
+
+
+@dataclass
+class ContrastOutput:
+    """What a batch of B examples with up to K explicit negatives was contrasted on.
+
+    Attributes:
+        loss: (B,) float32; 0 where there is nothing to contrast.
+        mean_log_probs: (B, 1 + K) float32; mean log p of the response, then of its negatives.
+        mask: (B, K) bool; True at real negatives.
+        has_negatives: (B,) bool; whether there was anything to contrast, in-batch included.
+    """
+
+    loss: torch.Tensor
+    mean_log_probs: torch.Tensor
+    mask: torch.Tensor
+    has_negatives: torch.Tensor
+
+
 def contrast_loss(
-    loss: NPairLoss,
+    loss: ContrastiveLoss,
     score: str,
     scores: CandidateScores,
     examples: Sequence[Example],
     head: ContrastHead | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> ContrastOutput:
     """The contrastive loss of each example.
 
     Args:
-        loss: the n-pair loss.
+        loss: any of the three; the likelihood margin takes summed log p, the others its mean.
         score: "likelihood", "cosine" or "likelihood+cosine" (the sum of two terms).
         scores: of the packed examples; each one's first candidate is its response, the others
             its negatives.
         examples: B examples, as they were packed.
         head: the projections, needed for a cosine.
-
-    Returns:
-        ``(loss, mean_log_probs, negative_mask)``: (B,) float32, then (B, 1 + K) mean log p of the
-        response and of its negatives, and (B, K) bool, True at real negatives.
     """
     counts = [1 + len(example.negatives) for example in examples]
     device = scores.token_log_probs.device
@@ -111,20 +130,28 @@ def contrast_loss(
     mean_log_probs = padded_by_example(scores.mean_log_probs(), counts)  # (B, 1 + K)
 
     total = mean_log_probs.new_zeros(len(examples))
+    contrasted = has_negatives(mask)
     if "likelihood" in score:
-        total = total + loss(mean_log_probs[:, 0], mean_log_probs[:, 1:], mask, log_weights)
+        likelihoods = mean_log_probs
+        if isinstance(loss, LikelihoodMarginLoss):
+            summed = scores.sum_per_candidate(scores.token_log_probs)
+            likelihoods = padded_by_example(summed, counts)  # (B, 1 + K)
+        total = total + loss(likelihoods[:, 0], likelihoods[:, 1:], mask, log_weights)
     if head is not None and "cosine" in score:
         contexts, responses = head(scores.context_states, scores.response_states)
         own = (contexts[scores.candidate_examples] * responses).sum(-1)  # (C,)
         own = padded_by_example(own, counts)  # (B, 1 + K)
         firsts = torch.tensor(counts, device=device).cumsum(0) - torch.tensor(counts, device=device)
+        in_batch = contexts @ responses[firsts].T  # (B, B)
+        left_out = false_negatives(examples).to(device)
+        contrasted = has_negatives(mask, in_batch, left_out)
         total = total + loss(
             own[:, 0],
             own[:, 1:],
             mask,
             log_weights,
-            in_batch_scores=contexts @ responses[firsts].T,  # (B, B)
-            false_negatives=false_negatives(examples).to(device),
+            in_batch_scores=in_batch,
+            false_negatives=left_out,
             in_batch_log_weight=log(W_MIN),
         )
-    return total, mean_log_probs, mask
+    return ContrastOutput(total, mean_log_probs, mask, contrasted)

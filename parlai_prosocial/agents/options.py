@@ -7,6 +7,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
 
 DEFAULT_BACKBONE = "zoo:prosocial/smollm2_135m"
+CONTRAST_LOSSES = ("n-pair", "ranked-margin", "likelihood-margin")
 CONTRAST_SCORES = ("likelihood", "cosine", "likelihood+cosine")
 
 
@@ -31,10 +32,23 @@ def add_arguments(parser: ParlaiParser) -> None:
         help="Weight (lambda) of the contrastive loss beside the likelihood loss; 0 is MLE only.",
     )
     group.add_argument(
+        "--contrast-loss",
+        choices=CONTRAST_LOSSES,
+        default="n-pair",
+        help="n-pair; ranked-margin (CoNT); likelihood-margin (Click, on summed log p).",
+    )
+    group.add_argument(
+        "--margin",
+        type=float,
+        default=None,
+        help="Margin of the other two losses; default 0.01 for ranked-margin, "
+        "10 nats for likelihood-margin.",
+    )
+    group.add_argument(
         "--temperature",
         type=float,
         default=0.5,
-        help="Temperature (tau) of the contrastive loss. For sampling: --sampling-temperature.",
+        help="Temperature (tau) of the n-pair loss. For sampling: --sampling-temperature.",
     )
     group.add_argument(
         "--contrast-score",
@@ -99,6 +113,13 @@ def check(opt: Opt) -> None:
             f"--sampling-temperature {opt['sampling_temperature']}: must be above 0; "
             "for the most probable reply use --inference greedy"
         )
+    if opt["contrast_loss"] == "likelihood-margin" and opt["contrast_score"] != "likelihood":
+        raise UserError(
+            f"--contrast-score {opt['contrast_score']}: likelihood-margin compares likelihoods "
+            "only; use --contrast-score likelihood, or another --contrast-loss"
+        )
+    if opt["margin"] is not None and not opt["margin"] >= 0:
+        raise UserError(f"--margin {opt['margin']}: must not be negative")
     for name in ("contrast_weight", "negatives", "in_batch_negatives", "lora_rank"):
         if not opt[name] >= 0:
             flag = "--" + name.replace("_", "-")

@@ -24,11 +24,18 @@ from parlai.utils import logging
 
 from parlai_prosocial import compat
 from parlai_prosocial.agents import options
-from parlai_prosocial.agents.contrast import Example, add_in_batch_negatives, contrast_loss
+from parlai_prosocial.agents.contrast import (
+    ContrastiveLoss,
+    Example,
+    add_in_batch_negatives,
+    contrast_loss,
+)
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
+from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 from parlai_prosocial.losses.n_pair import NPairLoss
+from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
 from parlai_prosocial.models.backbone import Backbone, find_backbone
 from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
 from parlai_prosocial.models.precision import bf16_is_faster
@@ -136,8 +143,12 @@ class ProsocialAgent(TorchGeneratorAgent):
     def build_model(self) -> Backbone:
         return self.backbone
 
-    def build_criterion(self) -> NPairLoss:
-        return NPairLoss(temperature=self.opt["temperature"])
+    def build_criterion(self) -> ContrastiveLoss:
+        name, margin = self.opt["contrast_loss"], self.opt["margin"]
+        if name == "n-pair":
+            return NPairLoss(temperature=self.opt["temperature"])
+        loss = RankedMarginLoss if name == "ranked-margin" else LikelihoodMarginLoss
+        return loss() if margin is None else loss(margin)
 
     def build_lr_scheduler(
         self, states: dict[str, Any] | None = None, hard_reset: bool = False
@@ -274,19 +285,20 @@ class ProsocialAgent(TorchGeneratorAgent):
         padding = packed.padding_share
         with self._autocast():
             scores: CandidateScores = self.model(packed.to(self.backbone.device))
-        contrast, mean_log_probs, mask = contrast_loss(
+        contrasted = contrast_loss(
             self.criterion,
             self.opt["contrast_score"],
             scores,
             examples,
             self.backbone.contrast_head,
         )
+        contrast, mask = contrasted.loss, contrasted.mask
+        mean_log_probs, has_negatives = contrasted.mean_log_probs, contrasted.has_negatives
         firsts = torch.tensor([0, *(1 + len(e.negatives) for e in examples[:-1])]).cumsum(0)
         firsts = firsts.to(mask.device)
         token_counts = scores.token_counts()[firsts]  # (B,)
         nll = -mean_log_probs[:, 0] * token_counts  # (B,)
         correct = scores.sum_per_candidate(scores.token_correct.float())[firsts]
-        has_negatives = (contrast.detach() != 0) | mask.any(1)
         loss = nll.sum() / token_counts.sum()
         if self.opt["contrast_weight"]:
             mean_contrast = contrast.sum() / has_negatives.sum().clamp(min=1)

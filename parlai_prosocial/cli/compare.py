@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.cli.train import StepResult, recipe_folder, train_recipe
+from parlai_prosocial.cli.train import STEPS, StepResult, recipe_folder, train_recipe
 from parlai_prosocial.errors import UserError
 
 VERSIONS = ("parlai-prosocial", "torch", "transformers", "peft", "numpy", "parlai")
@@ -41,8 +41,9 @@ def compare(
     """Train a recipe with and without contrast, and compare both with the base.
 
     All arms see the same data in the same order with the same positives; MLE-only is the same
-    two steps at --contrast-weight 0. Seed k uses fold k of DiaSafety. Writes results.json and
-    results.md, and prints the tables.
+    two steps at --contrast-weight 0, and where the recipe asks for it once more with as many
+    steps as process the n-pair arm's tokens. Seed k uses fold k of DiaSafety. Writes results.json
+    and results.md, and prints the tables.
     """
     folder = recipe_folder(recipe)
     plan_file = folder / "compare.json"
@@ -86,9 +87,18 @@ def compare(
             folder, fold_out / "mle", base, [*own, "contrast-weight=0"], f"seed {fold} MLE-only"
         )
         npair = train_recipe(folder, fold_out / "n-pair", base, own, f"seed {fold} n-pair")
+        if plan["with_matched_mle"]:
+            matched = train_recipe(
+                folder,
+                fold_out / "mle-matched",
+                base,
+                [*own, "contrast-weight=0", *_matching_steps(mle, npair)],
+                f"seed {fold} MLE-only, matched tokens",
+            )
         arms: list[tuple[str, list[StepResult]]] = [
             (comparison.BASE, []),
             (comparison.MLE, mle),
+            *([(comparison.MATCHED, matched)] if plan["with_matched_mle"] else []),
             *([(comparison.STEP1, npair[:1])] if plan["with_step1"] else []),
             (comparison.NPAIR, npair),
         ]
@@ -133,6 +143,14 @@ def compare(
         for name, replies in demo_replies.items():
             click.echo(f"  {name + ':':<22} {replies[i]}")
     click.echo(f"\nWritten: {out / 'results.json'}, {out / 'results.md'}")
+
+
+def _matching_steps(mle: Sequence[StepResult], npair: Sequence[StepResult]) -> list[str]:
+    """Settings with which MLE-only processes as many tokens in each step as the n-pair arm."""
+    return [
+        f"{step}.max-train-steps={round(short.steps * long.tokens / short.tokens)}"
+        for step, short, long in zip(STEPS, mle, npair, strict=True)
+    ]
 
 
 def _evaluation_data(datapath: str, fold: int, plan: dict[str, Any]) -> Any:

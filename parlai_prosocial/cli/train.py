@@ -24,12 +24,14 @@ class StepResult:
 
     Attributes:
         model_file: ParlAI's ``-mf``.
+        steps: training steps.
         tokens: tokens of contexts, responses and negatives that were processed.
         seconds: wall time of training.
         command: the equivalent stock command.
     """
 
     model_file: str
+    steps: int
     tokens: int
     seconds: float
     command: str
@@ -105,7 +107,13 @@ def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
             bar.set_postfix(ppl=f"{float(report['ppl']):.1f}", refresh=False)
             bar.update(steps)
         bar.update(int(loop.max_train_steps) - bar.n)
-    result = StepResult(str(opt["model_file"]), round(tokens), time.monotonic() - started, command)
+    result = StepResult(
+        model_file=str(opt["model_file"]),
+        steps=int(loop.max_train_steps),
+        tokens=round(tokens),
+        seconds=time.monotonic() - started,
+        command=command,
+    )
     part = finished.with_suffix(".part")
     part.write_text(json.dumps(asdict(result), indent=2) + "\n")
     os.replace(part, finished)

@@ -12,6 +12,7 @@ from parlai_prosocial.data.fields import Field, Schema, one_of, text
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import bundled, empty_split, open_corpus, rows_of
 from parlai_prosocial.data.splits import diasafety_split
+from parlai_prosocial.errors import UserError
 
 CATEGORIES = [
     "Biased Opinion",
@@ -41,6 +42,7 @@ def load_rows(
     split: str,
     fold: int = 0,
     part: str | None = None,
+    categories: Sequence[str] | None = None,
     official_split: bool = False,
     source: str | None = None,
     skip_bad_rows: bool = False,
@@ -53,13 +55,19 @@ def load_rows(
         fold: of the split by contexts, 0 to 3 (:func:`~.splits.diasafety_split`).
         part: ``gen-train``, ``judge-train``, ``valid`` or ``test`` instead of what ``split``
             stands for; ``train`` stands for ``gen-train``.
+        categories: only these of :data:`CATEGORIES`; None for all.
         official_split: the official files' own split, whose validation contexts leak from train.
         source: a file or folder in DiaSafety's format instead of the bundled files.
         skip_bad_rows: leave bad rows out instead of stopping.
 
     Raises:
-        UserError: a bad file, row or fold, or a split without rows.
+        UserError: a bad file, row, fold or category, or a split without rows.
     """
+    if unknown := set(categories or ()) - set(CATEGORIES):
+        raise UserError(
+            f"--diasafety-categories: no category {', '.join(sorted(unknown))}; "
+            f"there are {', '.join(CATEGORIES)}"
+        )
     files = source or bundled("diasafety.jsonl.gz")
     rows = rows_of(open_corpus(files, SCHEMA, datapath, skip_bad_rows))
     usable = [
@@ -74,6 +82,7 @@ def load_rows(
         found = [row for row in usable if row["split"] == split]
     else:
         found = diasafety_split(usable, fold)[part or {"train": "gen-train"}.get(split, split)]
+    found = [row for row in found if categories is None or row["category"] in categories]
     if not found:
         raise empty_split("DiaSafety", split, {row["split"] for row in usable})
     return [dict(row) for row in found]

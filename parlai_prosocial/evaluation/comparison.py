@@ -31,6 +31,7 @@ from parlai_prosocial.evaluation.tables import make_table
 from parlai_prosocial.models.backbone import Backbone
 
 BASE, MLE, STEP1, NPAIR = "base", "MLE-only, two steps", "n-pair, step 1", "n-pair, two steps"
+MATCHED = "MLE-only, matched tokens"
 REPLY_ONLY, SHORTER = "reply-only classifier", "shorter reply"
 SHUFFLED = "n-pair, two steps, shuffled contexts"
 

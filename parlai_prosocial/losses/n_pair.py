@@ -3,9 +3,7 @@
 import torch
 from torch import nn
 
-# Scores are held within +-SCORE_LIMIT. No model gets there, but bf16 and float32 overflows do, and
-# inf - inf would put NaN into every weight. NaN itself is passed on: it must be seen.
-SCORE_LIMIT = 1e18
+from parlai_prosocial.losses.candidates import bounded, check_shapes, join_negatives
 
 
 class NPairLoss(nn.Module):
@@ -60,6 +58,8 @@ class NPairLoss(nn.Module):
         - SimPO (Meng et al. 2024) with margin 0: K = 1, w = 1, mean log p as the score,
           temperature = 1 / beta; the loss is then -log sigmoid((s+ - s-) / temperature).
         - InfoNCE: w = 1, in-batch negatives, cosine as the score.
+        - :class:`~.ranked_margin.RankedMarginLoss` (CoNT) and
+          :class:`~.likelihood_margin.LikelihoodMarginLoss` (Click) take the same inputs.
 
     Example:
         Context 1 has two negatives, (s- - s+) = log 2 with w = 1 and log 3 with w = 1/2, so
@@ -95,7 +95,7 @@ class NPairLoss(nn.Module):
         in_batch_log_weight: float = 0.0,
     ) -> torch.Tensor:
         """-> (B,) loss of each example; the class docstring says what goes in."""
-        _check_shapes(
+        check_shapes(
             positive_scores,
             negative_scores=negative_scores,
             negative_mask=negative_mask,
@@ -103,68 +103,17 @@ class NPairLoss(nn.Module):
             in_batch_scores=in_batch_scores,
             false_negatives=false_negatives,
         )
-        positive = _bounded(positive_scores)[:, None]  # (B, 1)
-
-        margins = (_bounded(negative_scores) - positive) / self.temperature  # (B, K)
-        if negative_log_weights is not None:
-            margins = margins + negative_log_weights.to(margins.dtype)
+        negatives, mask, log_weights = join_negatives(
+            negative_scores,
+            negative_mask,
+            negative_log_weights,
+            in_batch_scores,
+            false_negatives,
+            in_batch_log_weight,
+        )  # (B, N), N = K or K + B
+        positive = bounded(positive_scores)[:, None]  # (B, 1)
+        margins = (negatives - positive) / self.temperature + log_weights
         # -inf is "no such negative": it adds exp(-inf) = 0 to the sum and has a zero gradient,
         # because the 0 that heads the terms keeps the maximum finite.
-        terms = [torch.zeros_like(positive), margins.masked_fill(~negative_mask, -torch.inf)]
-        if in_batch_scores is not None:
-            margins = (_bounded(in_batch_scores) - positive) / self.temperature  # (B, B)
-            usable = in_batch_mask(in_batch_scores, false_negatives)
-            terms.append((margins + in_batch_log_weight).masked_fill(~usable, -torch.inf))
-        return torch.cat(terms, dim=1).logsumexp(dim=1)
-
-
-def in_batch_mask(
-    in_batch_scores: torch.Tensor, false_negatives: torch.Tensor | None = None
-) -> torch.Tensor:
-    """(B, B) bool: which replies of the batch are negatives of which context.
-
-    All but the diagonal and the false negatives.
-
-    >>> in_batch_mask(torch.zeros(2, 2), torch.tensor([[False, False], [True, False]]))
-    tensor([[False,  True],
-            [False, False]])
-    """
-    own = torch.eye(len(in_batch_scores), dtype=torch.bool, device=in_batch_scores.device)
-    return ~own if false_negatives is None else ~(own | false_negatives)
-
-
-def has_negatives(
-    negative_mask: torch.Tensor,
-    in_batch_scores: torch.Tensor | None = None,
-    false_negatives: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """(B,) bool: whether the loss has anything to contrast; takes what `NPairLoss` takes.
-
-    >>> has_negatives(torch.tensor([[True, False], [False, False]]))
-    tensor([ True, False])
-    """
-    explicit = negative_mask.any(dim=1)
-    if in_batch_scores is None:
-        return explicit
-    return explicit | in_batch_mask(in_batch_scores, false_negatives).any(dim=1)
-
-
-def _bounded(scores: torch.Tensor) -> torch.Tensor:
-    """In float32 at least (bf16 keeps 8 bits: too few to subtract in), within the limit."""
-    dtype = torch.promote_types(scores.dtype, torch.float32)
-    return scores.to(dtype).clamp(-SCORE_LIMIT, SCORE_LIMIT)
-
-
-def _check_shapes(positive_scores: torch.Tensor, **others: torch.Tensor | None) -> None:
-    """Broadcasting would take a wrong shape in silence, e.g. (B, 1) positives."""
-    if positive_scores.dim() != 1:
-        raise ValueError(f"positive_scores must be (B,), not {tuple(positive_scores.shape)}")
-    batch = len(positive_scores)
-    negatives = others["negative_scores"]
-    assert negatives is not None
-    for name, tensor in others.items():
-        if tensor is None:
-            continue
-        width = negatives.shape[-1] if name.startswith("negative") else batch
-        if tensor.shape != (batch, width):
-            raise ValueError(f"{name} must be ({batch}, {width}), not {tuple(tensor.shape)}")
+        margins = margins.masked_fill(~mask, -torch.inf)
+        return torch.cat([torch.zeros_like(positive), margins], dim=1).logsumexp(dim=1)

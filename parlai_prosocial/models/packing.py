@@ -83,8 +83,8 @@ def pack(
         len(context) + sum(len(y) - 1 for y in responses)
         for context, responses in zip(contexts, candidates, strict=True)
     ]
-    rows = _first_fit(lengths)
-    length = max(sum(lengths[i] for i in row) for row in rows)
+    rows = _least_padding(lengths)
+    length = _row_length(rows, lengths)
 
     shape = (len(rows), length)
     input_ids = torch.full(shape, pad_id, dtype=torch.long)
@@ -186,9 +186,19 @@ def repeat_index(counts: Sequence[int]) -> torch.Tensor:
     return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
 
 
-def _first_fit(lengths: Sequence[int]) -> list[list[int]]:
-    """Bins of the longest example's size, filled longest first."""
-    capacity = max(lengths)
+def _least_padding(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of the longest example's length, or up to twice that where it pads less."""
+    longest = max(lengths)
+    choices = [_first_fit(lengths, longest + longest * i // 8) for i in range(9)]
+    return min(choices, key=lambda rows: len(rows) * _row_length(rows, lengths))
+
+
+def _row_length(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    return max(sum(lengths[i] for i in row) for row in rows)
+
+
+def _first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Rows of at most ``capacity`` tokens, filled longest first."""
     rows: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

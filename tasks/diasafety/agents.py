@@ -1,4 +1,6 @@
-"""DiaSafety as ParlAI tasks: ``-t diasafety`` (Contrastive), ``:Response`` and ``:Safety``."""
+"""DiaSafety as ParlAI tasks: ``-t diasafety`` (or ``:Contrastive``), ``:Pairs``, ``:Response``
+and ``:Safety``.
+"""
 
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
@@ -35,8 +37,15 @@ class _DiaSafetyTeacher(CorpusTeacher):
             type=str,
             default=None,
             choices=DIASAFETY_PARTS,
-            help="Part to use whatever the datatype is, e.g. judge-train to train a judge on. "
-            "Default: gen-train for -dt train, else valid or test.",
+            help="Part that -dt train stands for, e.g. judge-train to train a judge on. Default: "
+            "gen-train. -dt valid and test are always the parts of these names.",
+        )
+        group.add_argument(
+            "--diasafety-categories",
+            type=str,
+            default=None,
+            help='Only these, e.g. "Biased Opinion,Offending User,Risk Ignorance", in which the '
+            "context decides whether a reply is safe. Default: all five.",
         )
         group.add_argument(
             "--diasafety-official-split",
@@ -48,11 +57,13 @@ class _DiaSafetyTeacher(CorpusTeacher):
         return parser
 
     def rows(self, split: str) -> list[dict]:
+        names = self.opt["diasafety_categories"]
         return diasafety.load_rows(
             self.opt["datapath"],
             split,
+            categories=[name.strip() for name in names.split(",")] if names else None,
             fold=self.opt["diasafety_fold"],
-            part=self.opt["diasafety_part"],
+            part=self.opt["diasafety_part"] if split == "train" else None,
             official_split=self.opt["diasafety_official_split"],
             source=self.opt["diasafety_data"],
             skip_bad_rows=self.opt["skip_bad_rows"],
@@ -68,6 +79,15 @@ class ContrastiveTeacher(_DiaSafetyTeacher):
             yield contrastive_message(example), True
         left_out = diasafety.unsafe_only_contexts(rows)
         logging.info(f"DiaSafety, {split}: {left_out} contexts left out, all replies unsafe")
+
+
+class PairsTeacher(ContrastiveTeacher):
+    """The same, but only the contexts with replies of both kinds: a quarter of the examples."""
+
+    def messages(self, split: str) -> Messages:
+        for message, is_new_episode in super().messages(split):
+            if message["negatives"]:
+                yield message, is_new_episode
 
 
 class ResponseTeacher(_DiaSafetyTeacher):

@@ -1,6 +1,6 @@
 """Which responses are contrasted with which, and the loss by hand."""
 
-from math import log
+from math import exp, log
 from random import Random
 
 import pytest
@@ -15,6 +15,7 @@ from parlai_prosocial.agents.contrast import (
     padded_by_example,
 )
 from parlai_prosocial.data.example import W_MIN
+from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 from parlai_prosocial.losses.n_pair import NPairLoss
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.scores import CandidateScores
@@ -100,12 +101,26 @@ def likelihood_by_hand(tau):
 
 
 def test_likelihood_by_hand():
-    loss, mean_log_probs, mask = contrast_loss(
-        NPairLoss(0.5), "likelihood", scores(), EXAMPLES, None
-    )
-    torch.testing.assert_close(loss, likelihood_by_hand(0.5))
+    output = contrast_loss(NPairLoss(0.5), "likelihood", scores(), EXAMPLES, None)
+    mean_log_probs, mask = output.mean_log_probs, output.mask
+    torch.testing.assert_close(output.loss, likelihood_by_hand(0.5))
+    assert output.has_negatives.tolist() == [True, False, True]
     assert mean_log_probs[:, 0].tolist() == [-1.0, -2.0, -1.5]
     assert mask.tolist() == [[True, True], [False, False], [True, False]]
+
+
+def test_likelihood_margin_takes_sums_over_tokens():
+    # Two tokens for each candidate: the sum is twice the mean.
+    doubled = scores()._replace(
+        token_log_probs=LOG_PROBS.repeat_interleave(2),
+        token_correct=torch.zeros(12, dtype=torch.bool),
+        token_candidates=torch.arange(6).repeat_interleave(2),
+    )
+    output = contrast_loss(LikelihoodMarginLoss(1.0), "likelihood", doubled, EXAMPLES, None)
+    # log p of the first example: -2 against -6 (weight e^0.5) and -1 (weight e^-0.2).
+    first = 2.0 * exp(-0.2) / 2
+    torch.testing.assert_close(output.loss, torch.tensor([first, 0.0, 1.0]))
+    assert output.mean_log_probs[0].tolist() == [-1.0, -3.0, -0.5]
 
 
 @pytest.mark.parametrize("score", ["cosine", "likelihood+cosine"])
@@ -129,8 +144,9 @@ def test_cosine_by_hand(score):
     expected = torch.stack(expected)
     if score == "likelihood+cosine":
         expected = expected + likelihood_by_hand(0.5)
-    loss, _, _ = contrast_loss(NPairLoss(0.5), score, given, EXAMPLES, head)
-    torch.testing.assert_close(loss, expected)
+    output = contrast_loss(NPairLoss(0.5), score, given, EXAMPLES, head)
+    torch.testing.assert_close(output.loss, expected)
+    assert output.has_negatives.all()
 
 
 def test_no_negative_at_all():
@@ -140,7 +156,8 @@ def test_no_negative_at_all():
         token_candidates=torch.tensor([0]),
         candidate_examples=torch.tensor([0]),
     )
-    loss, mean_log_probs, mask = contrast_loss(NPairLoss(), "likelihood", given, examples, None)
-    assert loss.tolist() == [0.0]
-    assert mean_log_probs.shape == (1, 1)
-    assert mask.shape == (1, 0)
+    output = contrast_loss(NPairLoss(), "likelihood", given, examples, None)
+    assert output.loss.tolist() == [0.0]
+    assert output.mean_log_probs.shape == (1, 1)
+    assert output.mask.shape == (1, 0)
+    assert output.has_negatives.tolist() == [False]

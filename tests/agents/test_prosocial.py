@@ -264,6 +264,11 @@ def test_history_of_a_dialogue(make_agent):
         ({"negatives": -1}, "--negatives -1: must not be negative"),
         ({"in_batch_negatives": -2}, "--in-batch-negatives -2: must not be negative"),
         ({"lora_rank": -4}, "--lora-rank -4: must not be negative"),
+        ({"contrast_loss": "ranked-margin", "margin": -0.5}, "--margin -0.5: must not be negative"),
+        (
+            {"contrast_loss": "likelihood-margin", "contrast_score": "likelihood+cosine"},
+            "--contrast-score likelihood+cosine: likelihood-margin compares likelihoods only",
+        ),
         ({"sampling_temperature": 0.0}, "--sampling-temperature 0.0: must be above 0"),
         ({"temperature": float("nan")}, "--temperature nan: must be above 0"),
         ({"contrast_weight": float("nan")}, "--contrast-weight nan"),

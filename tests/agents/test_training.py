@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,19 @@ def test_a_pickled_model_file_is_refused(train, tmp_path):
     torch.save({"model": {}}, path)
     with pytest.raises(UserError, match="not a checkpoint of the prosocial agent"):
         EvalModel.main(model_file=str(path), task="mic:Contrastive", prosocial_sample=True)
+
+
+def test_each_loss_learns_something_of_its_own(train, tmp_path):
+    # A wide margin: the default ones are met by chance here, and then nothing is contrasted.
+    runs = {
+        "likelihood only": {"contrast_weight": 0.0},
+        "n-pair": {},
+        "ranked-margin": {"contrast_loss": "ranked-margin", "margin": 5.0},
+        "likelihood-margin": {"contrast_loss": "likelihood-margin"},
+    }
+    learnt = {}
+    for name, settings in runs.items():
+        train(f"{name}/model", max_train_steps=2, **settings)
+        learnt[name] = weights(tmp_path / name / "model")
+    for one, other in combinations(learnt, 2):
+        assert differs(learnt[one], learnt[other]) > 0, (one, other)

@@ -16,6 +16,7 @@ def plan():
         "casual_replies": 2,
         "sampled_replies": 3,
         "with_step1": True,
+        "with_matched_mle": True,
     }
 
 
@@ -42,7 +43,14 @@ def test_three_models_are_trained_measured_and_compared(plan, tiny_backbones, tm
     arguments += ["--out", str(tmp_path / "out"), "--datapath", str(tmp_path / "data")]
     result = CliRunner().invoke(compare, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    for row in (comparison.BASE, comparison.MLE, comparison.STEP1, comparison.NPAIR):
+    models = (
+        comparison.BASE,
+        comparison.MLE,
+        comparison.MATCHED,
+        comparison.STEP1,
+        comparison.NPAIR,
+    )
+    for row in models:
         assert row in result.output
     # Two steps of a random model decide nothing, and the table says so.
     assert "too small to conclude" in result.output
@@ -53,6 +61,7 @@ def test_three_models_are_trained_measured_and_compared(plan, tiny_backbones, tm
     assert rows[comparison.BASE]["trained_tokens"] == 0
     # The same positives, and negatives on top.
     assert 0 < rows[comparison.MLE]["trained_tokens"] < rows[comparison.NPAIR]["trained_tokens"]
+    assert rows[comparison.MATCHED]["trained_tokens"] > rows[comparison.MLE]["trained_tokens"]
     # MLE-only and n-pair are different models, both trained from the base.
     assert rows[comparison.MLE]["casual_nll"] != rows[comparison.NPAIR]["casual_nll"]
 

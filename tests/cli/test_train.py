@@ -126,7 +126,7 @@ def test_mistakes_are_one_line():
 
 def test_the_command_prints_the_two_parlai_commands(tiny_recipe, monkeypatch):
     monkeypatch.setattr(
-        train_module, "train_step", lambda *a: train_module.StepResult("m", 3, 1.0, "")
+        train_module, "train_step", lambda *a: train_module.StepResult("m", 2, 3, 1.0, "")
     )
     result = CliRunner().invoke(
         train, ["--recipe", str(tiny_recipe), "--out", "o", "--set", "seed=1"]

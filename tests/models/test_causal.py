@@ -188,9 +188,10 @@ def test_a_model_that_refuses_the_block_mask_falls_back(lm, monkeypatch):
 
 
 def test_padding_share_counts_unused_places():
-    # 3 + 2 = 5 places, then 2: rows of 5, the second with 3 of 5 unused.
-    batch = pack([[1, 2, 3], [4, 5]], [[[6, 7, END]], [[END]]], pad_id=0)
-    assert batch.padding_share == pytest.approx(3 / 10)
+    # 3 + 2 = 5 places twice, and 2: rows of 5 + 2 and of 5, the second with 2 of 7 unused.
+    contexts = [[1, 2, 3], [4, 5], [1, 2, 3]]
+    batch = pack(contexts, [[[6, 7, END]], [[END]], [[6, 7, END]]], pad_id=0)
+    assert batch.padding_share == pytest.approx(2 / 14)
     # Two short examples share the row beside the long one.
     batch = pack([[1, 2, 3, 4], [5, 6], [7, 8]], [[[END]], [[END]], [[END]]], pad_id=0)
     assert batch.input_ids.shape == (2, 4)

@@ -227,6 +227,14 @@ def test_diasafety_parts_and_folds_differ():
     assert counts["judge-train", 0] < counts["gen-train", 0]
 
 
+def test_diasafety_categories_and_pairs():
+    bound = "Offending User, Biased Opinion"
+    messages = epoch(teacher_of("diasafety:Pairs", "train:ordered", diasafety_categories=bound))
+    assert len(messages) == 85 + 71 and all(message["negatives"] for message in messages)
+    with pytest.raises(UserError, match="--diasafety-categories: no category Rudeness; there are"):
+        teacher_of("diasafety:Pairs", "train", diasafety_categories="Rudeness")
+
+
 def test_diasafety_negatives():
     messages = epoch(teacher_of("diasafety", "train:ordered"))
     negatives = [len(message["negatives"]) for message in messages]

@@ -1,0 +1,93 @@
+"""What all contrastive losses share: which candidates count, and scores that stay finite."""
+
+import torch
+
+SCORE_LIMIT = 1e18
+"""Scores are held within +-SCORE_LIMIT. No model gets there, but bf16 and float32 overflows do, and
+inf - inf would put NaN into every weight. NaN itself is passed on: it must be seen."""
+
+
+def bounded(scores: torch.Tensor) -> torch.Tensor:
+    """In float32 at least (bf16 keeps 8 bits: too few to subtract in), within the limit."""
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    return scores.to(dtype).clamp(-SCORE_LIMIT, SCORE_LIMIT)
+
+
+def in_batch_mask(
+    in_batch_scores: torch.Tensor, false_negatives: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(B, B) bool: which replies of the batch are negatives of which context.
+
+    All but the diagonal and the false negatives.
+
+    >>> in_batch_mask(torch.zeros(2, 2), torch.tensor([[False, False], [True, False]]))
+    tensor([[False,  True],
+            [False, False]])
+    """
+    own = torch.eye(len(in_batch_scores), dtype=torch.bool, device=in_batch_scores.device)
+    return ~own if false_negatives is None else ~(own | false_negatives)
+
+
+def has_negatives(
+    negative_mask: torch.Tensor,
+    in_batch_scores: torch.Tensor | None = None,
+    false_negatives: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """(B,) bool: whether a loss has anything to contrast; takes what the losses take.
+
+    >>> has_negatives(torch.tensor([[True, False], [False, False]]))
+    tensor([ True, False])
+    """
+    explicit = negative_mask.any(dim=1)
+    if in_batch_scores is None:
+        return explicit
+    return explicit | in_batch_mask(in_batch_scores, false_negatives).any(dim=1)
+
+
+def join_negatives(
+    negative_scores: torch.Tensor,
+    negative_mask: torch.Tensor,
+    negative_log_weights: torch.Tensor | None,
+    in_batch_scores: torch.Tensor | None,
+    false_negatives: torch.Tensor | None,
+    in_batch_log_weight: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All negatives of each example side by side, the explicit ones first.
+
+    Takes what the losses take (the table in :class:`~.n_pair.NPairLoss`).
+
+    Returns:
+        ``(scores, mask, log_weights)``, each (B, K) or, with in-batch scores, (B, K + B). Scores
+        are :func:`bounded`; log weights have their dtype and are 0 where none are given.
+    """
+    scores = bounded(negative_scores)
+    log_weights = torch.zeros_like(scores)
+    if negative_log_weights is not None:
+        log_weights = negative_log_weights.to(scores.dtype)
+    if in_batch_scores is None:
+        return scores, negative_mask, log_weights
+    others = bounded(in_batch_scores)
+    return (
+        torch.cat([scores, others], dim=1),
+        torch.cat([negative_mask, in_batch_mask(in_batch_scores, false_negatives)], dim=1),
+        torch.cat([log_weights, torch.full_like(others, in_batch_log_weight)], dim=1),
+    )
+
+
+def check_shapes(positive_scores: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """Broadcasting would take a wrong shape in silence, e.g. (B, 1) positives.
+
+    Raises:
+        ValueError: it names the tensor, its shape and the one it should have.
+    """
+    if positive_scores.dim() != 1:
+        raise ValueError(f"positive_scores must be (B,), not {tuple(positive_scores.shape)}")
+    batch = len(positive_scores)
+    negatives = others["negative_scores"]
+    assert negatives is not None
+    for name, tensor in others.items():
+        if tensor is None:
+            continue
+        width = negatives.shape[-1] if name.startswith("negative") else batch
+        if tensor.shape != (batch, width):
+            raise ValueError(f"{name} must be ({batch}, {width}), not {tuple(tensor.shape)}")

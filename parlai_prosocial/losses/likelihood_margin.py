@@ -1,0 +1,92 @@
+"""Likelihood margin loss: the contrast of Click, on log-likelihoods summed over tokens."""
+
+import torch
+from torch import nn
+from torch.nn.functional import relu
+
+from parlai_prosocial.losses.candidates import bounded, check_shapes, join_negatives
+
+
+class LikelihoodMarginLoss(nn.Module):
+    r"""Asks the fitting response to be more likely than each negative by a fixed margin.
+
+    For a context c with a fitting response y+ and negatives y-_1..K::
+
+        L = 1/K * sum_j w_j * max(0, margin + log p(y-_j | c) - log p(y+ | c))
+
+    where log p is summed over the response's tokens, so that the scores are log-likelihoods and
+    not their means. K may differ between examples (mask the padding). An example without any
+    negative gives exactly 0 and a zero gradient.
+
+    Args:
+        margin: >= 0, in nats. Once a pair is apart by so much, it is left alone.
+
+    Raises:
+        ValueError: margin < 0, or tensors whose shapes do not fit together.
+
+    References:
+        - Zheng et al., Click: Controllable Text Generation with Sequence Likelihood Contrastive
+          Learning, Findings of ACL 2023, section 2.
+
+    Inputs:
+        As :class:`~.n_pair.NPairLoss`, with scores that are log p(y | c) summed over tokens.
+
+        Output: (B,) losses >= 0, in float32 (float64 for float64 scores), also under autocast.
+
+    Relations:
+        - Click pairs one sampled positive with one sampled negative and has no weights; K = 1,
+          w = 1 is its loss. The mean over several negatives is what its pairs average to.
+        - Summed log p falls with length, so a short negative is a hard one here; n-pair on mean
+          log p has no such preference.
+
+    Example:
+        The first negative is 2 nats less likely than the positive where 5 are asked: 3. The second
+        is 7 less likely: 0. Their mean is 1.5.
+
+        >>> loss = LikelihoodMarginLoss(margin=5.0)
+        >>> loss(
+        ...     positive_scores=torch.tensor([-30.0]),
+        ...     negative_scores=torch.tensor([[-32.0, -37.0]]),
+        ...     negative_mask=torch.tensor([[True, True]]),
+        ... )
+        tensor([1.5000])
+    """
+
+    def __init__(self, margin: float = 10.0):
+        super().__init__()
+        if not margin >= 0:
+            raise ValueError(f"margin must not be below 0: {margin}")
+        self.margin = margin
+
+    def forward(
+        self,
+        positive_scores: torch.Tensor,
+        negative_scores: torch.Tensor,
+        negative_mask: torch.Tensor,
+        negative_log_weights: torch.Tensor | None = None,
+        in_batch_scores: torch.Tensor | None = None,
+        false_negatives: torch.Tensor | None = None,
+        in_batch_log_weight: float = 0.0,
+    ) -> torch.Tensor:
+        """-> (B,) loss of each example; the class docstring says what goes in."""
+        check_shapes(
+            positive_scores,
+            negative_scores=negative_scores,
+            negative_mask=negative_mask,
+            negative_log_weights=negative_log_weights,
+            in_batch_scores=in_batch_scores,
+            false_negatives=false_negatives,
+        )
+        negatives, mask, log_weights = join_negatives(
+            negative_scores,
+            negative_mask,
+            negative_log_weights,
+            in_batch_scores,
+            false_negatives,
+            in_batch_log_weight,
+        )  # (B, N), N = K or K + B
+        # Padding may hold anything, NaN too, and 0 * NaN is NaN: it is replaced, not multiplied.
+        positive = bounded(positive_scores)[:, None]  # (B, 1)
+        hinges = relu(self.margin + negatives - positive).masked_fill(~mask, 0.0)
+        weighted = hinges * log_weights.masked_fill(~mask, 0.0).exp()
+        return weighted.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
