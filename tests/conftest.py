@@ -154,3 +154,41 @@ def tiny_backbones(tmp_path_factory) -> dict[str, Path]:
         model.save_pretrained(root / name)
         tokenizers[name].save_pretrained(root / name)
     return {name: root / name for name in models}
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory) -> Path:
+    """Folder of a random BERT whose tokenizer marks sentence pairs.
+
+    As MiniLM's, it asks for every text to be filled up and cut.
+    """
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import BertConfig, BertModel
+
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = tiny_tokenizer(list(names.values()), **names)
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    backend.enable_padding(length=24)
+    backend.enable_truncation(24)
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            initializer_range=0.2,
+        )
+    )
+    folder = tmp_path_factory.mktemp("encoder") / "bert"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -12,6 +12,8 @@ rots              no        rules of thumb, a list of texts
 safety_label      no        one of ProsocialDialog's five labels, ``__casual__`` and so on
 negatives         no        replies that don't fit, a list of texts
 negative_weights  no        how bad each is, a list of numbers above 0; only their ratios count
+negative_judges   no        who called each unfit, a list of names; ``prosocial mine`` writes it
+negative_sources  no        where each is from, a list; ``prosocial mine``: sampled or synthetic
 contrast_group    no        rows of equal group are never each other's negatives; the context
                             when empty
 source            no        a name; ``own`` when empty
@@ -54,6 +56,10 @@ def _check_row(row: dict) -> None:
     if weights is not None and len(weights) != len(negatives):
         reason = f"has {len(weights)} weights for {len(negatives)} negatives; give one for each"
         raise BadRow("negative_weights", reason)
+    for name in ("negative_judges", "negative_sources"):
+        if row[name] is not None and len(row[name]) != len(negatives):
+            reason = f"has {len(row[name])} names for {len(negatives)} negatives; give one for each"
+            raise BadRow(name, reason)
     forms = {normalise_text(negative) for negative in negatives}
     if normalise_text(row["response"]) in forms:
         raise BadRow("negatives", "holds the response itself; take it out")
@@ -68,6 +74,8 @@ SCHEMA = Schema(
         "safety_label": Field(one_of(SAFETY_LABELS), required=False),
         "negatives": Field(text_list, required=False),
         "negative_weights": Field(weight_list, required=False),
+        "negative_judges": Field(text_list, required=False),
+        "negative_sources": Field(text_list, required=False),
         "contrast_group": Field(text, required=False),
         "source": Field(text, required=False),
     },
@@ -87,6 +95,11 @@ def load_rows(source: str, datapath: str, split: str, skip_bad_rows: bool = Fals
     if not found:
         raise empty_split(f"{source} (add a column split)", split, splits)
     return found
+
+
+def mining_judges(rows: Sequence[dict]) -> set[str]:
+    """Return the names of the judges that chose the rows' negatives: none of them may score."""
+    return {name for row in rows for name in row["negative_judges"] or []}
 
 
 def split_of(row: dict) -> str:

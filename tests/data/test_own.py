@@ -16,6 +16,8 @@ FULL = {
     "safety_label": "__needs_caution__",
     "negatives": ["Great, do it!", "Whatever."],
     "negative_weights": [4, 1],
+    "negative_judges": ["words@1", "words@2"],
+    "negative_sources": ["sampled", "synthetic"],
     "contrast_group": "pranks",
     "source": "mine",
     "split": "train",
@@ -97,6 +99,8 @@ def test_csv(tmp_path):
             {"negative_weights": [1, -1]},
             "field 'negative_weights' holds -1; a weight must be above",
         ),
+        ({"negative_judges": ["a"]}, "field 'negative_judges' has 1 names for 2 negatives"),
+        ({"negative_sources": []}, "field 'negative_sources' has 0 names for 2 negatives"),
         ({"negatives": ["then NO", "x"]}, "field 'negatives' holds the response itself"),
     ],
 )
@@ -123,6 +127,13 @@ def test_rows_without_a_split_are_cut_by_group_and_keep_together(tmp_path):
         assert len(found) == 2 * len(openings[-1])
     assert sum(map(len, openings)) == 100
     assert len(openings[0]) == pytest.approx(80, abs=12)
+
+
+def test_the_judges_that_mined_are_known(tmp_path):
+    path = write(tmp_path / "own.jsonl", FULL, {"context": "Hi.", "response": "Hello."})
+    rows = [row for _, row in checked_rows(path, own.SCHEMA)]
+    assert own.mining_judges(rows) == {"words@1", "words@2"}
+    assert own.mining_judges(rows[1:]) == set()
 
 
 def test_an_empty_split_says_what_there_is(tmp_path):

@@ -1,5 +1,7 @@
 """The places of a packed batch, by hand."""
 
+import pytest
+
 from parlai_prosocial.models.packing import pack, pack_separately
 
 CONTEXTS = [[10, 11], [20], [30, 31]]
