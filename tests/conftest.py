@@ -186,6 +186,8 @@ def tiny_encoder(tmp_path_factory) -> Path:
             num_attention_heads=4,
             max_position_embeddings=256,
             initializer_range=0.2,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
         )
     )
     folder = tmp_path_factory.mktemp("encoder") / "bert"

@@ -1,0 +1,369 @@
+"""A safety classifier in context: a Hugging Face model with a linear head, and its checkpoints.
+
+``model`` (ParlAI's ``-mf``) is a JSON manifest beside the folder that it names, as in
+``checkpoint.py``::
+
+    model                   {"format": "prosocial-classifier-1", "weights": "model.hf-000003",
+                             "number": 3, "temperature": 1.37}
+    model.hf-000003/        config.json and model.safetensors, or a peft adapter; tokenizer files,
+                            head.safetensors, prosocial.json (labels, backbone), training.pt
+
+The folder is written aside and renamed, then the manifest is replaced. The temperature stands in
+the manifest, so that calibrating a model leaves its weights alone.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.backbone import pad_token_id, weights_sha256
+from parlai_prosocial.models.checkpoint import (
+    INFO_FILE,
+    TRAINING_FILE,
+    _make_readable_in_both_versions,
+    _plain,
+    _write_json,
+)
+from parlai_prosocial.models.classifier_input import Encoded, PairInput, PromptInput
+from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
+from parlai_prosocial.models.seq2seq import pad_right
+
+FORMAT = "prosocial-classifier-1"
+HEAD_FILE = "head.safetensors"
+BATCH_SIZE = 64
+
+
+class SafetyClassifier(nn.Module):
+    """Says how fitting the last line of a dialogue is, given the lines before.
+
+    An encoder reads (context, last line) as a sentence pair and is pooled by the mean over its
+    tokens, as MiniLM was trained to be. A causal model reads the context as its prompt and the
+    last line as its reply, and is pooled at the reply's end-of-turn token.
+
+    Args:
+        folder: a Hugging Face model folder.
+        labels: the classes, in the order of the head's outputs.
+        max_tokens: longest input, special tokens included; the model's own limit holds too.
+        adapter: a peft adapter folder to put on top, or None.
+        lora_rank: rank of a new adapter on all linear layers where ``adapter`` is None; 0 trains
+            all weights.
+        trainable: False freezes everything (inference).
+
+    Attributes:
+        temperature: what logits are divided by to give calibrated probabilities; 1.0 until
+            :func:`set_temperature` or a checkpoint says otherwise.
+
+    Raises:
+        UserError: the folder holds no encoder or causal model, or a wrong tokenizer.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        labels: Sequence[str],
+        max_tokens: int = 128,
+        adapter: Path | None = None,
+        lora_rank: int = 0,
+        trainable: bool = True,
+    ):
+        super().__init__()
+        self.folder = folder
+        self.labels = list(labels)
+        self.temperature = 1.0
+        model, self.tokenizer = _load(folder)
+        config = model.config
+        self.max_tokens = min(
+            max_tokens, getattr(config, "max_position_embeddings", max_tokens) or max_tokens
+        )
+        self.is_causal = config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        self.has_types = not self.is_causal and getattr(config, "type_vocab_size", 0) > 1
+        self.input: PairInput | PromptInput
+        if self.is_causal:
+            self.input = PromptInput(Prompt(self.tokenizer, DEFAULT_SYSTEM_PROMPT, False))
+            self.pad_id = pad_token_id(self.tokenizer)
+        else:
+            self.input = PairInput(self.tokenizer)
+            self.pad_id = self.tokenizer.pad_token_id or 0
+            self.max_tokens = min(self.max_tokens, self.tokenizer.model_max_length)
+        self.adapted = adapter is not None or lora_rank > 0
+        self.encoder = _adapt(model, adapter, lora_rank, trainable) if self.adapted else model
+        self.head = nn.Linear(config.hidden_size, len(self.labels))
+        if getattr(model, "pooler", None) is not None:
+            model.pooler.requires_grad_(False)  # kept for the layout's sake, never used
+        if not trainable:
+            self.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    def encode(self, context: str, reply: str) -> Encoded:
+        """Token ids of a newline-packed context (empty for none) and the line to judge."""
+        return self.input.encode(context, reply, self.max_tokens)
+
+    def pack(self, examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        """Pad B examples: ``input_ids``, ``attention_mask``, ``token_type_ids``, (B, T) int64."""
+        ids, mask = pad_right([example.ids for example in examples], self.pad_id)
+        inputs = {"input_ids": ids, "attention_mask": mask.long()}
+        if self.has_types:
+            inputs["token_type_ids"], _ = pad_right([example.types for example in examples], 0)
+        return inputs
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """A packed batch -> (B, labels) float32 logits, not calibrated."""
+        encoder = self.encoder.get_base_model() if self.adapted else self.encoder
+        mask = inputs["attention_mask"]
+        if self.is_causal:
+            hidden = encoder(**inputs, use_cache=False).last_hidden_state  # (B, T, hidden)
+            rows = torch.arange(len(hidden), device=hidden.device)
+            pooled = hidden[rows, mask.sum(1) - 1]
+        else:
+            hidden = encoder(**inputs).last_hidden_state  # (B, T, hidden)
+            weights = mask.unsqueeze(2).to(hidden.dtype)
+            pooled = (hidden * weights).sum(1) / weights.sum(1)
+        return self.head(pooled)
+
+    @torch.no_grad()
+    def logits(
+        self, contexts: Sequence[str], replies: Sequence[str], batch_size: int = BATCH_SIZE
+    ) -> torch.Tensor:
+        """Logits of N examples, in evaluation mode.
+
+        Args:
+            contexts: newline-packed dialogues; "" for none.
+            replies: N lines to judge.
+            batch_size: examples in a pass; the result does not depend on it (1e-4).
+
+        Returns:
+            (N, labels) float32 on the CPU, not calibrated.
+        """
+        was_training = self.training
+        self.eval()
+        encoded = [self.encode(c, r) for c, r in zip(contexts, replies, strict=True)]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+        logits = torch.empty(len(encoded), len(self.labels))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            packed = self.pack([encoded[i] for i in rows])
+            inputs = {name: tensor.to(self.device) for name, tensor in packed.items()}
+            logits[rows] = self(**inputs).float().cpu()
+        self.train(was_training)
+        return logits
+
+    def probabilities(
+        self, contexts: Sequence[str], replies: Sequence[str], batch_size: int = BATCH_SIZE
+    ) -> torch.Tensor:
+        """Calibrated probabilities, (N, labels) float32, in the order of ``labels``.
+
+        Args as for :meth:`logits`.
+        """
+        return (self.logits(contexts, replies, batch_size) / self.temperature).softmax(1)
+
+    @classmethod
+    def load(cls, model_file: str) -> "SafetyClassifier":
+        """A trained classifier, frozen, in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: no such checkpoint, or an adapter whose base is not where it was trained.
+        """
+        checkpoint = ClassifierCheckpoint(model_file)
+        return checkpoint.classifier(checkpoint.base_folder(), trainable=False).eval()
+
+    def save(self, path: str, backbone: str, training: dict[str, Any]) -> None:
+        """Write a checkpoint.
+
+        Args:
+            path: the manifest's path; its folder goes beside it.
+            backbone: the name under which the base was asked for.
+            training: optimiser and scheduler state (tensors and plain containers only).
+        """
+        manifest = Path(path)
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        number = int(_read_manifest(manifest)["number"]) + 1 if manifest.exists() else 1
+        folder = manifest.with_name(f"{manifest.name}.hf-{number:06d}")
+        aside = folder.with_name(folder.name + ".part")
+        for leftover in (aside, folder):
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir()
+        self.encoder.save_pretrained(aside)
+        self.tokenizer.save_pretrained(aside)
+        _make_readable_in_both_versions(aside)
+        head = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
+        save_file(head, aside / HEAD_FILE)
+        info: dict[str, Any] = {
+            "backbone": backbone,
+            "labels": self.labels,
+            "max_tokens": self.max_tokens,
+        }
+        if self.adapted:
+            info["base_folder"] = str(self.folder.resolve())
+            info["base_sha256"] = weights_sha256(self.folder)
+        _write_json(aside / INFO_FILE, info)
+        torch.save(_plain(training), aside / TRAINING_FILE)
+        for weights in aside.glob("*.safetensors"):  # written for their owner alone
+            shutil.copymode(aside / INFO_FILE, weights)
+        aside.rename(folder)
+        _replace_manifest(
+            manifest, {"weights": folder.name, "number": number, "temperature": self.temperature}
+        )
+        for old in manifest.parent.glob(f"{manifest.name}.hf-*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+class ClassifierCheckpoint:
+    """A classifier on disk, read through its manifest.
+
+    Attributes:
+        folder: the folder with the weights.
+        info: ``labels``, ``backbone``, ``max_tokens``, and an adapter's ``base_folder`` and
+            ``base_sha256``.
+        temperature: see :class:`SafetyClassifier`.
+
+    Raises:
+        UserError: the manifest or its folder is missing or not ours.
+    """
+
+    def __init__(self, path: str):
+        manifest = Path(path)
+        content = _read_manifest(manifest)
+        self.path = path
+        self.folder = manifest.parent / content["weights"]
+        if not self.folder.is_dir():
+            raise UserError(f"{path}: its weights folder {self.folder} is missing; restore it")
+        self.info: dict[str, Any] = json.loads((self.folder / INFO_FILE).read_text("utf-8"))
+        self.temperature = float(content["temperature"])
+
+    @property
+    def is_adapter(self) -> bool:
+        return "base_sha256" in self.info
+
+    def base_folder(self) -> Path:
+        """Where the adapter's base lay when it was trained; the own folder for full weights."""
+        if not self.is_adapter:
+            return self.folder
+        base = Path(self.info["base_folder"])
+        if not base.is_dir():
+            raise UserError(
+                f"{self.path}: its base {self.info['backbone']} is not at {base} any more; put "
+                "it there again, or train with --lora-rank 0 for a checkpoint without a base"
+            )
+        return base
+
+    def classifier(
+        self,
+        base: Path,
+        labels: Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        lora_rank: int = 0,
+        trainable: bool = True,
+    ) -> SafetyClassifier:
+        """Restore the classifier.
+
+        Args:
+            base: the adapter's base; not used for full weights.
+            labels: other labels than the checkpoint's get a new head and temperature 1.
+            max_tokens: the checkpoint's where None.
+            lora_rank: of a new adapter on full weights.
+            trainable: see :class:`SafetyClassifier`.
+
+        Raises:
+            UserError: the adapter was trained on other weights than those of ``base``.
+        """
+        if self.is_adapter and (found := weights_sha256(base)) != self.info["base_sha256"]:
+            raise UserError(
+                f"{self.path}: this adapter was trained on {self.info['backbone']} with weights "
+                f"sha256 {self.info['base_sha256']}, but {base} has {found}; restore that base or "
+                "train again"
+            )
+        classifier = SafetyClassifier(
+            base if self.is_adapter else self.folder,
+            labels or self.info["labels"],
+            max_tokens or self.info["max_tokens"],
+            adapter=self.folder if self.is_adapter else None,
+            lora_rank=lora_rank,
+            trainable=trainable,
+        )
+        if classifier.labels == self.info["labels"]:
+            classifier.head.load_state_dict(load_file(self.folder / HEAD_FILE))
+            classifier.temperature = self.temperature
+        return classifier
+
+    def training_state(self) -> dict[str, Any]:
+        """Optimiser and scheduler state, read without unpickling code."""
+        file = self.folder / TRAINING_FILE
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def set_temperature(path: str, temperature: float) -> None:
+    """Store the temperature of a checkpoint in its manifest."""
+    _replace_manifest(Path(path), _read_manifest(Path(path)) | {"temperature": temperature})
+
+
+def _read_manifest(manifest: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(manifest.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{manifest}: no such checkpoint") from None
+    except (IsADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(
+            f"{manifest}: not a checkpoint of -m prosocial/classifier; train one with "
+            "`parlai train_model -m prosocial/classifier`"
+        )
+    return content
+
+
+def _replace_manifest(manifest: Path, content: dict[str, Any]) -> None:
+    part = manifest.with_name(manifest.name + ".part")
+    _write_json(part, {"format": FORMAT} | content)
+    os.replace(part, manifest)
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--backbone {folder}: no config.json there; give a Hugging Face folder")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if config.is_encoder_decoder:
+            raise UserError(
+                f"--backbone {folder}: an encoder-decoder cannot classify here; give an encoder "
+                "or a causal model"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # Safetensors only: a .bin file would be unpickled.
+        model: Any = AutoModel.from_pretrained(folder, config=config, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"--backbone {folder}: cannot be loaded ({first_line}); it needs config.json, "
+            "model.safetensors and the tokenizer's files"
+        ) from None
+    return model.float(), tokenizer
+
+
+def _adapt(model: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if adapter is not None:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        exclude_modules=r".*pooler.*" if getattr(model, "pooler", None) is not None else None,
+    )
+    return get_peft_model(model, config)
