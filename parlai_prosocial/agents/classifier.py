@@ -1,0 +1,311 @@
+"""``-m prosocial/classifier``: how safe is the last line of a dialogue, given the lines before?
+
+Flags, metrics, and what is printed are those of ParlAI's TorchClassifierAgent, so that whatever
+reads ``transformer/classifier`` reads this agent too. The model and its checkpoints are
+:class:`parlai_prosocial.models.classifier.SafetyClassifier`'s.
+"""
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from parlai.core.agents import create_agent_from_model_file
+from parlai.core.message import Message
+from parlai.core.metrics import AverageMetric
+from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
+from parlai.core.teachers import create_task_agent_from_taskname
+from parlai.core.torch_agent import Batch, Output
+from parlai.core.torch_classifier_agent import TorchClassifierAgent
+from parlai.utils import logging
+from parlai.utils.distributed import is_distributed
+from parlai.utils.safety import OffensiveLanguageClassifier
+
+from parlai_prosocial import compat
+from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
+from parlai_prosocial.agents.prosocial import resolve_backbone
+from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
+from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
+from parlai_prosocial.models import minilm
+from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
+from parlai_prosocial.models.classifier_input import split_last_line
+
+compat.apply()
+show_user_errors_as_one_line()
+
+SHORTEST_INPUT = 16
+"""Tokens below which a pair with its special tokens makes no sense."""
+
+
+class ClassifierAgent(TorchClassifierAgent):
+    """Labels the last line of ``text`` in the context of the lines before.
+
+    The classes are the checkpoint's, else ``--classes``, else ``__ok__`` and ``__notok__`` with
+    ``--binary true``, else the task's ``label_candidates``, else ProsocialDialog's five.
+    """
+
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("Prosocial classifier")
+        group.add_argument(
+            "--backbone",
+            type=str,
+            default=minilm.PACKAGE,
+            help="Hugging Face encoder or causal model: a folder, a hub name, zoo:... or the "
+            "default, all-MiniLM-L6-v2 from the package index.",
+        )
+        group.add_argument(
+            "--lora-rank",
+            type=int,
+            default=0,
+            help="Rank of a LoRA adapter on all linear layers; 0 trains all weights.",
+        )
+        group.add_argument(
+            "--binary",
+            type="bool",
+            default=False,
+            help="Classify into __ok__ and __notok__, as ParlAI's safety tasks do.",
+        )
+        parser.set_defaults(
+            # ParlAI stops at a list in --init-model's options where there is None now.
+            classes=[],
+            class_weights=[],
+            optimizer="adamw",
+            learningrate=5e-5,
+            gradient_clip=1.0,
+            text_truncate=128,
+            history_size=-1,
+        )
+        return parser
+
+    @classmethod
+    def upgrade_opt(cls, opt_from_disk: Opt) -> Opt:
+        """No option of ours is old enough for ParlAI's upgrades."""
+        return opt_from_disk
+
+    @staticmethod
+    def dictionary_class() -> type[TokenizerDictionary]:
+        return TokenizerDictionary
+
+    @classmethod
+    def history_class(cls) -> type[DialogueHistory]:
+        return DialogueHistory
+
+    def __init__(self, opt: Opt, shared: Any = None):
+        self.classifier: SafetyClassifier
+        if shared is None:
+            if opt.get("fp16"):
+                logging.info("--fp16: this agent computes in float32 instead")
+                opt["fp16"] = False
+            path, self.is_finetune = self._get_init_model(opt, None)
+            self.checkpoint = ClassifierCheckpoint(path) if path else None
+            opt["classes"] = self._choose_classes(opt)
+            opt["classes_from_file"] = None
+            _check(opt, self.checkpoint)
+            opt["class_weights"] = opt["class_weights"] or None
+        else:
+            self.classifier = shared["classifier"]
+            self.backbone_name = shared["backbone_name"]
+        super().__init__(opt, shared)
+
+    def share(self) -> dict[str, Any]:
+        shared = super().share()
+        shared["classifier"] = self.classifier
+        shared["backbone_name"] = self.backbone_name
+        return shared
+
+    # Building, saving, loading
+
+    def _choose_classes(self, opt: Opt) -> list[str]:
+        given = opt.get("classes")
+        if opt.get("classes_from_file"):
+            given = Path(opt["classes_from_file"]).read_text("utf-8").splitlines()
+        asked = given or (BINARY_LABELS if opt.get("binary") else None)
+        if self.checkpoint is None:
+            return list(asked or _task_labels(opt) or SAFETY_LABELS)
+        trained: list[str] = self.checkpoint.info["labels"]
+        if self.is_finetune:
+            return list(asked or _task_labels(opt) or trained)
+        if asked and list(asked) != trained:
+            raise UserError(
+                f"-mf {opt['model_file']}: its classes are {' '.join(trained)}, not "
+                f"{' '.join(asked)}; leave --classes and --binary out, or begin a new model "
+                "from it with --init-model"
+            )
+        return trained
+
+    def build_dictionary(self) -> TokenizerDictionary:
+        """Load the model: ParlAI asks for the dictionary first, and the tokenizer is in it."""
+        checkpoint, opt = self.checkpoint, self.opt
+        trainable = self._should_initialize_optimizer()
+        self.backbone_name = checkpoint.info["backbone"] if checkpoint else opt["backbone"]
+        # ParlAI seeds after it has built the agent, so a new head or adapter is seeded here.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(opt.get("seed") or 0)
+            if checkpoint is None:
+                self.classifier = SafetyClassifier(
+                    self._base_folder(),
+                    opt["classes"],
+                    opt["text_truncate"],
+                    lora_rank=opt["lora_rank"],
+                    trainable=trainable,
+                )
+            else:
+                self.classifier = checkpoint.classifier(
+                    self._base_folder() if checkpoint.is_adapter else checkpoint.folder,
+                    opt["classes"],
+                    opt["text_truncate"],
+                    trainable=trainable,
+                )
+        tokenizer = self.classifier.tokenizer
+        dictionary = TokenizerDictionary(opt, tokenizer=tokenizer, pad_id=self.classifier.pad_id)
+        # An encoder's tokenizer has these instead of tokens that begin and end a text.
+        dictionary.start_token = dictionary.start_token or tokenizer.cls_token
+        dictionary.end_token = dictionary.end_token or tokenizer.sep_token
+        return dictionary
+
+    def _base_folder(self) -> Path:
+        if self.backbone_name == minilm.PACKAGE:
+            return minilm.find_minilm()
+        return resolve_backbone(self.backbone_name, self.opt["datapath"])
+
+    def build_model(self) -> SafetyClassifier:
+        return self.classifier
+
+    def build_lr_scheduler(
+        self, states: dict[str, Any] | None = None, hard_reset: bool = False
+    ) -> None:
+        """Keep the restored learning rate and step count, which ParlAI loses on resuming."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        super().build_lr_scheduler(states, hard_reset)
+        if states and not hard_reset:
+            self._number_training_updates = states["number_training_updates"]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser and scheduler state; weights are saved in Hugging Face's own layout."""
+        states = super().state_dict()
+        states.pop("model", None)
+        return states
+
+    def save(self, path: str | None = None) -> None:
+        path = path or self.opt.get("model_file")
+        if path:
+            self.classifier.save(path, self.backbone_name, self.state_dict())
+            self.opt.save(path + ".opt")
+
+    def load(self, path: str) -> dict[str, Any]:
+        """Training state only: ``build_dictionary`` has loaded the weights already."""
+        return ClassifierCheckpoint(path).training_state()
+
+    # From messages to logits
+
+    def _set_text_vec(self, obs: Message, history: Any, truncate: int | None) -> Message:
+        if "text" in obs and "text_vec" not in obs:
+            obs["full_text"] = history.get_history_str() or ""
+            obs["encoded"] = self.classifier.encode(*split_last_line(obs["full_text"]))
+            obs["text_vec"] = torch.tensor(obs["encoded"].ids)
+        return obs
+
+    def is_valid(self, obs: Message) -> bool:
+        """A message without text, as ParlAI's human sends at the end of input, has no label."""
+        return super().is_valid(obs) and "text_vec" in obs
+
+    def batchify(self, obs_batch: list[Message], sort: bool = False) -> Batch:
+        batch = super().batchify(obs_batch, sort=sort)
+        if batch.batchsize:
+            encoded = [obs_batch[i]["encoded"] for i in batch.valid_indices]
+            batch["inputs"] = self.classifier.pack(encoded)
+        return batch
+
+    def score(self, batch: Batch) -> torch.Tensor:
+        """(B, classes) logits, calibrated except in training."""
+        inputs = {k: v.to(self.classifier.device) for k, v in batch.inputs.items()}
+        logits = self.model(**inputs)
+        return logits if self.is_training else logits / self.classifier.temperature
+
+    def _get_labels(self, batch: Batch) -> torch.Tensor:
+        if unknown := set(batch.labels) - self.class_dict.keys():
+            raise UserError(
+                f"label {min(unknown)!r} is not among the classes {' '.join(self.class_list)}; "
+                "give --classes, or another task"
+            )
+        return super()._get_labels(batch)
+
+    def train_step(self, batch: Batch) -> Output:
+        """ParlAI's own, but with ``--update-freq``, whose gradients it throws away."""
+        if batch.text_vec is None:
+            return Output()
+        self.classifier.temperature = 1.0  # it belongs to the weights of before
+        self.model.train()
+        self.zero_grad()
+        scores = self.score(batch)
+        loss = self.criterion(scores, self._get_labels(batch))
+        self.record_local_metric("loss", AverageMetric.many(loss.tolist()))
+        self.backward(loss.mean())
+        self.update_params()
+        predictions = [self.class_list[i] for i in scores.argmax(1).tolist()]
+        self._update_confusion_matrix(batch, predictions)
+        return Output(predictions)
+
+
+def _task_labels(opt: Opt) -> list[str] | None:
+    """The ``label_candidates`` of the task's first example, where it has them."""
+    if opt.get("task") in (None, "interactive"):
+        return None
+    teacher = create_task_agent_from_taskname(copy.deepcopy(opt))[0]
+    candidates = teacher.act().get("label_candidates")
+    return list(candidates) if candidates else None
+
+
+def _check(opt: Opt, checkpoint: ClassifierCheckpoint | None) -> None:
+    classes, weights = opt["classes"], opt.get("class_weights")
+    # `parlai interactive` leaves the datatype at its default, train.
+    trains = opt.get("datatype", "").startswith("train") and not opt.get("interactive_mode")
+    if checkpoint is None and not trains:
+        raise UserError("-m prosocial/classifier: give a trained classifier's file by -mf")
+    if len(set(classes)) < max(2, len(classes)):
+        raise UserError(f"--classes {' '.join(classes)}: give at least two, each once")
+    if weights and (len(weights) != len(classes) or min(weights) < 0):
+        raise UserError(
+            f"--class-weights {' '.join(map(str, weights))}: give one weight, 0 or above, for "
+            f"each of {' '.join(classes)}"
+        )
+    if opt.get("ref_class") not in (None, classes[0]):
+        raise UserError(f"--ref-class {opt['ref_class']}: name it first in --classes instead")
+    if opt["lora_rank"] < 0:
+        raise UserError(f"--lora-rank {opt['lora_rank']}: must not be negative; 0 is no adapter")
+    if opt["text_truncate"] < SHORTEST_INPUT:
+        raise UserError(
+            f"--text-truncate {opt['text_truncate']}: give {SHORTEST_INPUT} tokens or more"
+        )
+    if opt.get("update_classifier_head_only"):
+        raise UserError("--update-classifier-head-only: use --lora-rank to train fewer weights")
+    if is_distributed():
+        raise UserError("-m prosocial/classifier trains in one process: use parlai train_model")
+
+
+def _open_by_its_own_agent() -> None:
+    """Let ParlAI's OffensiveLanguageClassifier open a checkpoint of ours.
+
+    It takes any ``custom_model_file``, but opens it as a ``transformer/classifier`` whatever the
+    file's own options say.
+    """
+    original = OffensiveLanguageClassifier._create_safety_model
+
+    @functools.wraps(original)
+    def create(self, custom_model_file):
+        options = Path(f"{custom_model_file}.opt")
+        if options.is_file() and Opt.load(str(options)).get("model") == "prosocial/classifier":
+            overrides = {"print_scores": True, "datatype": "valid"}
+            return create_agent_from_model_file(custom_model_file, overrides)
+        return original(self, custom_model_file)
+
+    OffensiveLanguageClassifier._create_safety_model = create
+
+
+_open_by_its_own_agent()
