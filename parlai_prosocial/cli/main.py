@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": "Show versions, what resolves, and every known clash with its mend.",
     "data": "Check a data file of your own.",
     "train": "Train a recipe: step 1, then step 2 from its result.",
+    "calibrate": "Make a safety classifier's probabilities mean what they say.",
     "mine": "Sample replies of a model, judge them, and keep the unfit ones as negatives.",
     "annotate": "Write safety labels and rules of thumb for the turns of any ParlAI task.",
     "compare": "Train a recipe with and without contrast, and compare both with the base.",
