@@ -15,6 +15,7 @@ import click
 from parlai_prosocial.cli.train import STEPS, StepResult, recipe_folder, train_recipe
 from parlai_prosocial.errors import UserError
 
+ARM_SWITCHES = ("with_step1", "with_matched_mle")
 VERSIONS = ("parlai-prosocial", "torch", "transformers", "peft", "numpy", "parlai")
 
 
@@ -72,53 +73,43 @@ def compare(
     data, results = {}, {}
     demo_replies: dict[str, list[str]] = {}
     demo_contexts = _demo_contexts()
+    # What the rows of a seed must have in common, so that a resumed run mixes nothing.
+    measured_on = {key: value for key, value in plan.items() if key not in ("folds", *ARM_SWITCHES)}
     for fold in folds or tuple(plan["folds"]):
         data[fold] = _evaluation_data(opt["datapath"], fold, plan)
         fold_out = out / f"seed-{fold}"
-        saved = fold_out / "results.json"
-        if saved.exists():
-            content = json.loads(saved.read_text())
-            results[fold], demo_replies = content["results"], content["demo_replies"]
-            click.echo(f"seed {fold}: measured before, {saved}")
-            continue
-        demo_replies = {}
         own = [*settings, f"seed={fold}", f"diasafety-fold={fold}"]
-        mle = train_recipe(
-            folder, fold_out / "mle", base, [*own, "contrast-weight=0"], f"seed {fold} MLE-only"
-        )
-        npair = train_recipe(folder, fold_out / "n-pair", base, own, f"seed {fold} n-pair")
-        if plan["with_matched_mle"]:
-            matched = train_recipe(
-                folder,
-                fold_out / "mle-matched",
-                base,
-                [*own, "contrast-weight=0", *_matching_steps(mle, npair)],
-                f"seed {fold} MLE-only, matched tokens",
-            )
-        arms: list[tuple[str, list[StepResult]]] = [
-            (comparison.BASE, []),
-            (comparison.MLE, mle),
-            *([(comparison.MATCHED, matched)] if plan["with_matched_mle"] else []),
-            *([(comparison.STEP1, npair[:1])] if plan["with_step1"] else []),
-            (comparison.NPAIR, npair),
-        ]
-        rows: dict[str, dict[str, Any]] = {}
-        for name, steps in arms:
+        arms = _train_arms(folder, fold_out, base, own, plan, f"seed {fold}")
+        saved = fold_out / "results.json"
+        measured = {"measured_on": measured_on, "results": {}, "demo_replies": {}}
+        if saved.exists():
+            measured = json.loads(saved.read_text())
+            if measured["measured_on"] != measured_on:
+                raise UserError(
+                    f"{saved}: measured by another compare.json; give another --out, or delete it"
+                )
+        rows, replies = measured["results"], measured["demo_replies"]
+        for name, steps in arms.items():
+            if name in rows:
+                click.echo(f"seed {fold}: {name} was measured before, {saved}")
+                continue
             click.echo(f"seed {fold}: measuring {name}")
             model = _load(base_folder, steps, bf16).to(device)
-            rows[name] = comparison.measure_model(model, data[fold], bf16, seed=fold)
-            rows[name]["trained_tokens"] = sum(step.tokens for step in steps)
-            rows[name]["train_seconds"] = sum(step.seconds for step in steps)
-            demo_replies[name] = [
+            row = comparison.measure_model(model, data[fold], bf16, seed=fold)
+            row["trained_tokens"] = sum(step.tokens for step in steps)
+            row["train_seconds"] = sum(step.seconds for step in steps)
+            replies[name] = [
                 reply.text for reply in comparison.sample_replies(model, demo_contexts, fold, bf16)
             ]
             if name == comparison.NPAIR:
                 rows[comparison.SHUFFLED] = comparison.measure_shuffled(
                     model, data[fold], bf16, seed=fold
                 )
-        rows |= comparison.measure_baselines(data[fold])
-        results[fold] = rows
-        _write(saved, json.dumps({"results": rows, "demo_replies": demo_replies}))
+            rows[name] = row
+            _write(saved, json.dumps(measured))
+        results[fold] = {name: rows[name] for name in (*arms, comparison.SHUFFLED)}
+        results[fold] |= comparison.measure_baselines(data[fold])
+        demo_replies = {name: replies[name] for name in arms}
 
     tables = comparison.comparison_tables(data, results)
     environment = {
@@ -143,6 +134,35 @@ def compare(
         for name, replies in demo_replies.items():
             click.echo(f"  {name + ':':<22} {replies[i]}")
     click.echo(f"\nWritten: {out / 'results.json'}, {out / 'results.md'}")
+
+
+def _train_arms(
+    recipe: Path,
+    out: Path,
+    base: str | None,
+    settings: Sequence[str],
+    plan: dict[str, Any],
+    title: str,
+) -> dict[str, list[StepResult]]:
+    """The arms of one seed by their row's name, in the order of the tables; finished ones load."""
+    from parlai_prosocial.evaluation import comparison
+
+    # By step and last, so that no setting of a step switches the contrast on again.
+    mle_settings = [*settings, *(f"{step}.contrast-weight=0" for step in STEPS)]
+    mle = train_recipe(recipe, out / "mle", base, mle_settings, f"{title} MLE-only")
+    npair = train_recipe(recipe, out / "n-pair", base, settings, f"{title} n-pair")
+    arms: dict[str, list[StepResult]] = {comparison.BASE: [], comparison.MLE: mle}
+    if plan["with_matched_mle"]:
+        arms[comparison.MATCHED] = train_recipe(
+            recipe,
+            out / "mle-matched",
+            base,
+            [*mle_settings, *_matching_steps(mle, npair)],
+            f"{title} MLE-only, matched tokens",
+        )
+    if plan["with_step1"]:
+        arms[comparison.STEP1] = npair[:1]
+    return arms | {comparison.NPAIR: npair}
 
 
 def _matching_steps(mle: Sequence[StepResult], npair: Sequence[StepResult]) -> list[str]:

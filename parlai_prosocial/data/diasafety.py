@@ -6,6 +6,7 @@ Apache-2.0; the official training and validation files ship with this package in
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from random import Random
 
 from parlai_prosocial.data.example import ContrastiveExample
 from parlai_prosocial.data.fields import Field, Schema, one_of, text
@@ -88,22 +89,38 @@ def load_rows(
     return [dict(row) for row in found]
 
 
-def contrastive_examples(rows: Sequence[dict]) -> list[ContrastiveExample]:
+def contrastive_examples(
+    rows: Sequence[dict], cross_negatives: int = 0
+) -> list[ContrastiveExample]:
     """Return one example per context and safe reply, with that context's unsafe replies.
 
     Contexts are equal when :func:`~.normalise.normalise_text` makes them so; the first spelling
     is kept. Repeated replies count once, and a reply that annotators called both safe and unsafe
     is no negative of itself. Nobody graded how unsafe a reply is, so each negative has weight 1.
     Contexts with safe replies only give examples without negatives. Contexts with unsafe replies
-    only have nothing to learn from here and are left out; :func:`unsafe_only_contexts` counts
-    them.
+    only have no target and are left out; :func:`unsafe_only_contexts` counts them.
+
+    Args:
+        rows: of :func:`load_rows`.
+        cross_negatives: give each example so many more negatives: unsafe replies to other contexts
+            of its category, so that the unsafe replies without a safe one beside them serve too.
+            They are drawn by a generator that starts anew in each call.
     """
     examples = []
+    rng = Random(0)
+    unsafe_of: dict[str, list[dict]] = defaultdict(list)
+    for row in rows:
+        if row["label"] == UNSAFE:
+            unsafe_of[row["category"]].append(row)
     for key, group in _by_context(rows).items():
         safe = _distinct(row["response"] for row in group if row["label"] == SAFE)
         unsafe = _distinct(row["response"] for row in group if row["label"] == UNSAFE)
         for form, response in safe.items():
             negatives = [reply for other, reply in unsafe.items() if other != form]
+            others = unsafe_of[group[0]["category"]]
+            for row in rng.sample(others, min(cross_negatives, len(others))):
+                if normalise_text(row["response"]) not in (safe.keys() | unsafe.keys()):
+                    negatives.append(row["response"])
             examples.append(
                 ContrastiveExample(
                     context=[group[0]["context"]],

@@ -1,7 +1,8 @@
 """Calls to an OpenAI-compatible ``/v1/chat/completions`` address.
 
 vLLM, SGLang, ``transformers serve`` and llama.cpp's server all speak it. Only what they all have is
-used: one answer a call, no streaming.
+used: one answer a call, no streaming. ``transformers serve`` samples only a model whose
+``generation_config.json`` says ``do_sample``; any other answers greedily, whatever it is asked.
 """
 
 import os
@@ -188,4 +189,7 @@ def _completion(answer: requests.Response) -> Completion | None:
         ended = choice.get("finish_reason") == "stop"
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
-    return Completion(text, ended) if isinstance(text, str) else None
+    if not isinstance(text, str):
+        return None
+    # JSON can hold half a surrogate pair, which no file in UTF-8 can.
+    return Completion(text.encode("utf-8", "replace").decode("utf-8"), ended)

@@ -1,6 +1,4 @@
-"""DiaSafety as ParlAI tasks: ``-t diasafety`` (or ``:Contrastive``), ``:Pairs``, ``:Response``
-and ``:Safety``.
-"""
+"""DiaSafety as ParlAI tasks: ``-t diasafety`` (Contrastive), ``:Response`` and ``:Safety``."""
 
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
@@ -73,21 +71,24 @@ class _DiaSafetyTeacher(CorpusTeacher):
 class ContrastiveTeacher(_DiaSafetyTeacher):
     """Context, a safe reply, and the unsafe replies to the same context as negatives."""
 
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        super().add_cmdline_args(parser, partial_opt)
+        parser.add_argument_group("DiaSafety").add_argument(
+            "--diasafety-cross-negatives",
+            type=int,
+            default=0,
+            help="So many more negatives: unsafe replies to other contexts of the category.",
+        )
+        return parser
+
     def messages(self, split: str) -> Messages:
         rows = self.rows(split)
-        for example in diasafety.contrastive_examples(rows):
+        cross = self.opt["diasafety_cross_negatives"]
+        for example in diasafety.contrastive_examples(rows, cross):
             yield contrastive_message(example), True
         left_out = diasafety.unsafe_only_contexts(rows)
         logging.info(f"DiaSafety, {split}: {left_out} contexts left out, all replies unsafe")
-
-
-class PairsTeacher(ContrastiveTeacher):
-    """The same, but only the contexts with replies of both kinds: a quarter of the examples."""
-
-    def messages(self, split: str) -> Messages:
-        for message, is_new_episode in super().messages(split):
-            if message["negatives"]:
-                yield message, is_new_episode
 
 
 class ResponseTeacher(_DiaSafetyTeacher):

@@ -44,6 +44,11 @@ def test_a_reply_cut_by_the_limit_has_not_ended(chat_server):
     assert complete(client(chat_server), HELLO[:1]) == [Completion("and so", False)]
 
 
+def test_half_a_surrogate_pair_is_replaced(chat_server):
+    chat_server.answer = lambda body, _: (200, "so \ud83d")
+    assert complete(client(chat_server), HELLO[:1]) == [Completion("so ?", True)]
+
+
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_passing_failures_are_tried_again(chat_server, status):
     chat_server.answer = lambda body, before: (status, {}) if before < 2 else (200, "Now.")

@@ -227,12 +227,29 @@ def test_diasafety_parts_and_folds_differ():
     assert counts["judge-train", 0] < counts["gen-train", 0]
 
 
-def test_diasafety_categories_and_pairs():
+def test_diasafety_categories():
     bound = "Offending User, Biased Opinion"
-    messages = epoch(teacher_of("diasafety:Pairs", "train:ordered", diasafety_categories=bound))
-    assert len(messages) == 85 + 71 and all(message["negatives"] for message in messages)
+    messages = epoch(teacher_of("diasafety", "train:ordered", diasafety_categories=bound))
+    assert len(messages) == 289 + 555
     with pytest.raises(UserError, match="--diasafety-categories: no category Rudeness; there are"):
-        teacher_of("diasafety:Pairs", "train", diasafety_categories="Rudeness")
+        teacher_of("diasafety", "train", diasafety_categories="Rudeness")
+
+
+def test_diasafety_cross_negatives_are_unsafe_replies_of_the_category():
+    category = {"diasafety_categories": "Risk Ignorance"}
+    rows = epoch(teacher_of("diasafety:Safety", "train:ordered", **category))
+    unsafe = {row["text"].split("\n")[1] for row in rows if row["labels"] == ["__notok__"]}
+    plain = epoch(teacher_of("diasafety", "train:ordered", **category))
+    crossed = epoch(
+        teacher_of("diasafety", "train:ordered", diasafety_cross_negatives=2, **category)
+    )
+    for before, after in zip(plain, crossed, strict=True):
+        own = len(before["negatives"])
+        assert after["negatives"][:own] == before["negatives"]
+        assert own <= len(after["negatives"]) <= own + 2
+        assert set(after["negatives"]) <= unsafe
+        assert len(after["negative_weights"]) == len(after["negatives"])
+    assert sum(len(message["negatives"]) for message in crossed) > 1.9 * len(crossed)
 
 
 def test_diasafety_negatives():

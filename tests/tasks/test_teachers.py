@@ -106,10 +106,6 @@ class TestDiaSafetyContrastive(FromThisFolder):
     task = f"diasafety:Contrastive:{TINY}"
 
 
-class TestDiaSafetyPairs(FromThisFolder):
-    task = f"diasafety:Pairs:{TINY}"
-
-
 class TestDiaSafetyResponse(FromThisFolder):
     task = f"diasafety:Response:{TINY}"
 
