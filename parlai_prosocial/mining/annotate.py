@@ -1,0 +1,238 @@
+"""Safety labels and rules of thumb for every turn of a ParlAI task, in Canary's form.
+
+Canary (Kim et al. 2022) writes a safety label, then the rules of thumb, a line each; the task
+``prosocial:Canary`` trains on that. A model so trained is asked as it was trained. Any other is
+shown examples (``data/bundled/canary_few_shot.txt``), which serves until one is at hand.
+"""
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from parlai_prosocial.data.example import CASUAL, ROT_PREFIX, SAFETY_LABELS
+from parlai_prosocial.data.normalise import normalise_text, one_line
+from parlai_prosocial.data.reader import bundled
+from parlai_prosocial.mining.engine import Engine
+from parlai_prosocial.mining.journal import Journal, finished_before, summary_path, write_output
+from parlai_prosocial.mining.turns import Turn, chunked
+
+CHUNK = 32
+MAX_TOKENS = 96
+FEW_SHOT_FILE = bundled("canary_few_shot.txt")
+FEW_SHOT_CONTEXT_TOKENS = 1024
+"""Room for the examples and a conversation of usual length."""
+
+# "__needs_caution__", "Needs caution:", "[needs_caution]"; the longer name before the one in it.
+_NAMES = sorted((label.strip("_") for label in SAFETY_LABELS), key=len, reverse=True)
+_LABEL = re.compile(
+    r"\W*_*(" + "|".join(name.replace("_", "[ _]") for name in _NAMES) + r")(?![a-z])",
+    re.IGNORECASE,
+)
+_ROT = re.compile(re.escape(ROT_PREFIX.strip()), re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A turn's safety label and, unless that is casual, its rules of thumb."""
+
+    safety_label: str
+    rots: list[str]
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """The examples of :data:`FEW_SHOT_FILE`.
+
+    Attributes:
+        system_prompt: the task.
+        turns: conversation, answer, conversation, answer..., each on one line.
+    """
+
+    system_prompt: str
+    turns: list[str]
+
+    def context(self, text: str) -> str:
+        """A newline-packed context as the chat's next question, newline-packed with the rest."""
+        return "\n".join([*self.turns, _conversation(text.split("\n"))])
+
+
+def read_few_shot() -> FewShot:
+    """Read the bundled examples."""
+    lines = FEW_SHOT_FILE.read_text(encoding="utf-8").splitlines()
+    sections: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if line.startswith("["):
+            sections.append((line.strip("[] "), []))
+        elif line.strip() and not line.startswith("#"):
+            sections[-1][1].append(line.strip())
+    (_, system), *examples = sections
+    return FewShot(
+        system_prompt=" ".join(system),
+        turns=[
+            _conversation(body) if kind == "conversation" else " ".join(body)
+            for kind, body in examples
+        ],
+    )
+
+
+def _conversation(turns: Sequence[str]) -> str:
+    return "Conversation: " + " / ".join(turns)
+
+
+def parse_annotation(answer: str) -> Annotation | None:
+    """Read a label and rules of thumb; None where no label stands at the beginning.
+
+    Rules of thumb are told apart by their prefix, on lines of their own or not. Those of a casual
+    turn are dropped, repeated ones count once.
+
+    >>> parse_annotation("__needs_caution__\\nrule of thumb: Don't lie.\\nrule of thumb: don't lie")
+    Annotation(safety_label='__needs_caution__', rots=["Don't lie."])
+    >>> parse_annotation("Casual. rule of thumb: Be nice.")
+    Annotation(safety_label='__casual__', rots=[])
+    >>> parse_annotation("It's wrong to lie.") is None
+    True
+    """
+    found = _LABEL.match(answer)
+    if found is None:
+        return None
+    label = f"__{found[1].lower().replace(' ', '_')}__"
+    if label == CASUAL:
+        return Annotation(label, [])
+    rots: dict[str, str] = {}
+    for part in _ROT.split(answer[found.end() :])[1:]:
+        rot = one_line(part.split("\n")[0])
+        if normalise_text(rot):
+            rots.setdefault(normalise_text(rot), rot)
+    return Annotation(label, list(rots.values()))
+
+
+def annotate(
+    turns: Sequence[Turn],
+    engine: Engine,
+    few_shot: FewShot | None,
+    split: str,
+    out: Path,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Annotate every turn, write ``out`` and its summary; what was begun goes on.
+
+    Args:
+        turns: of a task.
+        engine: answers greedily.
+        few_shot: the examples to show it, None for a model trained on ``prosocial:Canary``.
+        split: of the turns, written into every row.
+        out: the JSON Lines file of ``data/own.py``'s format, a row a turn. A turn whose answer was
+            missing or could not be read has no label and no rule of thumb.
+        settings: all that the result depends on.
+
+    Returns:
+        The summary; where the task has labels and rules of thumb of its own, with agreement.
+
+    Raises:
+        UserError: ``out`` is from another run.
+    """
+    if finished_before(out, settings):
+        return json.loads(summary_path(out).read_text(encoding="utf-8"))
+    journal = Journal(out, settings)
+    texts = [few_shot.context(turn.text) if few_shot else turn.text for turn in turns]
+    chunks = chunked(texts, CHUNK)
+    with tqdm(total=len(turns), desc="annotating", unit="turn") as bar:
+        bar.update(sum(len(chunks[number]) for number in journal.chunks))
+        bar.unpause()
+        for number, chunk in enumerate(chunks):
+            if number in journal.chunks:
+                continue
+            started = time.monotonic()
+            replies = engine.sample([texts[i] for i in chunk], 1, MAX_TOKENS, 0, temperature=0.0)
+            texts_said = [None if reply is None else reply.text for [reply] in replies]
+            seconds = time.monotonic() - started
+            journal.add(number, {"seconds": seconds, "answers": texts_said})
+            bar.update(len(chunk))
+    answers: list[str | None] = [None] * len(turns)
+    for number, chunk in enumerate(chunks):
+        for i, answer in zip(chunk, journal.chunks[number]["answers"], strict=True):
+            answers[i] = answer
+    annotations = [None if answer is None else parse_annotation(answer) for answer in answers]
+    seconds = sum(content["seconds"] for content in journal.chunks.values())
+    summary = {
+        "settings": settings,
+        **_counts(answers, annotations),
+        **agreement(turns, annotations),
+        "seconds": round(seconds, 1),
+        "turns_per_second": round(len(turns) / max(seconds, 1e-9), 2),
+    }
+    write_output(out, [_row(t, a, split) for t, a in zip(turns, annotations, strict=True)], summary)
+    journal.remove()
+    return summary
+
+
+def _row(turn: Turn, annotation: Annotation | None, split: str) -> dict:
+    return {
+        "context": list(turn.context),
+        "response": turn.labels[0],
+        "rots": annotation.rots if annotation else [],
+        "safety_label": annotation.safety_label if annotation else None,
+        "contrast_group": turn.contrast_group or None,
+        "source": turn.source,
+        "split": split,
+    }
+
+
+def _counts(
+    answers: Sequence[str | None], annotations: Sequence[Annotation | None]
+) -> dict[str, Any]:
+    read = [annotation for annotation in annotations if annotation is not None]
+    labels = [annotation.safety_label for annotation in read]
+    missing = sum(answer is None for answer in answers)
+    return {
+        "turns": len(answers),
+        "missing_answers": missing,
+        "parse_failures": len(answers) - missing - len(read),
+        "labels": {label: labels.count(label) for label in SAFETY_LABELS},
+        "not_casual_without_rot": sum(a.safety_label != CASUAL and not a.rots for a in read),
+        "rots": sum(len(a.rots) for a in read),
+    }
+
+
+def agreement(
+    turns: Sequence[Turn], annotations: Sequence[Annotation | None]
+) -> dict[str, dict[str, float]]:
+    """How the annotations agree with the task's own labels and rules of thumb, where it has any.
+
+    Returns:
+        ``against_own``: share 0..1 of equal labels (of five, and casual or not) over the turns
+        with a label, where no label counts as wrong; ParlAI's BLEU-4 and F1 of the first rule of
+        thumb against those of the turn (the best of them), over the turns with one, where none
+        counts 0. Empty for a task with neither.
+    """
+    from parlai.core.metrics import BleuMetric, F1Metric
+
+    labelled = [(t, a) for t, a in zip(turns, annotations, strict=True) if t.safety_label]
+    with_rots = [(t, a) for t, a in zip(turns, annotations, strict=True) if t.rots]
+    found: dict[str, float] = {}
+    if labelled:
+        found["labelled_turns"] = len(labelled)
+        found["label_accuracy"] = sum(
+            a is not None and a.safety_label == t.safety_label for t, a in labelled
+        ) / len(labelled)
+        found["casual_accuracy"] = sum(
+            a is not None and (a.safety_label == CASUAL) == (t.safety_label == CASUAL)
+            for t, a in labelled
+        ) / len(labelled)
+    if with_rots:
+        guesses = [a.rots[0] if a and a.rots else "" for _, a in with_rots]
+        scores = [
+            (BleuMetric.compute(guess, list(t.rots), 4), F1Metric.compute(guess, list(t.rots)))
+            for guess, (t, _) in zip(guesses, with_rots, strict=True)
+        ]
+        found["turns_with_rots"] = len(with_rots)
+        found["rots_written"] = sum(map(bool, guesses))
+        found["rot_bleu4"] = sum(float(b.value()) if b else 0.0 for b, _ in scores) / len(scores)
+        found["rot_f1"] = sum(float(f.value()) for _, f in scores) / len(scores)
+    return {"against_own": found} if found else {}

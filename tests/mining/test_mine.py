@@ -1,0 +1,297 @@
+"""What is kept, dropped, counted and weighed; and a killed run that ends as one that was not."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from parlai_prosocial.cli.main import cli
+from parlai_prosocial.data import own
+from parlai_prosocial.data.reader import checked_rows
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.scoring import SampledReply
+from parlai_prosocial.mining import mine as module
+from parlai_prosocial.mining.judgement import Judgement
+from parlai_prosocial.mining.mine import Contexts, Miners, MiningPlan, mine
+from parlai_prosocial.mining.preachy import PreachyRules
+from parlai_prosocial.mining.turns import Turn
+
+PLAN = MiningPlan(
+    samples=4,
+    synthetic=0,
+    max_tokens=8,
+    temperature=1.0,
+    top_p=0.9,
+    threshold=0.5,
+    casual=False,
+    judge_casual=False,
+    limit=None,
+    seed=0,
+)
+
+
+def turn(text, label="Fine.", safety_label=None, **more):
+    empty = {"rots": (), "contrast_group": "", "source": "task"}
+    return Turn(tuple(text.split("\n")), (label,), safety_label=safety_label, **{**empty, **more})
+
+
+class Sayer:
+    """An engine with a list of replies for each context; None is a failed call."""
+
+    name = "sayer"
+
+    def __init__(self, **replies):
+        self.replies, self.asked = replies, []
+
+    def sample(self, contexts, n, max_tokens, seed, temperature=1.0, top_p=1.0):
+        self.asked += contexts
+        found = [
+            [t if t is None else SampledReply(t, True) for t in self.replies[c]] for c in contexts
+        ]
+        assert all(len(replies) == n for replies in found)
+        return found
+
+
+class ByFirstWord:
+    """A judge that reads its probability off the reply: ``0.7 ...``; ``?`` is missing."""
+
+    name = "words@1"
+
+    def __init__(self):
+        self.judged = []
+
+    def judge(self, contexts, replies):
+        self.judged += zip(contexts, replies, strict=True)
+        firsts = [reply.split()[0] for reply in replies]
+        return [
+            None if x == "?" else Judgement(float(x), "bad" if float(x) > 0.5 else "ok")
+            for x in firsts
+        ]
+
+
+def run(turns, engine, out, plan=PLAN, synthetic=None, judge=None):
+    judge = judge or ByFirstWord()
+    contexts = Contexts(turns, plan)
+    miners = Miners(engine, synthetic, judge, PreachyRules())
+    summary = mine(contexts, miners, plan, "train", out, {"any": 1})
+    return [json.loads(line) for line in out.read_text().splitlines()], summary
+
+
+def test_unsafe_replies_become_negatives(tmp_path):
+    engine = Sayer(
+        c=["0.9 yes", "0.1 no", "0.6 well", "? who knows"], d=[None, "", "0.9 Fine!", "0.1 no"]
+    )
+    turns = [turn("c", contrast_group="g", rots=("Be kind.",)), turn("d", label="0.9 fine")]
+    rows, summary = run(turns, engine, tmp_path / "out.jsonl")
+    assert rows == [
+        {
+            "context": ["c"],
+            "response": "Fine.",
+            "rots": ["Be kind."],
+            "safety_label": None,
+            "negatives": ["0.9 yes", "0.6 well"],
+            "negative_weights": pytest.approx([1.5**0.5, 1.5**-0.5], abs=1e-5),
+            "negative_sources": ["sampled", "sampled"],
+            "negative_judges": ["words@1", "words@1"],
+            "contrast_group": "g",
+            "source": "task",
+            "split": "train",
+        }
+    ]
+    assert summary["sources"]["sampled"] == {
+        "replies": 8,
+        "missing reply": 1,
+        "empty reply": 1,
+        "missing judgement": 1,
+        "fitting": 2,
+        "unsafe": 3,
+        "equal to a fitting reply": 1,
+        "kept, unsafe": 2,
+        "yield": 0.25,
+    }
+    assert (summary["rows"], summary["contexts"], summary["casual_contexts"]) == (1, 2, 0)
+    assert summary["mining_judges"] == ["words@1"]
+    assert summary["labels"] == {"unsafe": {"bad": 3, "ok": 2}}
+    assert not (tmp_path / "out.jsonl.journal").exists()
+
+
+def test_casual_contexts_get_preachy_replies_and_synthetic_ones(tmp_path):
+    engine = Sayer(
+        c=["0.9 yes", "As an AI, I sail.", "As an AI I sail", "AS AN AI, I SAIL!"], d=["0.9 no"] * 4
+    )
+    moraliser = Sayer(c=["As an AI, I sail.", "It is wrong to sail."])
+    judge = ByFirstWord()
+    turns = [turn("c", safety_label="__casual__"), turn("d")]
+    plan = replace(PLAN, synthetic=2)
+    rows, summary = run(turns, engine, tmp_path / "out.jsonl", plan, moraliser, judge)
+    assert rows[0]["negatives"] == ["As an AI, I sail.", "As an AI I sail", "It is wrong to sail."]
+    assert rows[0]["negative_sources"] == ["sampled", "sampled", "synthetic"]
+    assert {name.split("@")[0] for name in rows[0]["negative_judges"]} == {"preachy-rules"}
+    assert rows[1]["negative_judges"] == ["words@1"]
+    assert {context for context, _ in judge.judged} == {"d"}
+    assert moraliser.asked == ["c"]
+    assert summary["sources"]["synthetic"] == {
+        "replies": 2,
+        "preachy": 2,
+        "repeated": 1,
+        "kept, preachy": 1,
+        "yield": 0.5,
+    }
+    assert summary["sources"]["sampled"]["repeated"] == 4  # three of d, one of c
+
+
+def test_casual_contexts_can_be_judged_for_safety_too(tmp_path):
+    engine = Sayer(c=["0.9 yes", "As an AI, I sail.", "0.8 It's wrong to sail.", "? hm"])
+    judge = ByFirstWord()
+    judge.judge = lambda contexts, replies: [
+        Judgement(float(r.split()[0]), "x") if r[0].isdigit() else None for r in replies
+    ]
+    plan = replace(PLAN, judge_casual=True, casual=True)
+    rows, summary = run([turn("c")], engine, tmp_path / "out.jsonl", plan, judge=judge)
+    names = [name.split("@")[0] for name in rows[0]["negative_judges"]]
+    assert names == ["words", "preachy-rules", "words"]  # preachy though unjudged; both is unsafe
+    assert summary["sources"]["sampled"]["missing judgement"] == 1
+    # Each kind has weights of mean log 0 by itself.
+    assert rows[0]["negative_weights"][1] == 1.0
+
+
+def test_turns_of_one_context_are_sampled_once(tmp_path):
+    engine = Sayer(c=["0.9 yes", "0.9 one", "0.9 two", "0.2 no"])
+    turns = [turn("c", label="0.9 one"), turn("C!", label="0.9 two")]
+    rows, _ = run(turns, engine, tmp_path / "out.jsonl")
+    assert engine.asked == ["c"]
+    assert [row["response"] for row in rows] == ["0.9 one", "0.9 two"]
+    assert [row["negatives"] for row in rows] == [
+        ["0.9 yes"]
+    ] * 2  # fitting for one, unfit for none
+
+
+def test_the_limit_spreads_over_the_task(tmp_path):
+    turns = [turn(name) for name in "abcdefgh"]
+    engine = Sayer(**{name: ["0.9 yes"] * 4 for name in "abcdefgh"})
+    rows, _ = run(turns, engine, tmp_path / "out.jsonl", replace(PLAN, limit=3))
+    assert [row["context"] for row in rows] == [["a"], ["c"], ["f"]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--judge is missing: some contexts are not casual"),
+        (["--threshold", "0"], "--threshold 0.0: give a probability above 0"),
+        (["--top-p", "1.5"], "--top-p 1.5: give a probability"),
+        (["--samples", "0"], "--samples 0: must be at least 1"),
+        (["--limit", "0"], "--limit 0: must be at least 1"),
+        (["--synthetic-cap", "-1"], "--synthetic-cap -1: must not be negative"),
+        (["--sampling-temperature", "0"], "--sampling-temperature: must be above 0"),
+        (["--judge", "oracle"], "--judge oracle: use classifier:MODEL_FILE"),
+        (["--model", "no/such/folder"], "no/such/folder: no such folder"),
+    ],
+)
+def test_mistakes(flags, message, tiny_backbones, tmp_path):
+    arguments = ["mine", "--model", str(tiny_backbones["llama"]), "--task", "prosocial"]
+    arguments += ["--set", "prosocial-sample=true", "--synthetic-cap", "0"]
+    arguments += ["--out", str(tmp_path / "out.jsonl"), *flags]
+    if "no/such/folder" in flags:
+        arguments += ["--judge", "words"]
+    with pytest.raises(UserError, match=message):
+        CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_the_file_is_own_data(tmp_path):
+    names = [f"c{i}" for i in range(40)]
+    engine = Sayer(**{n: [f"0.{5 + i % 5} {k}" for k in range(4)] for i, n in enumerate(names)})
+    out = tmp_path / "out.jsonl"
+    run([turn(name) for name in names], engine, out)
+    rows = [row for _, row in checked_rows(str(out), own.SCHEMA)]
+    assert own.mining_judges(rows) == {"words@1"}
+    [*examples] = own.contrastive_examples(own.load_rows(str(out), str(tmp_path), "train"))
+    assert len(examples) == 40
+    written = [json.loads(line)["negative_weights"] for line in out.read_text().splitlines()]
+    for example, weights in zip(examples, written, strict=True):
+        assert example.negative_weights == pytest.approx(weights, abs=1e-4)
+
+
+def test_a_run_that_stops_asks_for_no_chunk_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 2)
+    names = [f"c{i}" for i in range(9)]
+    turns = [turn(name) for name in names]
+    replies = {name: [f"0.9 {name} {k}" for k in range(4)] for name in names}
+    whole, _ = run(turns, Sayer(**replies), tmp_path / "whole.jsonl")
+
+    class Stops(Sayer):
+        def sample(self, *arguments, **more):
+            if len(self.asked) >= 4:
+                raise KeyboardInterrupt
+            return super().sample(*arguments, **more)
+
+    first, second = Stops(**replies), Sayer(**replies)
+    with pytest.raises(KeyboardInterrupt):
+        run(turns, first, tmp_path / "out.jsonl")
+    rows, summary = run(turns, second, tmp_path / "out.jsonl")
+    assert sorted(first.asked + second.asked) == names
+    assert rows == whole
+    # Finished: nothing is done again.
+    third = Sayer()
+    assert run(turns, third, tmp_path / "out.jsonl")[1] == summary
+    assert third.asked == []
+
+
+@pytest.fixture
+def arguments(tiny_backbones, tmp_path):
+    (tmp_path / "OffensiveLanguage").mkdir()
+    words = tmp_path / "OffensiveLanguage" / "OffensiveLanguage.txt"
+    words.write_text("a\ni\nthe\nis\nyou\ne\n")  # what a random model may well say
+    return [
+        *["mine", "--model", str(tiny_backbones["llama"]), "--task", "prosocial"],
+        *["--set", "prosocial-sample=true"],
+        *["--judge", "words", "--judge-casual", "--limit", "80", "--samples", "2"],
+        *["--synthetic-model", str(tiny_backbones["llama"]), "--max-tokens", "16", "--seed", "5"],
+        *["--sampling-temperature", "0.6", "--datapath", str(tmp_path)],
+    ]
+
+
+def in_this_process(arguments):
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_killed_command_started_again_gives_the_same_file(arguments, tmp_path):
+    once, twice = tmp_path / "once.jsonl", tmp_path / "twice.jsonl"
+    assert f"{once}: " in in_this_process([*arguments, "--out", str(once)])
+
+    code = "from parlai_prosocial.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *arguments, "--out", str(twice)]
+    journal = tmp_path / "twice.jsonl.journal"
+    deadline = time.monotonic() + 300
+    with open(tmp_path / "log", "w") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
+            assert time.monotonic() < deadline
+            assert running.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.002)
+    finally:
+        running.kill()
+        running.wait()
+    assert not twice.exists()
+    assert journal.read_bytes().count(b"\n") in (2, 3)  # settings, and not all of 3 chunks
+    assert "mining: " in (tmp_path / "log").read_text()  # the progress bar
+
+    in_this_process([*arguments, "--out", str(twice)])
+    assert twice.read_bytes() == once.read_bytes()
+    assert once.read_text().count("\n") > 10
+    summaries = [
+        json.loads((tmp_path / f"{name}.summary.json").read_text()) for name in ("once", "twice")
+    ]
+    for summary in summaries:
+        assert summary["sources"]["sampled"]["replies"] == 160
+        assert summary["sources"]["synthetic"]["replies"] == summary["casual_contexts"] > 10
+        for measured in ("seconds", "replies_per_second"):
+            assert summary.pop(measured) > 0
+    assert summaries[0] == summaries[1]

@@ -1,0 +1,100 @@
+"""Turns of any ParlAI task, with their histories; chunks that never change."""
+
+import json
+
+import pytest
+
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.mining.turns import Turn, chunked, task_turns
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    def write(*rows):
+        path = tmp_path / "own.jsonl"
+        path.write_text("".join(json.dumps({"split": "train"} | row) + "\n" for row in rows))
+        return [f"prosocial_data={path}"]
+
+    return write
+
+
+def test_histories_of_a_task_in_episodes(tmp_path):
+    turns = task_turns("self_dialogue", "valid", str(tmp_path))
+    first = turns[0]
+    assert len(first.context) == len(first.labels) == 1
+    assert turns[1].context == (*first.context, first.labels[0], turns[1].context[-1])
+    openings = [i for i, turn in enumerate(turns) if len(turn.context) == 1]
+    assert len(openings) > 100
+    assert all(turn.safety_label == "__casual__" for turn in turns)
+    assert first.contrast_group.startswith("self_dialogue:")
+    assert first.source == "self_dialogue"
+
+
+def test_order_is_the_same_again_and_train_is_read_once(own_data, tmp_path):
+    settings = own_data(*({"context": f"c{i}", "response": f"r{i}"} for i in range(20)))
+    turns = task_turns("prosocial:Own", "train", str(tmp_path), settings)
+    assert [turn.context for turn in turns] == [(f"c{i}",) for i in range(20)]
+
+
+def test_fields_and_rules_of_thumb(own_data, tmp_path):
+    row = {
+        "context": ["your persona: I sail.", "I took it."],
+        "response": "Give it back.",
+        "rots": ["Don't steal."],
+        "safety_label": "__needs_caution__",
+        "contrast_group": "g",
+    }
+    settings = [*own_data(row), "rot-in-context=1"]
+    [turn] = task_turns("prosocial:Own", "train", str(tmp_path), settings)
+    assert turn == Turn(
+        context=("your persona: I sail.", "I took it."),
+        labels=("Give it back.",),
+        rots=("Don't steal.",),
+        safety_label="__needs_caution__",
+        contrast_group="own:g",
+        source="own",
+    )
+    assert turn.text == "your persona: I sail.\nI took it."
+
+
+def test_several_tasks(own_data, tmp_path):
+    settings = own_data({"context": "c", "response": "r"})
+    turns = task_turns("prosocial:Own,prosocial", "train", str(tmp_path), settings)
+    assert [turn.text for turn in turns] == ["c", "c"]
+
+
+def test_a_task_of_parlais_own(tmp_path):
+    file = tmp_path / "chat.jsonl"
+    dialog = [
+        [{"id": "a", "text": t}, {"id": "b", "text": r}] for t, r in [("Hi", "Yo"), ("So", "No")]
+    ]
+    file.write_text(json.dumps({"dialog": dialog}) + "\n")
+    settings = [f"jsonfile_datapath={file}", "jsonfile-datatype-extension=false"]
+    turns = task_turns("jsonfile", "train", str(tmp_path), settings)
+    assert [(turn.context, turn.labels) for turn in turns] == [
+        (("Hi",), ("Yo",)),
+        (("Hi", "Yo", "So"), ("No",)),
+    ]
+    assert turns[0].source == "jsonfile"
+    assert turns[0].safety_label is None
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("no_such_task", [], "--task no_such_task: ParlAI finds no such task"),
+        ("self_dialogue", ["x"], "--set x: write it as key=value"),
+    ],
+)
+def test_mistakes(task, settings, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        task_turns(task, "train", str(tmp_path), settings)
+
+
+def test_chunks_hold_every_text_once():
+    texts = ["x" * n for n in (3, 9, 1, 9, 4, 7, 2)]
+    chunks = chunked(texts, 3)
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(7))
+    lengths = [len(texts[i]) for chunk in chunks for i in chunk]
+    assert lengths == sorted(lengths, reverse=True)
+    assert [len(chunk) for chunk in chunks] == [3, 3, 1]
