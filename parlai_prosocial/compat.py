@@ -19,6 +19,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 
 from parlai_prosocial.errors import UserError
@@ -48,6 +49,7 @@ def apply() -> None:
     mend_array_vectors()
     mend_rouge()
     mend_gpt2_cache()
+    mend_offensive_classifier()
     if not torch.cuda.is_available():
         mend_cpu_workers()
 
@@ -146,6 +148,32 @@ CPU_SCRIPTS = {
     "parlai.scripts.multiprocessing_train": "multiprocess_train",
     "parlai.scripts.multiprocessing_eval": "multiprocess_eval",
 }
+
+
+def mend_offensive_classifier() -> None:
+    """``OffensiveLanguageClassifier(custom_model_file=...)`` opens every file in one way.
+
+    It says ``transformer/classifier`` whatever the file's own options name, so that no classifier
+    of another agent can be used where ParlAI takes one. Needed in all versions.
+    """
+    _when_imported("parlai.utils.safety", _open_by_its_own_agent)
+
+
+def _open_by_its_own_agent(safety: ModuleType) -> None:
+    original = safety.OffensiveLanguageClassifier._create_safety_model
+
+    @functools.wraps(original)
+    def create(self, custom_model_file):
+        from parlai.core.agents import create_agent_from_model_file
+        from parlai.core.opt import Opt
+
+        options = Path(f"{custom_model_file}.opt")
+        if options.is_file() and Opt.load(str(options)).get("model") == "prosocial/classifier":
+            overrides = {"print_scores": True, "datatype": "valid"}
+            return create_agent_from_model_file(custom_model_file, overrides)
+        return original(self, custom_model_file)
+
+    safety.OffensiveLanguageClassifier._create_safety_model = create
 
 
 def mend_cpu_workers() -> None:

@@ -6,12 +6,10 @@ reads ``transformer/classifier`` reads this agent too. The model and its checkpo
 """
 
 import copy
-import functools
 from pathlib import Path
 from typing import Any
 
 import torch
-from parlai.core.agents import create_agent_from_model_file
 from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric
 from parlai.core.opt import Opt
@@ -21,7 +19,6 @@ from parlai.core.torch_agent import Batch, Output
 from parlai.core.torch_classifier_agent import TorchClassifierAgent
 from parlai.utils import logging
 from parlai.utils.distributed import is_distributed
-from parlai.utils.safety import OffensiveLanguageClassifier
 
 from parlai_prosocial import compat
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
@@ -287,25 +284,3 @@ def _check(opt: Opt, checkpoint: ClassifierCheckpoint | None) -> None:
         raise UserError("--update-classifier-head-only: use --lora-rank to train fewer weights")
     if is_distributed():
         raise UserError("-m prosocial/classifier trains in one process: use parlai train_model")
-
-
-def _open_by_its_own_agent() -> None:
-    """Let ParlAI's OffensiveLanguageClassifier open a checkpoint of ours.
-
-    It takes any ``custom_model_file``, but opens it as a ``transformer/classifier`` whatever the
-    file's own options say.
-    """
-    original = OffensiveLanguageClassifier._create_safety_model
-
-    @functools.wraps(original)
-    def create(self, custom_model_file):
-        options = Path(f"{custom_model_file}.opt")
-        if options.is_file() and Opt.load(str(options)).get("model") == "prosocial/classifier":
-            overrides = {"print_scores": True, "datatype": "valid"}
-            return create_agent_from_model_file(custom_model_file, overrides)
-        return original(self, custom_model_file)
-
-    OffensiveLanguageClassifier._create_safety_model = create
-
-
-_open_by_its_own_agent()

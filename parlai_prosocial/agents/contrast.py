@@ -7,6 +7,7 @@ from random import Random
 
 import torch
 
+from parlai_prosocial.agents import distributed
 from parlai_prosocial.data.example import W_MIN
 from parlai_prosocial.losses.candidates import has_negatives
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
@@ -48,20 +49,32 @@ class Example:
         return self.text == other.text or same_group or not self.rots.isdisjoint(other.rots)
 
 
-def false_negatives(examples: Sequence[Example]) -> torch.Tensor:
-    """(B, B) bool: True where j's response must not be a negative of example i."""
-    return torch.tensor([[a.is_false_negative(b) for b in examples] for a in examples])
+def in_batch_mask(examples: Sequence[Example], joint: Sequence[Example]) -> torch.Tensor:
+    """(B, M) bool: True where ``joint[m]``'s response is a negative of ``examples[i]``.
+
+    Its own response is none, nor is a false negative.
+    """
+    return torch.tensor([[not a.is_false_negative(b) for b in joint] for a in examples])
 
 
-def add_in_batch_negatives(examples: Sequence[Example], count: int, rng: Random) -> list[Example]:
-    """Give each example up to ``count`` responses of other examples as explicit negatives.
+def add_in_batch_negatives(
+    examples: Sequence[Example], joint: Sequence[Example], count: int, rngs: Sequence[Random]
+) -> list[Example]:
+    """Give each example up to ``count`` responses of the joint batch as explicit negatives.
 
     False negatives are left out; the weight is the smallest one there is, because nobody judged
     these replies.
+
+    Args:
+        examples: of this process.
+        joint: of all processes.
+        count: most responses to add to an example.
+        rngs: one generator an example, so that how a batch is spread over processes changes
+            nothing.
     """
     extended = []
-    for example in examples:
-        others = [other for other in examples if not example.is_false_negative(other)]
+    for example, rng in zip(examples, rngs, strict=True):
+        others = [other for other in joint if not example.is_false_negative(other)]
         drawn = rng.sample(others, min(count, len(others)))
         extended.append(
             replace(
@@ -107,6 +120,7 @@ def contrast_loss(
     score: str,
     scores: CandidateScores,
     examples: Sequence[Example],
+    joint: Sequence[Example] | None,
     head: ContrastHead | None,
 ) -> ContrastOutput:
     """The contrastive loss of each example.
@@ -117,6 +131,8 @@ def contrast_loss(
         scores: of the packed examples; each one's first candidate is its response, the others
             its negatives.
         examples: B examples, as they were packed.
+        joint: M examples of all processes, in the order of their ranks, whose responses are the
+            in-batch negatives under cosine; None for those of this process alone.
         head: the projections, needed for a cosine.
     """
     counts = [1 + len(example.negatives) for example in examples]
@@ -142,16 +158,19 @@ def contrast_loss(
         own = (contexts[scores.candidate_examples] * responses).sum(-1)  # (C,)
         own = padded_by_example(own, counts)  # (B, 1 + K)
         firsts = torch.tensor(counts, device=device).cumsum(0) - torch.tensor(counts, device=device)
-        in_batch = contexts @ responses[firsts].T  # (B, B)
-        left_out = false_negatives(examples).to(device)
-        contrasted = has_negatives(mask, in_batch, left_out)
+        fitting = responses[firsts]  # (B, dim)
+        if joint is not None:
+            fitting = distributed.gather_rows(fitting)  # (M, dim)
+        in_batch = contexts @ fitting.T  # (B, M)
+        others = in_batch_mask(examples, joint or examples).to(device)
+        contrasted = has_negatives(mask, others)
         total = total + loss(
             own[:, 0],
             own[:, 1:],
             mask,
             log_weights,
             in_batch_scores=in_batch,
-            false_negatives=left_out,
+            in_batch_mask=others,
             in_batch_log_weight=log(W_MIN),
         )
     return ContrastOutput(total, mean_log_probs, mask, contrasted)

@@ -94,6 +94,19 @@ def add_arguments(parser: ParlaiParser) -> None:
         default=1.0,
         help="Temperature of topk and nucleus decoding.",
     )
+    group.add_argument(
+        "--rerank",
+        type=int,
+        default=0,
+        help="Sample so many replies and answer with the best by contrast head and likelihood. "
+        "Needs a model trained with a cosine score, and topk or nucleus decoding. 0: off.",
+    )
+    group.add_argument(
+        "--rerank-alpha",
+        type=float,
+        default=0.5,
+        help="Weight of the contrast head in --rerank, from 0 to 1; the rest is mean log p.",
+    )
     parser.set_defaults(
         optimizer="adamw",
         learningrate=2e-4,
@@ -120,6 +133,11 @@ def check(opt: Opt) -> None:
         )
     if opt["margin"] is not None and not opt["margin"] >= 0:
         raise UserError(f"--margin {opt['margin']}: must not be negative")
+    if opt["rerank"] and opt["inference"] not in ("topk", "nucleus"):
+        raise UserError(
+            f"--inference {opt['inference']}: gives --rerank nothing to choose from; "
+            "use nucleus or topk"
+        )
     for name in ("contrast_weight", "negatives", "in_batch_negatives", "lora_rank"):
         if not opt[name] >= 0:
             flag = "--" + name.replace("_", "-")

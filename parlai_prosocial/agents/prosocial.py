@@ -23,7 +23,7 @@ from parlai.core.torch_generator_agent import PPLMetric, TorchGeneratorAgent
 from parlai.utils import logging
 
 from parlai_prosocial import compat
-from parlai_prosocial.agents import options
+from parlai_prosocial.agents import distributed, options
 from parlai_prosocial.agents.contrast import (
     ContrastiveLoss,
     Example,
@@ -39,6 +39,7 @@ from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
 from parlai_prosocial.models.backbone import Backbone, find_backbone
 from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
 from parlai_prosocial.models.precision import bf16_is_faster
+from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
 
 compat.apply()
@@ -90,6 +91,8 @@ class ProsocialAgent(TorchGeneratorAgent):
         self.drift: list[float] = []
         self.pending: list[Any] = []
         super().__init__(opt, shared)
+        if shared is None:
+            check_rerank(self.backbone, opt["rerank"], opt["rerank_alpha"])
 
     def share(self) -> dict[str, Any]:
         shared = super().share()
@@ -271,14 +274,20 @@ class ProsocialAgent(TorchGeneratorAgent):
     def compute_loss(self, batch: Batch, return_output: bool = False) -> Any:
         """Mean token loss of the responses + contrast weight x mean contrast of the examples.
 
-        The contrast is a mean over the examples that have a negative.
+        The contrast is a mean over the examples that have a negative. Under distributed training
+        both are means over the joint batch, and its responses are in-batch negatives.
         """
         started = time.perf_counter()
         examples: list[Example] = batch.examples
-        if not self.opt["contrast_weight"] and self.is_training:
+        joint = None
+        if self.is_training and not self.opt["contrast_weight"]:
             examples = [replace(e, negatives=[], log_weights=[]) for e in examples]
-        elif self.is_training and self.opt["in_batch_negatives"]:
-            examples = add_in_batch_negatives(examples, self.opt["in_batch_negatives"], self.rng)
+        elif self.is_training:
+            joint, first = distributed.gather_lists(examples)
+            step = self._number_training_updates
+            rngs = [Random(f"{step} {first + i}") for i in range(len(examples))]
+            count = self.opt["in_batch_negatives"]
+            examples = add_in_batch_negatives(examples, joint, count, rngs)
         packed = self.backbone.pack(
             [e.context for e in examples], [[e.response, *e.negatives] for e in examples]
         )
@@ -290,6 +299,7 @@ class ProsocialAgent(TorchGeneratorAgent):
             self.opt["contrast_score"],
             scores,
             examples,
+            joint,
             self.backbone.contrast_head,
         )
         contrast, mask = contrasted.loss, contrasted.mask
@@ -299,9 +309,10 @@ class ProsocialAgent(TorchGeneratorAgent):
         token_counts = scores.token_counts()[firsts]  # (B,)
         nll = -mean_log_probs[:, 0] * token_counts  # (B,)
         correct = scores.sum_per_candidate(scores.token_correct.float())[firsts]
-        loss = nll.sum() / token_counts.sum()
+        mean = distributed.mean_of_all if self.is_training else distributed.own_mean
+        loss = mean(nll.sum(), token_counts.sum())
         if self.opt["contrast_weight"]:
-            mean_contrast = contrast.sum() / has_negatives.sum().clamp(min=1)
+            mean_contrast = mean(contrast.sum(), has_negatives.sum())
             loss = loss + self.opt["contrast_weight"] * mean_contrast
 
         negative_log_probs = mean_log_probs[:, 1:].detach()
@@ -424,9 +435,15 @@ class ProsocialAgent(TorchGeneratorAgent):
     ) -> tuple[list[tuple[torch.Tensor, None, None]], list]:
         if prefix_tokens is not None:
             raise UserError("prefix tokens are not supported by -m prosocial")
-        generated = self.backbone.generate(batch.contexts, max_ts, **self._decoding(beam_size))
-        replies = [torch.tensor(self.backbone.reply_ids(row)) for row in generated]
-        return [(reply, None, None) for reply in replies], []
+        replies = generate_replies(
+            self.backbone,
+            batch.contexts,
+            max_ts,
+            rerank=self.opt["rerank"],
+            alpha=self.opt["rerank_alpha"],
+            **self._decoding(beam_size),
+        )
+        return [(torch.tensor(reply), None, None) for reply in replies], []
 
     def _v2t(self, vec: torch.Tensor) -> str:
         return self.backbone.prompt.decode(self.backbone.reply_ids(vec))

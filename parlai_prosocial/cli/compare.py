@@ -81,7 +81,11 @@ def compare(
         own = [*settings, f"seed={fold}", f"diasafety-fold={fold}"]
         arms = _train_arms(folder, fold_out, base, own, plan, f"seed {fold}")
         saved = fold_out / "results.json"
-        measured = {"measured_on": measured_on, "results": {}, "demo_replies": {}}
+        measured: dict[str, Any] = {
+            "measured_on": measured_on,
+            "results": {},
+            "demo_replies": {},
+        }
         if saved.exists():
             measured = json.loads(saved.read_text())
             if measured["measured_on"] != measured_on:

@@ -13,25 +13,8 @@ def bounded(scores: torch.Tensor) -> torch.Tensor:
     return scores.to(dtype).clamp(-SCORE_LIMIT, SCORE_LIMIT)
 
 
-def in_batch_mask(
-    in_batch_scores: torch.Tensor, false_negatives: torch.Tensor | None = None
-) -> torch.Tensor:
-    """(B, B) bool: which replies of the batch are negatives of which context.
-
-    All but the diagonal and the false negatives.
-
-    >>> in_batch_mask(torch.zeros(2, 2), torch.tensor([[False, False], [True, False]]))
-    tensor([[False,  True],
-            [False, False]])
-    """
-    own = torch.eye(len(in_batch_scores), dtype=torch.bool, device=in_batch_scores.device)
-    return ~own if false_negatives is None else ~(own | false_negatives)
-
-
 def has_negatives(
-    negative_mask: torch.Tensor,
-    in_batch_scores: torch.Tensor | None = None,
-    false_negatives: torch.Tensor | None = None,
+    negative_mask: torch.Tensor, in_batch_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """(B,) bool: whether a loss has anything to contrast; takes what the losses take.
 
@@ -39,9 +22,7 @@ def has_negatives(
     tensor([ True, False])
     """
     explicit = negative_mask.any(dim=1)
-    if in_batch_scores is None:
-        return explicit
-    return explicit | in_batch_mask(in_batch_scores, false_negatives).any(dim=1)
+    return explicit if in_batch_mask is None else explicit | in_batch_mask.any(dim=1)
 
 
 def join_negatives(
@@ -49,7 +30,7 @@ def join_negatives(
     negative_mask: torch.Tensor,
     negative_log_weights: torch.Tensor | None,
     in_batch_scores: torch.Tensor | None,
-    false_negatives: torch.Tensor | None,
+    in_batch_mask: torch.Tensor | None,
     in_batch_log_weight: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """All negatives of each example side by side, the explicit ones first.
@@ -57,19 +38,19 @@ def join_negatives(
     Takes what the losses take (the table in :class:`~.n_pair.NPairLoss`).
 
     Returns:
-        ``(scores, mask, log_weights)``, each (B, K) or, with in-batch scores, (B, K + B). Scores
+        ``(scores, mask, log_weights)``, each (B, K) or, with in-batch scores, (B, K + M). Scores
         are :func:`bounded`; log weights have their dtype and are 0 where none are given.
     """
     scores = bounded(negative_scores)
     log_weights = torch.zeros_like(scores)
     if negative_log_weights is not None:
         log_weights = negative_log_weights.to(scores.dtype)
-    if in_batch_scores is None:
+    if in_batch_scores is None or in_batch_mask is None:
         return scores, negative_mask, log_weights
     others = bounded(in_batch_scores)
     return (
         torch.cat([scores, others], dim=1),
-        torch.cat([negative_mask, in_batch_mask(in_batch_scores, false_negatives)], dim=1),
+        torch.cat([negative_mask, in_batch_mask], dim=1),
         torch.cat([log_weights, torch.full_like(others, in_batch_log_weight)], dim=1),
     )
 
@@ -82,12 +63,14 @@ def check_shapes(positive_scores: torch.Tensor, **others: torch.Tensor | None) -
     """
     if positive_scores.dim() != 1:
         raise ValueError(f"positive_scores must be (B,), not {tuple(positive_scores.shape)}")
-    batch = len(positive_scores)
-    negatives = others["negative_scores"]
-    assert negatives is not None
+    widths = {"negative": others["negative_scores"], "in_batch": others["in_batch_scores"]}
+    if (others["in_batch_scores"] is None) != (others["in_batch_mask"] is None):
+        raise ValueError("in_batch_scores and in_batch_mask must be given together")
     for name, tensor in others.items():
         if tensor is None:
             continue
-        width = negatives.shape[-1] if name.startswith("negative") else batch
-        if tensor.shape != (batch, width):
-            raise ValueError(f"{name} must be ({batch}, {width}), not {tuple(tensor.shape)}")
+        first = widths["negative" if name.startswith("negative") else "in_batch"]
+        assert first is not None
+        expected = (len(positive_scores), first.shape[-1])
+        if tensor.shape != expected:
+            raise ValueError(f"{name} must be {expected}, not {tuple(tensor.shape)}")

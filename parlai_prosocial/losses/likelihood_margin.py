@@ -65,7 +65,7 @@ class LikelihoodMarginLoss(nn.Module):
         negative_mask: torch.Tensor,
         negative_log_weights: torch.Tensor | None = None,
         in_batch_scores: torch.Tensor | None = None,
-        false_negatives: torch.Tensor | None = None,
+        in_batch_mask: torch.Tensor | None = None,
         in_batch_log_weight: float = 0.0,
     ) -> torch.Tensor:
         """-> (B,) loss of each example; the class docstring says what goes in."""
@@ -75,16 +75,16 @@ class LikelihoodMarginLoss(nn.Module):
             negative_mask=negative_mask,
             negative_log_weights=negative_log_weights,
             in_batch_scores=in_batch_scores,
-            false_negatives=false_negatives,
+            in_batch_mask=in_batch_mask,
         )
         negatives, mask, log_weights = join_negatives(
             negative_scores,
             negative_mask,
             negative_log_weights,
             in_batch_scores,
-            false_negatives,
+            in_batch_mask,
             in_batch_log_weight,
-        )  # (B, N), N = K or K + B
+        )  # (B, N), N = K or K + M
         # Padding may hold anything, NaN too, and 0 * NaN is NaN: it is replaced, not multiplied.
         positive = bounded(positive_scores)[:, None]  # (B, 1)
         hinges = relu(self.margin + negatives - positive).masked_fill(~mask, 0.0)

@@ -43,10 +43,11 @@ class NPairLoss(nn.Module):
         +----------------------+--------+-------+------------------------------------------------+
         | negative_log_weights | (B, K) | float | log w, mean 0 over the corpus; None: w = 1     |
         +----------------------+--------+-------+------------------------------------------------+
-        | in_batch_scores      | (B, B) | float | [i, j] = s(c_i, y+_j); the diagonal is the     |
-        |                      |        |       | positives' own and is left out; None: unused   |
+        | in_batch_scores      | (B, M) | float | s(c_i, y+_m) of the M responses of the joint   |
+        |                      |        |       | batch (of all processes); None: unused         |
         +----------------------+--------+-------+------------------------------------------------+
-        | false_negatives      | (B, B) | bool  | True at [i, j]: y+_j also fits c_i, leave out  |
+        | in_batch_mask        | (B, M) | bool  | True where response m is a negative of context |
+        |                      |        |       | i: not its own, nor one that fits it as well   |
         +----------------------+--------+-------+------------------------------------------------+
         | in_batch_log_weight  | scalar | float | log w of every in-batch negative               |
         +----------------------+--------+-------+------------------------------------------------+
@@ -91,7 +92,7 @@ class NPairLoss(nn.Module):
         negative_mask: torch.Tensor,
         negative_log_weights: torch.Tensor | None = None,
         in_batch_scores: torch.Tensor | None = None,
-        false_negatives: torch.Tensor | None = None,
+        in_batch_mask: torch.Tensor | None = None,
         in_batch_log_weight: float = 0.0,
     ) -> torch.Tensor:
         """-> (B,) loss of each example; the class docstring says what goes in."""
@@ -101,16 +102,16 @@ class NPairLoss(nn.Module):
             negative_mask=negative_mask,
             negative_log_weights=negative_log_weights,
             in_batch_scores=in_batch_scores,
-            false_negatives=false_negatives,
+            in_batch_mask=in_batch_mask,
         )
         negatives, mask, log_weights = join_negatives(
             negative_scores,
             negative_mask,
             negative_log_weights,
             in_batch_scores,
-            false_negatives,
+            in_batch_mask,
             in_batch_log_weight,
-        )  # (B, N), N = K or K + B
+        )  # (B, N), N = K or K + M
         positive = bounded(positive_scores)[:, None]  # (B, 1)
         margins = (negatives - positive) / self.temperature + log_weights
         # -inf is "no such negative": it adds exp(-inf) = 0 to the sum and has a zero gradient,

@@ -60,19 +60,19 @@ def save_checkpoint(
     else:
         backbone.model.save_pretrained(aside)
     backbone.prompt.tokenizer.save_pretrained(aside)
-    _make_readable_in_both_versions(aside)
+    make_readable_in_both_versions(aside)
     if backbone.contrast_head is not None:
         head = {k: v.detach().cpu() for k, v in backbone.contrast_head.state_dict().items()}
         save_file(head, aside / HEAD_FILE)
-    _write_json(aside / INFO_FILE, info)
-    torch.save(_plain(training), aside / TRAINING_FILE)
+    write_json(aside / INFO_FILE, info)
+    torch.save(plain_state(training), aside / TRAINING_FILE)
     for weights in aside.glob("*.safetensors"):  # written for their owner alone
         shutil.copymode(aside / INFO_FILE, weights)
     aside.rename(folder)
 
     content = {"format": FORMAT, "weights": folder.name, "number": number}
     part = manifest.with_name(manifest.name + ".part")
-    _write_json(part, content)
+    write_json(part, content)
     os.replace(part, manifest)
     for old in manifest.parent.glob(f"{manifest.name}.hf-*"):
         if old != folder:
@@ -142,7 +142,7 @@ def _read_manifest(manifest: Path) -> dict[str, Any]:
     return content
 
 
-def _make_readable_in_both_versions(folder: Path) -> None:
+def make_readable_in_both_versions(folder: Path) -> None:
     """Make what transformers 5 has written readable in 4.x too, which takes silent defaults.
 
     4.x looks for the rope's base beside, not in ``rope_parameters``, knows no
@@ -156,7 +156,7 @@ def _make_readable_in_both_versions(folder: Path) -> None:
         if "rope_theta" in rope:
             config["rope_theta"] = rope.pop("rope_theta")
             config["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
-            _write_json(config_file, config)
+            write_json(config_file, config)
 
     config_file = folder / "tokenizer_config.json"
     config = json.loads(config_file.read_text("utf-8"))
@@ -168,20 +168,20 @@ def _make_readable_in_both_versions(folder: Path) -> None:
     if template.exists():
         config["chat_template"] = template.read_text("utf-8")
         template.unlink()
-    _write_json(config_file, config)
+    write_json(config_file, config)
 
 
-def _plain(value: Any) -> Any:
+def plain_state(value: Any) -> Any:
     """Containers with numpy's numbers as Python's: the restricted unpickler refuses the former.
 
     ParlAI's ``invsqrt`` schedule has them.
     """
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_state(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
+        return type(value)(plain_state(item) for item in value)
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")

@@ -31,9 +31,9 @@ from parlai_prosocial.models.backbone import pad_token_id, weights_sha256
 from parlai_prosocial.models.checkpoint import (
     INFO_FILE,
     TRAINING_FILE,
-    _make_readable_in_both_versions,
-    _plain,
-    _write_json,
+    make_readable_in_both_versions,
+    plain_state,
+    write_json,
 )
 from parlai_prosocial.models.classifier_input import Encoded, PairInput, PromptInput
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
@@ -198,7 +198,7 @@ class SafetyClassifier(nn.Module):
         aside.mkdir()
         self.encoder.save_pretrained(aside)
         self.tokenizer.save_pretrained(aside)
-        _make_readable_in_both_versions(aside)
+        make_readable_in_both_versions(aside)
         head = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
         save_file(head, aside / HEAD_FILE)
         info: dict[str, Any] = {
@@ -209,8 +209,8 @@ class SafetyClassifier(nn.Module):
         if self.adapted:
             info["base_folder"] = str(self.folder.resolve())
             info["base_sha256"] = weights_sha256(self.folder)
-        _write_json(aside / INFO_FILE, info)
-        torch.save(_plain(training), aside / TRAINING_FILE)
+        write_json(aside / INFO_FILE, info)
+        torch.save(plain_state(training), aside / TRAINING_FILE)
         for weights in aside.glob("*.safetensors"):  # written for their owner alone
             shutil.copymode(aside / INFO_FILE, weights)
         aside.rename(folder)
@@ -328,7 +328,7 @@ def _read_manifest(manifest: Path) -> dict[str, Any]:
 
 def _replace_manifest(manifest: Path, content: dict[str, Any]) -> None:
     part = manifest.with_name(manifest.name + ".part")
-    _write_json(part, {"format": FORMAT} | content)
+    write_json(part, {"format": FORMAT} | content)
     os.replace(part, manifest)
 
 

@@ -5,6 +5,8 @@ import os
 import subprocess
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +96,60 @@ def test_mistakes_are_one_line(parlai, flags, message):
     assert message in line
 
 
-def test_two_processes_train_on_a_cpu(parlai, tiny_backbones):
-    parlai(
-        *["multiprocessing_train", "-m", "prosocial", *SAMPLE, "-mf", "two/model", *TINY],
-        *["--backbone", tiny_backbones["llama"], "--lora-rank", "0", "--max-train-steps", "2"],
-        *["--validation-max-exs", "2", "--skip-generation", "true"],
-        *["--distributed-world-size", "2"],
-    )
-    manifest = json.loads((parlai.folder / "two" / "model").read_text())
-    assert (parlai.folder / "two" / manifest["weights"] / "model.safetensors").exists()
+JOINT_TASK = """
+from parlai.core.teachers import DialogTeacher
+from parlai.utils.distributed import get_rank, num_workers
+
+ROWS = [
+    ("Hi!", "Hello, how are you?", ["Go away."], "a"),
+    ("I feel tired.", "Rest.", [], "b"),
+    ("Why?", "You could drink some water, and walk.", ["No.", "I like to steal."], "a"),
+    ("What now?", "Walk in the park.", ["Who asks?"], "d"),
+]
+
+
+class DefaultTeacher(DialogTeacher):
+    def __init__(self, opt, shared=None):
+        super().__init__({**opt, "datafile": "joint"}, shared)
+
+    def setup_data(self, datafile):
+        share = len(ROWS) // num_workers()
+        for text, label, negatives, group in ROWS[get_rank() * share :][:share]:
+            yield {
+                "text": text,
+                "labels": [label],
+                "negatives": negatives,
+                "contrast_group": group,
+            }, True
+"""
+
+
+def test_two_processes_train_as_one_with_the_joint_batch(parlai, tiny_backbones, monkeypatch):
+    package = parlai.folder / "joint"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "task.py").write_text(JOINT_TASK)
+    monkeypatch.setenv("PYTHONPATH", str(parlai.folder))
+
+    def train(name, script, batchsize, *flags):
+        parlai(
+            *[script, "-m", "prosocial", "-t", "joint.task", "-mf", f"{name}/model", *flags],
+            *["--backbone", tiny_backbones["llama"], "--lora-rank", "0", "--precision", "fp32"],
+            *["--contrast-score", "likelihood+cosine", "--in-batch-negatives", "1"],
+            # Plain SGD: Adam's first step is the gradient's sign, also where it is rounding noise.
+            *["--optimizer", "sgd", "--learningrate", "0.5", "--lr-scheduler", "none"],
+            *["--datatype", "train:ordered", "--batchsize", str(batchsize)],
+            *["--max-train-steps", "1", "--skip-generation", "true"],
+        )
+        manifest = json.loads((parlai.folder / name / "model").read_text())
+        folder = parlai.folder / name / manifest["weights"]
+        return load_file(folder / "model.safetensors") | load_file(
+            folder / "contrast_head.safetensors"
+        )
+
+    joint = train("one", "train_model", 4)
+    spread = train("two", "multiprocessing_train", 2, "--distributed-world-size", "2")
+    before = load_file(tiny_backbones["llama"] / "model.safetensors")
+    assert max((joint[name] - before[name]).abs().max() for name in before) > 1e-2
+    for name, tensor in joint.items():
+        torch.testing.assert_close(spread[name], tensor, rtol=1e-5, atol=1e-6)

@@ -11,7 +11,7 @@ from parlai_prosocial.agents.contrast import (
     Example,
     add_in_batch_negatives,
     contrast_loss,
-    false_negatives,
+    in_batch_mask,
     padded_by_example,
 )
 from parlai_prosocial.data.example import W_MIN
@@ -43,13 +43,15 @@ def test_what_may_fit_as_well_is_a_false_negative():
         [0, 0, 0, 1, 1, 0],
         [0, 0, 0, 0, 0, 1],
     ]
-    assert false_negatives(examples).int().tolist() == expected
+    assert (~in_batch_mask(examples, examples)).int().tolist() == expected
+    # The joint batch of two processes, seen by the second.
+    assert torch.equal(in_batch_mask(examples[4:], examples), in_batch_mask(examples, examples)[4:])
 
 
 def test_in_batch_negatives_leave_false_ones_out_and_take_the_smallest_weight():
     hard = example("walk", group="a", negatives=[[9]], log_weights=[0.3])
     examples = [hard, example("rest", group="a"), example("sing"), example("swim")]
-    extended = add_in_batch_negatives(examples, 5, Random(0))
+    extended = add_in_batch_negatives(examples, examples, 5, [Random(0)] * 4)
     first, second = extended[:2]
     assert first.negatives[0] == [9]
     assert sorted(first.negatives[1:]) == sorted([examples[2].response, examples[3].response])
@@ -60,13 +62,18 @@ def test_in_batch_negatives_leave_false_ones_out_and_take_the_smallest_weight():
 
 def test_in_batch_sampling_is_seeded_and_limited():
     examples = [example(f"reply {i}") for i in range(9)]
-    drawn = [
-        [e.negatives for e in add_in_batch_negatives(examples, 2, Random(seed))]
-        for seed in (1, 1, 2)
-    ]
+
+    def draw(seed, start=0, stop=9, count=2):
+        own = examples[start:stop]
+        rngs = [Random(f"{seed} {start + i}") for i in range(len(own))]
+        return [e.negatives for e in add_in_batch_negatives(own, examples, count, rngs)]
+
+    drawn = [draw(seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert all(len(negatives) == 2 for negatives in drawn[0])
-    assert all(e.response not in e.negatives for e in add_in_batch_negatives(examples, 8, Random()))
+    assert all(len(negatives) == 8 for negatives in draw(0, count=9))  # never its own
+    # Spread over two processes, every example draws as before.
+    assert draw(1, 0, 4) + draw(1, 4, 9) == drawn[0]
 
 
 def test_padded_by_example():
@@ -101,7 +108,7 @@ def likelihood_by_hand(tau):
 
 
 def test_likelihood_by_hand():
-    output = contrast_loss(NPairLoss(0.5), "likelihood", scores(), EXAMPLES, None)
+    output = contrast_loss(NPairLoss(0.5), "likelihood", scores(), EXAMPLES, None, None)
     mean_log_probs, mask = output.mean_log_probs, output.mask
     torch.testing.assert_close(output.loss, likelihood_by_hand(0.5))
     assert output.has_negatives.tolist() == [True, False, True]
@@ -116,7 +123,7 @@ def test_likelihood_margin_takes_sums_over_tokens():
         token_correct=torch.zeros(12, dtype=torch.bool),
         token_candidates=torch.arange(6).repeat_interleave(2),
     )
-    output = contrast_loss(LikelihoodMarginLoss(1.0), "likelihood", doubled, EXAMPLES, None)
+    output = contrast_loss(LikelihoodMarginLoss(1.0), "likelihood", doubled, EXAMPLES, None, None)
     # log p of the first example: -2 against -6 (weight e^0.5) and -1 (weight e^-0.2).
     first = 2.0 * exp(-0.2) / 2
     torch.testing.assert_close(output.loss, torch.tensor([first, 0.0, 1.0]))
@@ -144,7 +151,7 @@ def test_cosine_by_hand(score):
     expected = torch.stack(expected)
     if score == "likelihood+cosine":
         expected = expected + likelihood_by_hand(0.5)
-    output = contrast_loss(NPairLoss(0.5), score, given, EXAMPLES, head)
+    output = contrast_loss(NPairLoss(0.5), score, given, EXAMPLES, None, head)
     torch.testing.assert_close(output.loss, expected)
     assert output.has_negatives.all()
 
@@ -156,7 +163,7 @@ def test_no_negative_at_all():
         token_candidates=torch.tensor([0]),
         candidate_examples=torch.tensor([0]),
     )
-    output = contrast_loss(NPairLoss(), "likelihood", given, examples, None)
+    output = contrast_loss(NPairLoss(), "likelihood", given, examples, None, None)
     assert output.loss.tolist() == [0.0]
     assert output.mean_log_probs.shape == (1, 1)
     assert output.mask.shape == (1, 0)

@@ -284,6 +284,17 @@ def test_mistakes_are_named(make_agent, opt, message):
     assert "\n" not in str(error.value)
 
 
+def test_reranked_replies(make_agent, talk):
+    settings = {"contrast_score": "cosine", "inference": "nucleus", "topp": 0.9}
+    agent = make_agent(**settings, rerank=3, rerank_alpha=1.0, datatype="valid")
+    replies = talk.act(agent, [{"text": m["text"]} for m in MESSAGES])
+    assert len(replies) == len(MESSAGES) and all("text" in reply for reply in replies)
+    with pytest.raises(UserError, match="--rerank 3: this model has no contrast head"):
+        make_agent(inference="nucleus", rerank=3)
+    with pytest.raises(UserError, match="--inference greedy: gives --rerank nothing"):
+        make_agent(contrast_score="cosine", inference="greedy", rerank=3)
+
+
 def test_drift_of_the_fitting_replies_is_told_once(make_agent, monkeypatch):
     from parlai.utils import logging
 

@@ -18,5 +18,5 @@ def batch():
         "negative_mask": torch.arange(5)[None] < counts[:, None],
         "negative_log_weights": normal(6, 5),
         "in_batch_scores": in_batch,
-        "false_negatives": normal(6, 6) > 0.5,
+        "in_batch_mask": (normal(6, 6) < 0.5) & ~torch.eye(6, dtype=torch.bool),
     }

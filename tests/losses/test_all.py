@@ -26,7 +26,7 @@ def test_order_of_negatives_does_not_matter(loss, batch):
 def test_order_of_the_batch_does_not_matter(loss, batch):
     order = torch.tensor([3, 0, 5, 4, 1, 2])
     shuffled = {name: tensor[order] for name, tensor in batch.items()}
-    for name in ("in_batch_scores", "false_negatives"):
+    for name in ("in_batch_scores", "in_batch_mask"):
         shuffled[name] = shuffled[name][:, order]
     torch.testing.assert_close(loss(**shuffled), loss(**batch)[order])
 
@@ -73,25 +73,18 @@ def test_no_negative_at_all_is_exactly_zero(loss, width, filler):
 
 
 @each_loss
-def test_all_in_batch_negatives_false_is_exactly_zero(loss):
+def test_no_in_batch_negative_is_exactly_zero(loss):
     positive = torch.tensor([-1.0, -2.0], requires_grad=True)
     losses = loss(
         positive,
         torch.zeros(2, 0),
         torch.zeros(2, 0, dtype=torch.bool),
         in_batch_scores=torch.randn(2, 2),
-        false_negatives=torch.tensor([[False, True], [True, False]]),
+        in_batch_mask=torch.zeros(2, 2, dtype=torch.bool),
     )
     losses.sum().backward()
     assert losses.tolist() == [0.0, 0.0]
     assert positive.grad.tolist() == [0.0, 0.0]
-
-
-@each_loss
-def test_batch_of_one_has_no_in_batch_negative(loss):
-    nothing = torch.zeros(1, 0)
-    losses = loss(torch.ones(1), nothing, nothing.bool(), in_batch_scores=torch.ones(1, 1))
-    assert losses.tolist() == [0.0]
 
 
 EXTREMES = [0.0, 1e4, -1e4, 3e38, -3e38, torch.inf, -torch.inf]
@@ -109,7 +102,8 @@ def test_extreme_scores_stay_finite(loss, dtype):
     negative = values.repeat(len(values))[:, None].requires_grad_()
     in_batch = negative.detach().expand(-1, len(positive)).clone().requires_grad_()
     mask = torch.ones_like(negative, dtype=torch.bool)
-    losses = loss(positive, negative, mask, in_batch_scores=in_batch)
+    others = ~torch.eye(len(positive), dtype=torch.bool)
+    losses = loss(positive, negative, mask, in_batch_scores=in_batch, in_batch_mask=others)
     losses.sum().backward()
     assert losses.dtype == torch.float32
     for tensor in (losses, positive.grad, negative.grad, in_batch.grad):
@@ -129,8 +123,9 @@ def test_nan_scores_are_not_hidden(loss):
         ("positive_scores", (6, 1)),
         ("negative_mask", (6, 4)),
         ("negative_log_weights", (1, 5)),
-        ("in_batch_scores", (6, 5)),
-        ("false_negatives", (6,)),
+        ("in_batch_mask", (6, 5)),
+        ("in_batch_mask", (6,)),
+        ("in_batch_scores", (5, 6)),
     ],
 )
 def test_shapes_that_would_broadcast_are_refused(loss, batch, name, shape):
@@ -140,16 +135,20 @@ def test_shapes_that_would_broadcast_are_refused(loss, batch, name, shape):
 
 
 @each_loss
+def test_in_batch_scores_need_their_mask(loss, batch):
+    with pytest.raises(ValueError, match="together"):
+        loss(**(batch | {"in_batch_mask": None}))
+
+
+@each_loss
 @pytest.mark.parametrize("in_batch", [False, True])
 def test_has_negatives_agrees_with_the_loss(loss, batch, in_batch):
     if in_batch:
-        batch["false_negatives"][:3] = True
+        batch["in_batch_mask"][:3] = False
         given = {k: v for k, v in batch.items() if k != "positive_scores"}
     else:
         given = {k: v for k, v in batch.items() if k in ("negative_scores", "negative_mask")}
     losses = loss(batch["positive_scores"], **given)
-    found = has_negatives(
-        given["negative_mask"], given.get("in_batch_scores"), given.get("false_negatives")
-    )
+    found = has_negatives(given["negative_mask"], given.get("in_batch_mask"))
     assert found.tolist() == (losses > 0).tolist()
     assert not found.all() and found.any()

@@ -8,7 +8,7 @@ import torch
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 
 
-def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, false_negatives, weight):
+def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, in_batch_mask, weight):
     """DESIGN.md section 2, term by term, in Python floats."""
     losses = []
     for i in range(len(positive)):
@@ -18,8 +18,8 @@ def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, false_n
                 w = 1.0 if log_weights is None else math.exp(log_weights[i, j])
                 terms.append(w * max(0.0, margin + float(negatives[i, j]) - float(positive[i])))
         if in_batch is not None:
-            for j in range(len(positive)):
-                if j != i and not (false_negatives is not None and bool(false_negatives[i, j])):
+            for j in range(in_batch.shape[1]):
+                if in_batch_mask[i, j]:
                     gap = float(in_batch[i, j]) - float(positive[i])
                     terms.append(math.exp(weight) * max(0.0, margin + gap))
         losses.append(sum(terms) / len(terms) if terms else 0.0)
@@ -28,14 +28,15 @@ def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, false_n
 
 @pytest.mark.parametrize("margin", [0.0, 0.5, 10.0])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("in_batch", ["none", "all", "without false negatives"])
+@pytest.mark.parametrize("in_batch", ["none", "square", "joint"])
 def test_equals_the_naive_double_loop(batch, margin, weighted, in_batch):
     if not weighted:
         batch["negative_log_weights"] = None
-    if in_batch != "without false negatives":
-        batch["false_negatives"] = None
     if in_batch == "none":
-        batch["in_batch_scores"] = None
+        batch["in_batch_scores"] = batch["in_batch_mask"] = None
+    elif in_batch == "joint":  # responses of another process beside the own ones
+        for name in ("in_batch_scores", "in_batch_mask"):
+            batch[name] = torch.cat([batch[name], batch[name].roll(1, 0)], dim=1)
     loss = LikelihoodMarginLoss(margin)(**batch, in_batch_log_weight=-0.7)
     expected = naive_loss(
         batch["positive_scores"],
@@ -44,7 +45,7 @@ def test_equals_the_naive_double_loop(batch, margin, weighted, in_batch):
         margin,
         batch["negative_log_weights"],
         batch["in_batch_scores"],
-        batch["false_negatives"],
+        batch["in_batch_mask"],
         -0.7,
     )
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
@@ -58,7 +59,7 @@ def test_gradcheck(batch):
             batch["negative_mask"],
             batch["negative_log_weights"],
             in_batch,
-            batch["false_negatives"],
+            batch["in_batch_mask"],
             -1.0,
         )
 

@@ -15,7 +15,7 @@ def naive_loss(
     temperature,
     log_weights=None,
     in_batch=None,
-    false_negatives=None,
+    in_batch_mask=None,
     in_batch_log_weight=0.0,
 ):
     """The formula of DESIGN.md section 2, term by term, in Python floats."""
@@ -28,9 +28,8 @@ def naive_loss(
                 gap = float(negatives[i, j]) - float(positive[i])
                 total += weight * math.exp(gap / temperature)
         if in_batch is not None:
-            for j in range(len(positive)):
-                left_out = false_negatives is not None and bool(false_negatives[i, j])
-                if j != i and not left_out:
+            for j in range(in_batch.shape[1]):
+                if in_batch_mask[i, j]:
                     gap = float(in_batch[i, j]) - float(positive[i])
                     total += math.exp(in_batch_log_weight) * math.exp(gap / temperature)
         losses.append(math.log(total))
@@ -39,14 +38,15 @@ def naive_loss(
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 3.0])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("in_batch", ["none", "all", "without false negatives"])
+@pytest.mark.parametrize("in_batch", ["none", "square", "joint"])
 def test_equals_the_naive_double_loop(batch, temperature, weighted, in_batch):
     if not weighted:
         batch["negative_log_weights"] = None
-    if in_batch != "without false negatives":
-        batch["false_negatives"] = None
     if in_batch == "none":
-        batch["in_batch_scores"] = None
+        batch["in_batch_scores"] = batch["in_batch_mask"] = None
+    elif in_batch == "joint":  # responses of another process beside the own ones
+        for name in ("in_batch_scores", "in_batch_mask"):
+            batch[name] = torch.cat([batch[name], batch[name].roll(1, 0)], dim=1)
     loss = NPairLoss(temperature)(**batch, in_batch_log_weight=-0.7)
     expected = naive_loss(
         batch["positive_scores"],
@@ -55,7 +55,7 @@ def test_equals_the_naive_double_loop(batch, temperature, weighted, in_batch):
         temperature,
         batch["negative_log_weights"],
         batch["in_batch_scores"],
-        batch["false_negatives"],
+        batch["in_batch_mask"],
         in_batch_log_weight=-0.7,
     )
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
@@ -66,7 +66,7 @@ def test_gradcheck(batch):
 
     def loss(positive, negative, in_batch):
         return NPairLoss(0.5)(
-            positive, negative, mask, log_weights, in_batch, batch["false_negatives"], -1.0
+            positive, negative, mask, log_weights, in_batch, batch["in_batch_mask"], -1.0
         )
 
     inputs = [

@@ -8,7 +8,7 @@ import torch
 from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
 
 
-def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, false_negatives, weight):
+def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, in_batch_mask, weight):
     """DESIGN.md section 2, pair by pair, in Python floats."""
     losses = []
     for i in range(len(positive)):
@@ -18,8 +18,8 @@ def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, false_n
                 badness = 0.0 if log_weights is None else float(log_weights[i, j])
                 candidates.append((badness, float(negatives[i, j])))
         if in_batch is not None:
-            for j in range(len(positive)):
-                if j != i and not (false_negatives is not None and bool(false_negatives[i, j])):
+            for j in range(in_batch.shape[1]):
+                if in_batch_mask[i, j]:
                     candidates.append((weight, float(in_batch[i, j])))
         distinct = sorted({badness for badness, _ in candidates})
         total = 0.0
@@ -34,16 +34,17 @@ def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, false_n
 
 @pytest.mark.parametrize("margin", [0.0, 0.01, 0.5])
 @pytest.mark.parametrize("weights", ["none", "distinct", "ties"])
-@pytest.mark.parametrize("in_batch", ["none", "all", "without false negatives"])
+@pytest.mark.parametrize("in_batch", ["none", "square", "joint"])
 def test_equals_the_naive_double_loop(batch, margin, weights, in_batch):
     if weights == "none":
         batch["negative_log_weights"] = None
     elif weights == "ties":
         batch["negative_log_weights"] = batch["negative_log_weights"].round()
-    if in_batch != "without false negatives":
-        batch["false_negatives"] = None
     if in_batch == "none":
-        batch["in_batch_scores"] = None
+        batch["in_batch_scores"] = batch["in_batch_mask"] = None
+    elif in_batch == "joint":  # responses of another process beside the own ones
+        for name in ("in_batch_scores", "in_batch_mask"):
+            batch[name] = torch.cat([batch[name], batch[name].roll(1, 0)], dim=1)
     loss = RankedMarginLoss(margin)(**batch, in_batch_log_weight=-1.0)
     expected = naive_loss(
         batch["positive_scores"],
@@ -52,7 +53,7 @@ def test_equals_the_naive_double_loop(batch, margin, weights, in_batch):
         margin,
         batch["negative_log_weights"],
         batch["in_batch_scores"],
-        batch["false_negatives"],
+        batch["in_batch_mask"],
         -1.0,
     )
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
@@ -66,7 +67,7 @@ def test_gradcheck(batch):
             batch["negative_mask"],
             batch["negative_log_weights"].round(),
             in_batch,
-            batch["false_negatives"],
+            batch["in_batch_mask"],
             -1.0,
         )
 
