@@ -51,17 +51,17 @@ def annotate(out: Path, **flags: Any) -> None:
     from parlai_prosocial.mining.annotate import annotate as run_annotation
     from parlai_prosocial.mining.engine import open_engine
     from parlai_prosocial.mining.journal import summary_path
-    from parlai_prosocial.mining.run import open_run, turns_sha256
-    from parlai_prosocial.mining.turns import spread
+    from parlai_prosocial.mining.run import computes_in_bf16, find_datapath, turns_sha256
+    from parlai_prosocial.mining.turns import spread, task_turns
 
-    turns, datapath, bf16 = open_run(
-        flags["task"], flags["datatype"], flags["settings"], flags["datapath"], out
-    )
+    datapath = find_datapath(flags["datapath"])
+    turns = task_turns(flags["task"], flags["datatype"], datapath, flags["settings"])
     turns = [turns[i] for i in spread(len(turns), flags["limit"])]
     wants_examples = flags["few_shot"]
     if wants_examples is None:
         wants_examples = not Path(flags["rot_model"]).is_file()
     few_shot = read_few_shot() if wants_examples else None
+    bf16 = computes_in_bf16(out)
     engine = open_engine(
         flags["rot_model"],
         datapath,

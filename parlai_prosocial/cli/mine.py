@@ -75,11 +75,11 @@ def mine(out: Path, **flags: Any) -> None:
     from parlai_prosocial.mining.mine import Contexts, Miners, MiningPlan
     from parlai_prosocial.mining.mine import mine as run_mining
     from parlai_prosocial.mining.preachy import PreachyRules
-    from parlai_prosocial.mining.run import open_run
+    from parlai_prosocial.mining.run import computes_in_bf16, find_datapath
+    from parlai_prosocial.mining.turns import task_turns
 
-    turns, datapath, bf16 = open_run(
-        flags["task"], flags["datatype"], flags["settings"], flags["datapath"], out
-    )
+    datapath = find_datapath(flags["datapath"])
+    turns = task_turns(flags["task"], flags["datatype"], datapath, flags["settings"])
     plan = MiningPlan(
         samples=flags["samples"],
         synthetic=flags["synthetic_cap"],
@@ -98,6 +98,7 @@ def mine(out: Path, **flags: Any) -> None:
             "--judge is missing: some contexts are not casual (where the task says nothing but "
             "all of it is, give --casual)"
         )
+    bf16 = computes_in_bf16(out)
     prompt = bundled("moralising_prompt.txt").read_text(encoding="utf-8").strip()
     miners = Miners(
         engine=open_engine(flags["model"], datapath, bf16, concurrency=flags["concurrency"]),

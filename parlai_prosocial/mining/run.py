@@ -7,31 +7,28 @@ from pathlib import Path
 import torch
 
 from parlai_prosocial.mining.journal import begun_with
-from parlai_prosocial.mining.turns import Turn, task_turns
+from parlai_prosocial.mining.turns import Turn
 from parlai_prosocial.models.precision import bf16_is_faster
 
 
-def open_run(
-    task: str, split: str, settings: Sequence[str], datapath: str | None, out: Path
-) -> tuple[list[Turn], str, bool]:
-    """The task's turns, ParlAI's data path, and whether to compute in bf16.
-
-    A run that goes on computes as it began: which precision is faster is measured, and a busy
-    machine may measure otherwise.
-
-    Args:
-        task, split, settings: see :func:`~.turns.task_turns`.
-        datapath: None for ParlAI's own.
-        out: the run's output.
-    """
+def find_datapath(given: str | None) -> str:
+    """The given data path, or ParlAI's own."""
     from parlai.core.params import ParlaiParser
 
     parser = ParlaiParser(add_parlai_args=True, add_model_args=False)
-    path = str(parser.parse_args(["--datapath", datapath] if datapath else [])["datapath"])
-    turns = task_turns(task, split, path, settings)
+    return str(parser.parse_args(["--datapath", given] if given else [])["datapath"])
+
+
+def computes_in_bf16(out: Path) -> bool:
+    """Whether a run that writes ``out`` computes in bfloat16.
+
+    A run that goes on computes as it began: which precision is faster is measured, and a busy
+    machine may measure otherwise.
+    """
     begun = begun_with(out, "precision")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return turns, path, begun == "bf16" if begun else bf16_is_faster(device)
+    if begun is not None:
+        return begun == "bf16"
+    return bf16_is_faster(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def turns_sha256(turns: Sequence[Turn]) -> str:

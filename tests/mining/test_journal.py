@@ -5,6 +5,7 @@ import json
 import pytest
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.mining import run
 from parlai_prosocial.mining.journal import (
     Journal,
     begun_with,
@@ -43,6 +44,16 @@ def test_a_kill_at_any_byte(tmp_path):
         for number, content in enumerate(["first", "sécond"]):
             again.add(number, content)
         assert Journal(out, SETTINGS).chunks == {0: "first", 1: "sécond"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_run_that_goes_on_computes_as_it_began(precision, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    for faster in (True, False):
+        monkeypatch.setattr(run, "bf16_is_faster", lambda device, faster=faster: faster)
+        assert run.computes_in_bf16(out) == faster
+    Journal(out, SETTINGS | {"precision": precision})
+    assert run.computes_in_bf16(out) == (precision == "bf16")
 
 
 def test_other_settings_are_named(tmp_path):

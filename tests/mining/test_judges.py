@@ -77,6 +77,19 @@ def text_classifier(tmp_path_factory, tiny_backbones):
     return folder
 
 
+def test_our_classifier_from_its_checkpoint(text_classifier, tmp_path):
+    from parlai_prosocial.models.classifier import SafetyClassifier
+
+    torch.manual_seed(0)
+    trained = SafetyClassifier(text_classifier, ["__notok__", "__ok__"])
+    trained.save(str(tmp_path / "model"), "tiny", {})
+    judge = open_judge(f"classifier:{tmp_path / 'model'}", str(tmp_path), bf16=False)
+    expected = trained.probabilities(CONTEXTS, REPLIES)[:, 0].tolist()
+    found = [judgement.p_unsafe for judgement in judge.judge(CONTEXTS, REPLIES)]
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert judge.name.startswith("classifier@")
+
+
 def test_a_hugging_face_classifier(text_classifier, tmp_path):
     judge = open_judge(f"hf:{text_classifier}", str(tmp_path), bf16=False)
     together = judge.judge(CONTEXTS, REPLIES)

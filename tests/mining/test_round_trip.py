@@ -8,9 +8,10 @@ from parlai_prosocial.cli.data import data
 from parlai_prosocial.cli.mine import mine
 
 
-def test_mine_train_evaluate(tiny_backbones, tmp_path):
+def test_mine_train_evaluate(tiny_backbones, tmp_path, monkeypatch):
     from parlai.core.script import superscript_main
 
+    monkeypatch.setattr("parlai_prosocial.mining.run.bf16_is_faster", lambda device: False)
     (tmp_path / "OffensiveLanguage").mkdir()
     (tmp_path / "OffensiveLanguage" / "OffensiveLanguage.txt").write_text("a\ni\nis\ne\no\ns\n")
     base, datapath = str(tiny_backbones["llama"]), str(tmp_path)
@@ -27,7 +28,18 @@ def test_mine_train_evaluate(tiny_backbones, tmp_path):
     train = ["train_model", "-m", "prosocial", "-t", "mic,prosocial:Own"]
     train += ["--prosocial-data", mined, "--evaltask", "mic", "--backbone", base]
     train += ["--prosocial-sample", "true"]
-    train += ["--lora-rank", "2", "--batchsize", "4", "--max-train-steps", "2", "-mf", model]
+    train += [
+        "--precision",
+        "fp32",
+        "--lora-rank",
+        "2",
+        "--batchsize",
+        "4",
+        "--max-train-steps",
+        "2",
+        "-mf",
+        model,
+    ]
     train += ["--skip-generation", "true", "--text-truncate", "64", "--label-truncate", "16"]
     superscript_main([*train, "--validation-max-exs", "4", "--datapath", datapath])
 
