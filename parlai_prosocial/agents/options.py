@@ -11,20 +11,9 @@ CONTRAST_LOSSES = ("n-pair", "ranked-margin", "likelihood-margin")
 CONTRAST_SCORES = ("likelihood", "cosine", "likelihood+cosine")
 
 
-def add_arguments(parser: ParlaiParser) -> None:
-    group = parser.add_argument_group("Prosocial")
-    group.add_argument(
-        "--backbone",
-        type=str,
-        default=DEFAULT_BACKBONE,
-        help="Hugging Face causal or encoder-decoder model: a folder, a hub name, or zoo:...",
-    )
-    group.add_argument(
-        "--lora-rank",
-        type=int,
-        default=16,
-        help="Rank of the LoRA adapter on all linear layers; 0 trains all weights.",
-    )
+def add_contrast_arguments(parser: ParlaiParser, temperature_flag: str) -> None:
+    """The flags that every :class:`~.contrastive.ContrastiveAgent` has."""
+    group = parser.add_argument_group("Contrast")
     group.add_argument(
         "--contrast-weight",
         type=float,
@@ -38,24 +27,17 @@ def add_arguments(parser: ParlaiParser) -> None:
         help="n-pair; ranked-margin (CoNT); likelihood-margin (Click, on summed log p).",
     )
     group.add_argument(
-        "--margin",
-        type=float,
-        default=None,
-        help="Margin of the other two losses; default 0.01 for ranked-margin, "
-        "10 nats for likelihood-margin.",
-    )
-    group.add_argument(
-        "--temperature",
+        temperature_flag,
         type=float,
         default=0.5,
         help="Temperature (tau) of the n-pair loss. For sampling: --sampling-temperature.",
     )
     group.add_argument(
-        "--contrast-score",
-        choices=CONTRAST_SCORES,
-        default="likelihood",
-        help="What is contrasted: mean log p(response | context), the cosine of projected "
-        "states, or both as two terms.",
+        "--margin",
+        type=float,
+        default=None,
+        help="Margin of the other two losses; default 0.01 for ranked-margin, "
+        "10 nats for likelihood-margin.",
     )
     group.add_argument(
         "--negatives",
@@ -75,6 +57,29 @@ def add_arguments(parser: ParlaiParser) -> None:
         type="bool",
         default=True,
         help="Weigh negatives by how bad people judged them (False: all alike).",
+    )
+
+
+def add_arguments(parser: ParlaiParser) -> None:
+    group = parser.add_argument_group("Prosocial")
+    group.add_argument(
+        "--backbone",
+        type=str,
+        default=DEFAULT_BACKBONE,
+        help="Hugging Face causal or encoder-decoder model: a folder, a hub name, or zoo:...",
+    )
+    group.add_argument(
+        "--lora-rank",
+        type=int,
+        default=16,
+        help="Rank of the LoRA adapter on all linear layers; 0 trains all weights.",
+    )
+    group.add_argument(
+        "--contrast-score",
+        choices=CONTRAST_SCORES,
+        default="likelihood",
+        help="What is contrasted: mean log p(response | context), the cosine of projected "
+        "states, or both as two terms.",
     )
     group.add_argument(
         "--system-prompt",
@@ -107,6 +112,7 @@ def add_arguments(parser: ParlaiParser) -> None:
         default=0.5,
         help="Weight of the contrast head in --rerank, from 0 to 1; the rest is mean log p.",
     )
+    add_contrast_arguments(parser, temperature_flag="--temperature")
     parser.set_defaults(
         optimizer="adamw",
         learningrate=2e-4,
@@ -118,27 +124,35 @@ def add_arguments(parser: ParlaiParser) -> None:
 
 
 def check(opt: Opt) -> None:
-    """Raise :class:`UserError` for a flag's value that makes no sense."""
-    if not opt["temperature"] > 0:
-        raise UserError(f"--temperature {opt['temperature']}: must be above 0, e.g. 0.5")
-    if not opt["sampling_temperature"] > 0:
-        raise UserError(
-            f"--sampling-temperature {opt['sampling_temperature']}: must be above 0; "
-            "for the most probable reply use --inference greedy"
-        )
+    """Raise :class:`UserError` for a flag's value of ``-m prosocial`` that makes no sense."""
+    check_contrast(opt, "temperature")
     if opt["contrast_loss"] == "likelihood-margin" and opt["contrast_score"] != "likelihood":
         raise UserError(
             f"--contrast-score {opt['contrast_score']}: likelihood-margin compares likelihoods "
             "only; use --contrast-score likelihood, or another --contrast-loss"
         )
-    if opt["margin"] is not None and not opt["margin"] >= 0:
-        raise UserError(f"--margin {opt['margin']}: must not be negative")
+    if not opt["sampling_temperature"] > 0:
+        raise UserError(
+            f"--sampling-temperature {opt['sampling_temperature']}: must be above 0; "
+            "for the most probable reply use --inference greedy"
+        )
     if opt["rerank"] and opt["inference"] not in ("topk", "nucleus"):
         raise UserError(
             f"--inference {opt['inference']}: gives --rerank nothing to choose from; "
             "use nucleus or topk"
         )
-    for name in ("contrast_weight", "negatives", "in_batch_negatives", "lora_rank"):
+    if not opt["lora_rank"] >= 0:
+        raise UserError(f"--lora-rank {opt['lora_rank']}: must not be negative; 0 switches it off")
+
+
+def check_contrast(opt: Opt, temperature: str) -> None:
+    """Raise :class:`UserError` for a value of the contrast's flags that makes no sense."""
+    if not opt[temperature] > 0:
+        flag = "--" + temperature.replace("_", "-")
+        raise UserError(f"{flag} {opt[temperature]}: must be above 0, e.g. 0.5")
+    if opt["margin"] is not None and not opt["margin"] >= 0:
+        raise UserError(f"--margin {opt['margin']}: must not be negative")
+    for name in ("contrast_weight", "negatives", "in_batch_negatives"):
         if not opt[name] >= 0:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} {opt[name]}: must not be negative; 0 switches it off")

@@ -1,43 +1,30 @@
 """``-m prosocial``: a Hugging Face language model trained by likelihood and contrast.
 
-The thin ParlAI glue: observations become token ids, a batch becomes one packed pass, and its
-scores become the loss and ParlAI's metrics. What is contrasted stands in ``contrast.py``, the
-flags in ``options.py``.
+The thin ParlAI glue between observations, the backbone's packed passes and its checkpoints. The
+loss and its metrics stand in ``contrastive.py``, the flags in ``options.py``.
 """
 
-import time
-from dataclasses import replace
+from collections.abc import Sequence
 from importlib import import_module
-from math import log
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
 from parlai.core.message import Message
-from parlai.core.metrics import AverageMetric, GlobalAverageMetric
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import Batch
-from parlai.core.torch_generator_agent import PPLMetric, TorchGeneratorAgent
 from parlai.utils import logging
 
 from parlai_prosocial import compat
-from parlai_prosocial.agents import distributed, options
-from parlai_prosocial.agents.contrast import (
-    ContrastiveLoss,
-    Example,
-    add_in_batch_negatives,
-    contrast_loss,
-)
+from parlai_prosocial.agents import options
+from parlai_prosocial.agents.contrast import ContrastiveLoss, Example
+from parlai_prosocial.agents.contrastive import ContrastiveAgent
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
-from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
-from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
-from parlai_prosocial.losses.n_pair import NPairLoss
-from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
 from parlai_prosocial.models.backbone import Backbone, find_backbone
 from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
+from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
@@ -45,17 +32,9 @@ from parlai_prosocial.models.scores import CandidateScores
 compat.apply()
 show_user_errors_as_one_line()
 
-DRIFT_STEPS = 20
-"""Steps whose mean log p of positives is the beginning that later ones are held against."""
 
-
-class ProsocialAgent(TorchGeneratorAgent):
-    """Generates like any TorchGeneratorAgent; trains on responses and their negatives.
-
-    Message fields beyond ParlAI's own, all optional: ``negatives``, ``negative_weights`` and
-    ``contrast_group`` (DESIGN.md section 3). Without them it trains by likelihood, plus in-batch
-    contrast where asked.
-    """
+class ProsocialAgent(ContrastiveAgent):
+    """A Hugging Face causal or encoder-decoder model as a :class:`ContrastiveAgent`."""
 
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
@@ -87,12 +66,17 @@ class ProsocialAgent(TorchGeneratorAgent):
             self.backbone = shared["backbone"]
             self.backbone_name = shared["backbone_name"]
             self.bf16 = shared["bf16"]
-        self.rng = Random(42)
-        self.drift: list[float] = []
-        self.pending: list[Any] = []
         super().__init__(opt, shared)
         if shared is None:
             check_rerank(self.backbone, opt["rerank"], opt["rerank_alpha"])
+
+    @property
+    def contrast_score(self) -> str:
+        return self.opt["contrast_score"]
+
+    @property
+    def contrast_head(self) -> ContrastHead | None:
+        return self.backbone.contrast_head
 
     def share(self) -> dict[str, Any]:
         shared = super().share()
@@ -147,11 +131,7 @@ class ProsocialAgent(TorchGeneratorAgent):
         return self.backbone
 
     def build_criterion(self) -> ContrastiveLoss:
-        name, margin = self.opt["contrast_loss"], self.opt["margin"]
-        if name == "n-pair":
-            return NPairLoss(temperature=self.opt["temperature"])
-        loss = RankedMarginLoss if name == "ranked-margin" else LikelihoodMarginLoss
-        return loss() if margin is None else loss(margin)
+        return self.build_contrastive_loss()
 
     def build_lr_scheduler(
         self, states: dict[str, Any] | None = None, hard_reset: bool = False
@@ -223,37 +203,6 @@ class ProsocialAgent(TorchGeneratorAgent):
             obs[kind + "_choice"] = label
         return obs
 
-    def vectorize(self, obs: Message, history: Any, **kwargs: Any) -> Message:
-        super().vectorize(obs, history, **kwargs)
-        label_kind = "labels" if "labels" in obs else "eval_labels"
-        if label_kind in obs and "text_vec" in obs and "contrast_example" not in obs:
-            obs["contrast_example"] = self._example(obs, label_kind)
-        return obs
-
-    def _example(self, obs: Message, label_kind: str) -> Example:
-        negatives = list(obs.get("negatives", []))
-        weights = list(obs.get("negative_weights", [1.0] * len(negatives)))
-        if len(weights) != len(negatives) or any(not w > 0 for w in weights):
-            raise UserError(
-                f"task {obs.get('id')}: negative_weights {weights} do not fit {len(negatives)} "
-                "negatives; give one weight above 0 for each"
-            )
-        chosen = list(range(len(negatives)))
-        if label_kind == "labels" and len(negatives) > self.opt["negatives"]:
-            chosen = sorted(self.rng.sample(chosen, self.opt["negatives"]))
-        return Example(
-            context=obs["text_vec"].tolist(),
-            response=obs[label_kind + "_vec"].tolist(),
-            text=normalise_text(obs[label_kind + "_choice"]),
-            group=obs.get("contrast_group", ""),
-            rots=frozenset(normalise_text(rot) for rot in obs.get("rots", [])),
-            negatives=[
-                self._vectorize_text(negatives[i], truncate=self.label_truncate).tolist()
-                for i in chosen
-            ],
-            log_weights=[log(weights[i]) * self.opt["social_weights"] for i in chosen],
-        )
-
     def is_valid(self, obs: Message) -> bool:
         """A message without text, as ParlAI's human sends at the end of input, has no reply."""
         return super().is_valid(obs) and "text_vec" in obs
@@ -261,137 +210,28 @@ class ProsocialAgent(TorchGeneratorAgent):
     def batchify(self, obs_batch: list[Message], sort: bool = False) -> Batch:
         batch = super().batchify(obs_batch, sort=sort)
         if batch.batchsize:
-            observations = [obs_batch[i] for i in batch.valid_indices]
-            batch["contexts"] = [obs["text_vec"].tolist() for obs in observations]
-            batch["examples"] = [obs.get("contrast_example") for obs in observations]
+            batch["contexts"] = [obs_batch[i]["text_vec"].tolist() for i in batch.valid_indices]
         return batch
 
-    # Loss and metrics
+    # Scores
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def compute_loss(self, batch: Batch, return_output: bool = False) -> Any:
-        """Mean token loss of the responses + contrast weight x mean contrast of the examples.
-
-        The contrast is a mean over the examples that have a negative. Under distributed training
-        both are means over the joint batch, and its responses are in-batch negatives.
-        """
-        started = time.perf_counter()
-        examples: list[Example] = batch.examples
-        joint = None
-        if self.is_training and not self.opt["contrast_weight"]:
-            examples = [replace(e, negatives=[], log_weights=[]) for e in examples]
-        elif self.is_training:
-            joint, first = distributed.gather_lists(examples)
-            step = self._number_training_updates
-            rngs = [Random(f"{step} {first + i}") for i in range(len(examples))]
-            count = self.opt["in_batch_negatives"]
-            examples = add_in_batch_negatives(examples, joint, count, rngs)
+    def score_examples(
+        self, examples: Sequence[Example]
+    ) -> tuple[CandidateScores, float, CandidateScores]:
         packed = self.backbone.pack(
             [e.context for e in examples], [[e.response, *e.negatives] for e in examples]
         )
         padding = packed.padding_share
         with self._autocast():
-            scores: CandidateScores = self.model(packed.to(self.backbone.device))
-        contrasted = contrast_loss(
-            self.criterion,
-            self.opt["contrast_score"],
-            scores,
-            examples,
-            joint,
-            self.backbone.contrast_head,
-        )
-        contrast, mask = contrasted.loss, contrasted.mask
-        mean_log_probs, has_negatives = contrasted.mean_log_probs, contrasted.has_negatives
-        firsts = torch.tensor([0, *(1 + len(e.negatives) for e in examples[:-1])]).cumsum(0)
-        firsts = firsts.to(mask.device)
-        token_counts = scores.token_counts()[firsts]  # (B,)
-        nll = -mean_log_probs[:, 0] * token_counts  # (B,)
-        correct = scores.sum_per_candidate(scores.token_correct.float())[firsts]
-        mean = distributed.mean_of_all if self.is_training else distributed.own_mean
-        loss = mean(nll.sum(), token_counts.sum())
-        if self.opt["contrast_weight"]:
-            mean_contrast = mean(contrast.sum(), has_negatives.sum())
-            loss = loss + self.opt["contrast_weight"] * mean_contrast
-
-        negative_log_probs = mean_log_probs[:, 1:].detach()
-        hardest = negative_log_probs.masked_fill(~mask, float("-inf"))
-        hardest = (
-            hardest.max(1).values if mask.size(1) else torch.full_like(contrast, float("-inf"))
-        )
-        positive = mean_log_probs[:, 0].detach()
-        # One transfer from the device for all metrics, after the backward pass was queued.
-        statistics = torch.stack(
-            [
-                nll.detach(),
-                token_counts,
-                correct,
-                contrast.detach(),
-                has_negatives.float(),
-                mask.any(1).float(),
-                (positive > hardest).float(),
-                torch.where(mask.any(1), positive - hardest, 0.0),
-                positive,
-                (negative_log_probs * mask).sum(1),
-                mask.sum(1).float(),
-            ]
-        )  # (statistics, B)
-        useful = sum(example.tokens for example in examples)
-        self.pending = [statistics, useful, padding, started]
-        return (loss, scores) if return_output else loss
-
-    def train_step(self, batch: Batch) -> None:
-        super().train_step(batch)
-        self._record_metrics()
-
-    def _record_metrics(self) -> None:
-        if not self.pending:
-            return
-        statistics, useful, padding, started = self.pending
-        self.pending = []
-        nll, tokens, correct, contrast, has_any, has_hard, right, margin, pos, neg, count = (
-            statistics.tolist()
-        )
-        for name, value, weight in (
-            ("loss", nll, tokens),
-            ("token_acc", correct, tokens),
-            ("contrast_loss", contrast, has_any),
-            ("contrast_acc", [r * h for r, h in zip(right, has_hard, strict=True)], has_hard),
-            ("margin", margin, has_hard),
-            ("logp_pos", pos, [1.0] * len(pos)),
-            ("logp_neg", neg, count),
-        ):
-            self.record_local_metric(name, AverageMetric.many(value, weight))
-        self.record_local_metric("ppl", PPLMetric.many(nll, tokens))
-        self.global_metrics.add("padding", GlobalAverageMetric(padding))
-        self.global_metrics.add("useful_tokens", GlobalAverageMetric(useful))
-        self.global_metrics.add(
-            "useful_tps", GlobalAverageMetric(useful, time.perf_counter() - started)
-        )
-        if self.is_training:
-            self._watch_drift(sum(pos) / len(pos))
-
-    def _watch_drift(self, positive_log_prob: float) -> None:
-        """Warn once where training pushes the fitting replies down with the others."""
-        self.drift.append(positive_log_prob)
-        if len(self.drift) < 2 * DRIFT_STEPS:
-            return
-        began = sum(self.drift[:DRIFT_STEPS]) / DRIFT_STEPS
-        now = sum(self.drift[-DRIFT_STEPS:]) / DRIFT_STEPS
-        del self.drift[DRIFT_STEPS:-DRIFT_STEPS]
-        if now < began and not self.opt.get("drift_warned"):
-            self.opt["drift_warned"] = True
-            logging.warning(
-                f"mean log p of the fitting replies fell from {began:.3f} to {now:.3f}: the "
-                "contrast pushes them down too; lower --contrast-weight or --learningrate"
-            )
+            scores = self.model(packed.to(self.backbone.device))
+        return scores, padding, scores
 
     def eval_step(self, batch: Batch) -> Any:
         with self._autocast():
-            output = super().eval_step(batch)
-        self._record_metrics()
-        return output
+            return super().eval_step(batch)
 
     def _construct_label_token_losses(
         self, labels: torch.Tensor, model_output: CandidateScores

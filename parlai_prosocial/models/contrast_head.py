@@ -22,9 +22,10 @@ class ContrastHead(nn.Module):
         self.response = nn.Linear(hidden, dim, bias=False)
 
     def forward(
-        self, context_states: torch.Tensor, response_states: torch.Tensor
+        self, context_states: torch.Tensor | None, response_states: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(E, hidden), (C, hidden) -> unit vectors (E, dim), (C, dim) in float32."""
+        assert context_states is not None and response_states is not None
         with torch.autocast(context_states.device.type, enabled=False):
             contexts = F.normalize(self.context(context_states.float()), dim=-1)
             responses = F.normalize(self.response(response_states.float()), dim=-1)

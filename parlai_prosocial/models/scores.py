@@ -14,16 +14,17 @@ class CandidateScores(NamedTuple):
         token_correct: (T,) bool; whether the token was the most probable one.
         token_candidates: (T,) int64; the candidate of each token.
         candidate_examples: (C,) int64; the example of each candidate.
-        context_states: (E, hidden); last context token (causal) or mean over the encoder.
-        response_states: (C, hidden); mean over the states at the response's own tokens.
+        context_states: (E, hidden); last context token (causal) or mean over the encoder. None
+            where the model has no contrast head to read them.
+        response_states: (C, hidden); mean over the states at the response's own tokens, or None.
     """
 
     token_log_probs: torch.Tensor
     token_correct: torch.Tensor
     token_candidates: torch.Tensor
     candidate_examples: torch.Tensor
-    context_states: torch.Tensor
-    response_states: torch.Tensor
+    context_states: torch.Tensor | None = None
+    response_states: torch.Tensor | None = None
 
     def token_counts(self) -> torch.Tensor:
         """(C,) float32; tokens of each candidate, at least 1."""
