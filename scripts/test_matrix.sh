@@ -6,10 +6,12 @@
 # usage: scripts/test_matrix.sh
 #   PYTHONS="3.11 3.12 3.13"  TRANSFORMERS="4 5"   which ones to run
 #   INSTALL_ONLY=1                                 make the environments, run no test
+#   JOBS=2                                         how many at a time; default one for two cores
 set -uo pipefail
 cd "$(dirname "$0")/.."
 pythons=${PYTHONS:-3.11 3.12 3.13}
 transformers=${TRANSFORMERS:-4 5}
+jobs=${JOBS:-$((($(nproc) + 1) / 2))}
 
 # A pyenv shim named python3.x can exist for a version that is not active: only one that runs counts.
 find_python() {
@@ -39,31 +41,37 @@ print("python", sys.version.split()[0], " torch", torch.__version__, " transform
     fi
 }
 
+# Runs one environment, its output in a log; leaves one line of the table.
+run_and_record() {
+    local version=$1 major=$2 python constraints=constraints.txt started=$SECONDS result
+    python=$(find_python "$version")
+    [ "$major" = 4 ] && constraints=constraints-transformers4.txt
+    if [ -z "$python" ]; then
+        result="skipped: no Python $version on this machine"
+    elif run_one "$python" ".venv-matrix-$version-transformers$major" "$constraints" \
+        >"$logs/$version-$major.log" 2>&1; then
+        result="$done_word in $((SECONDS - started)) s"
+    else
+        result="FAILED"
+        cat "$logs/$version-$major.log"
+    fi
+    grep -E '^python |^[0-9]+ (passed|failed)|^(FAILED|ERROR) ' "$logs/$version-$major.log" 2>/dev/null
+    printf '%-8s %-14s %s\n' "$version" "$major" "$result" | tee "$logs/$version-$major.result"
+}
+
 done_word=passed
 [ -n "${INSTALL_ONLY:-}" ] && done_word=installed
-table=()
-failed=0
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
 for version in $pythons; do
-    python=$(find_python "$version")
     for major in $transformers; do
-        constraints=constraints.txt
-        [ "$major" = 4 ] && constraints=constraints-transformers4.txt
-        echo "== Python $version, transformers $major"
-        started=$SECONDS
-        if [ -z "$python" ]; then
-            result="skipped: no Python $version on this machine"
-        elif run_one "$python" ".venv-matrix-$version-transformers$major" "$constraints"; then
-            result="$done_word in $((SECONDS - started)) s"
-        else
-            result="FAILED"
-            failed=1
-        fi
-        echo "$result"
-        table+=("$(printf '%-8s %-14s %s' "$version" "$major" "$result")")
+        while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+        run_and_record "$version" "$major" &
     done
 done
+wait
 
 echo
 printf '%-8s %-14s %s\n' Python transformers result
-printf '%s\n' "${table[@]}"
-exit $failed
+cat "$logs"/*.result
+! grep -q FAILED "$logs"/*.result
