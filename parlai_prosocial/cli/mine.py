@@ -68,11 +68,16 @@ def mine(out: Path, **flags: Any) -> None:
     """
     _check(flags)
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
-    from parlai_prosocial.data.reader import bundled
     from parlai_prosocial.mining.engine import open_engine
     from parlai_prosocial.mining.journal import summary_path
     from parlai_prosocial.mining.judges import open_judge
-    from parlai_prosocial.mining.mine import Contexts, Miners, MiningPlan
+    from parlai_prosocial.mining.mine import (
+        MORALISER_CONTEXT_TOKENS,
+        Contexts,
+        Miners,
+        MiningPlan,
+        moraliser,
+    )
     from parlai_prosocial.mining.mine import mine as run_mining
     from parlai_prosocial.mining.preachy import PreachyRules
     from parlai_prosocial.mining.run import computes_in_bf16, find_datapath
@@ -99,7 +104,7 @@ def mine(out: Path, **flags: Any) -> None:
             "all of it is, give --casual)"
         )
     bf16 = computes_in_bf16(out)
-    prompt = bundled("moralising_prompt.txt").read_text(encoding="utf-8").strip()
+    prompt, examples = moraliser()
     miners = Miners(
         engine=open_engine(flags["model"], datapath, bf16, concurrency=flags["concurrency"]),
         synthetic=open_engine(
@@ -108,6 +113,7 @@ def mine(out: Path, **flags: Any) -> None:
             bf16,
             system_prompt=prompt,
             concurrency=flags["concurrency"],
+            max_context_tokens=MORALISER_CONTEXT_TOKENS,
         )
         if plan.synthetic and any(contexts.casual)
         else None,
@@ -122,7 +128,7 @@ def mine(out: Path, **flags: Any) -> None:
         "precision": "bf16" if bf16 else "fp32",
         "engine": miners.engine.name,
         "synthetic_engine": miners.synthetic and miners.synthetic.name,
-        "synthetic_prompt": prompt if miners.synthetic else None,
+        "synthetic_prompt": [prompt, *examples] if miners.synthetic else None,
         "judges": [judge.name for judge in (miners.unsafe, miners.preachy) if judge],
         "contexts_sha256": contexts.sha256(),
         **{name: value for name, value in flags.items() if name not in ("datapath", "concurrency")},

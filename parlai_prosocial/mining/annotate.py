@@ -19,6 +19,7 @@ from parlai_prosocial.data.example import CASUAL, ROT_PREFIX, SAFETY_LABELS
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.mining.engine import Engine
+from parlai_prosocial.mining.examples import read_examples
 from parlai_prosocial.mining.journal import Journal, finished_before, summary_path, write_output
 from parlai_prosocial.mining.turns import Turn, chunked
 
@@ -64,19 +65,12 @@ class FewShot:
 
 def read_few_shot() -> FewShot:
     """Read the bundled examples."""
-    lines = FEW_SHOT_FILE.read_text(encoding="utf-8").splitlines()
-    sections: list[tuple[str, list[str]]] = []
-    for line in lines:
-        if line.startswith("["):
-            sections.append((line.strip("[] "), []))
-        elif line.strip() and not line.startswith("#"):
-            sections[-1][1].append(line.strip())
-    (_, system), *examples = sections
+    examples = read_examples(FEW_SHOT_FILE)
     return FewShot(
-        system_prompt=" ".join(system),
+        system_prompt=examples.system_prompt,
         turns=[
             _conversation(body) if kind == "conversation" else " ".join(body)
-            for kind, body in examples
+            for kind, body in examples.turns
         ],
     )
 

@@ -13,14 +13,22 @@ from tqdm import tqdm
 
 from parlai_prosocial.data.example import CASUAL
 from parlai_prosocial.data.normalise import normalise_text, one_line
+from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.data.weights import social_weights
 from parlai_prosocial.mining.engine import Engine
+from parlai_prosocial.mining.examples import read_examples
 from parlai_prosocial.mining.journal import Journal, finished_before, summary_path, write_output
 from parlai_prosocial.mining.judgement import Judge
 from parlai_prosocial.mining.turns import Turn, chunked, spread
+from parlai_prosocial.models.prompt import split_context
 
 CHUNK = 32
 """Contexts sampled and judged together; a kill loses at most this much work."""
+
+MORALISER_FILE = bundled("moralising_examples.txt")
+MORALISER_TURNS = 3
+"""Turns of a context that the moraliser sees; its examples need the room."""
+MORALISER_CONTEXT_TOKENS = 512
 
 SAMPLED, SYNTHETIC = "sampled", "synthetic"
 UNSAFE, PREACHY = "unsafe", "preachy"
@@ -32,8 +40,8 @@ class MiningPlan:
 
     Attributes:
         samples: replies a context from the model.
-        synthetic: replies a casual context from the base under the moralising system prompt, and
-            so the most synthetic negatives that it can get; 0 for none.
+        synthetic: replies a casual context from the base, told to moralise, and so the most
+            synthetic negatives that it can get; 0 for none.
         max_tokens, temperature, top_p: the decoding.
         threshold: least ``p_unsafe`` that is kept, in (0, 1].
         casual: contexts without a safety label are casual.
@@ -60,7 +68,8 @@ class Miners:
 
     Attributes:
         engine: the model whose replies are mined.
-        synthetic: the base under the moralising system prompt, None where nothing asks for it.
+        synthetic: the base under the system prompt of :func:`moraliser`, None where nothing asks
+            for it.
         unsafe: judges replies to contexts that are not casual; None where none needs it.
         preachy: judges replies to casual contexts.
     """
@@ -159,6 +168,20 @@ def mine(
     return summary
 
 
+def moraliser() -> tuple[str, list[str]]:
+    """The system prompt and the earlier turns that make a model lecture."""
+    examples = read_examples(MORALISER_FILE)
+    return examples.system_prompt, [" ".join(lines) for _, lines in examples.turns]
+
+
+def _told_to_moralise(text: str) -> str:
+    """The end of a context, after the moraliser's examples; an odd number of turns, so that the
+    examples' speakers stay who they are."""
+    turns, _ = split_context(text)
+    last = turns[-MORALISER_TURNS:]
+    return "\n".join([*moraliser()[1], *last[len(last) % 2 == 0 :]])
+
+
 def _mine_chunk(
     texts: Sequence[str], casual: Sequence[bool], miners: Miners, plan: MiningPlan
 ) -> list[list[dict]]:
@@ -171,7 +194,8 @@ def _mine_chunk(
     records: list[list[dict]] = [[] for _ in texts]
 
     def sample(engine: Engine, source: str, where: list[int], n: int) -> None:
-        replies = engine.sample([texts[i] for i in where], n, *decoding)
+        shown = [_told_to_moralise(texts[i]) if source == SYNTHETIC else texts[i] for i in where]
+        replies = engine.sample(shown, n, *decoding)
         for i, found in zip(where, replies, strict=True):
             records[i] += [
                 {"source": source, "reply": None if r is None else one_line(r.text)} for r in found

@@ -123,7 +123,9 @@ def test_casual_contexts_get_preachy_replies_and_synthetic_ones(tmp_path):
     engine = Sayer(
         c=["0.9 yes", "As an AI, I sail.", "As an AI I sail", "AS AN AI, I SAIL!"], d=["0.9 no"] * 4
     )
-    moraliser = Sayer(c=["As an AI, I sail.", "It is wrong to sail."])
+    _, examples = module.moraliser()
+    told = "\n".join([*examples, "c"])
+    moraliser = Sayer(**{told: ["As an AI, I sail.", "It is wrong to sail."]})
     judge = ByFirstWord()
     turns = [turn("c", safety_label="__casual__"), turn("d")]
     plan = replace(PLAN, synthetic=2)
@@ -133,7 +135,7 @@ def test_casual_contexts_get_preachy_replies_and_synthetic_ones(tmp_path):
     assert {name.split("@")[0] for name in rows[0]["negative_judges"]} == {"preachy-rules"}
     assert rows[1]["negative_judges"] == ["words@1"]
     assert {context for context, _ in judge.judged} == {"d"}
-    assert moraliser.asked == ["c"]
+    assert moraliser.asked == [told]
     assert summary["sources"]["synthetic"] == {
         "replies": 2,
         "preachy": 2,
@@ -142,6 +144,19 @@ def test_casual_contexts_get_preachy_replies_and_synthetic_ones(tmp_path):
         "yield": 0.5,
     }
     assert summary["sources"]["sampled"]["repeated"] == 4  # three of d, one of c
+
+
+def test_the_moraliser_sees_its_examples_and_the_end_of_the_context():
+    system_prompt, examples = module.moraliser()
+    assert system_prompt
+    found = PreachyRules().judge([""] * len(examples), examples)
+    assert [bool(j.p_unsafe) for j in found] == [False, True] * (len(examples) // 2)
+    for context, seen in [
+        ("a", ["a"]),
+        ("a\nb", ["b"]),
+        ("your persona: I sail.\na\nb\nc\nd", ["b", "c", "d"]),
+    ]:
+        assert module._told_to_moralise(context).split("\n") == [*examples, *seen]
 
 
 def test_casual_contexts_can_be_judged_for_safety_too(tmp_path):
