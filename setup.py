@@ -28,6 +28,7 @@ OURS = [
     "accelerate>=1.0",
     "click>=8.1",
     "datasets>=3.1",
+    "jinja2>=3.1",
     "filelock>=3.12",
     "gguf>=0.10",
     "huggingface_hub>=0.24",
@@ -84,6 +85,8 @@ setup(
     install_requires=[*OURS, *PARLAI_CORE, *PARLAI_FEATURES],
     extras_require={
         "tensorboard": TENSORBOARD,
+        # A judge for mining; it ships joblib pickles and loads them.
+        "profanity": ["alt-profanity-check>=1.4"],
         "dev": [
             *TENSORBOARD,
             "pytest>=8",

@@ -128,6 +128,10 @@ class ProsocialAgent(ContrastiveAgent):
         )
 
     def build_model(self) -> Backbone:
+        trains_head = self.opt["contrast_weight"] > 0 and "cosine" in self.contrast_score
+        if self.contrast_head is not None and not trains_head:
+            # Distributed training waits for a gradient of everything that asks for one.
+            self.contrast_head.requires_grad_(False)
         return self.backbone
 
     def build_criterion(self) -> ContrastiveLoss:

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from parlai_prosocial.errors import UserError
 
+USER_TURN = {"role": "user", "content": "a"}
 DEFAULT_SYSTEM_PROMPT = "You are a kind, honest conversation partner."
 
 # Lines of a ParlAI `text` that describe the conversation instead of being said in it.
@@ -67,6 +70,21 @@ class Prompt:
                 f"--backbone: the tokenizer in {self.tokenizer.name_or_path} has no end-of-sequence"
                 " token, so a reply could not end; set eos_token in its tokenizer_config.json"
             )
+        self.takes_system_turn = self._template_takes_system_turn()
+
+    def _template_takes_system_turn(self) -> bool:
+        if self.tokenizer.chat_template is None:
+            return False
+        try:
+            self._apply_template([{"role": "system", "content": "a"}, USER_TURN])
+        except TemplateError:
+            return False
+        return True
+
+    def _apply_template(self, messages: Sequence[dict[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=False
+        )
 
     @property
     def end_of_turn_id(self) -> int:
@@ -107,11 +125,15 @@ class Prompt:
                 return self.tokenizer("\n".join(lines))["input_ids"]
             return self.tokenizer("\n".join([*lines, "assistant:"]))["input_ids"]
         system = "\n".join([self.system_prompt, *system_lines])
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "system", "content": system}, *messages],
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+        if self.takes_system_turn:
+            messages = [{"role": "system", "content": system}, *messages]
+        else:
+            # Such templates also want the user to begin.
+            if not messages or messages[0]["role"] != "user":
+                messages = [{"role": "user", "content": ""}, *messages]
+            first = f"{system}\n\n{messages[0]['content']}".strip()
+            messages = [{"role": "user", "content": first}, *messages[1:]]
+        text = self._apply_template(messages)
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode_response(self, text: str, max_tokens: int | None = None) -> list[int]:

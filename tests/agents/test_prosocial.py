@@ -284,6 +284,15 @@ def test_mistakes_are_named(make_agent, opt, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_head_that_gets_no_gradient_asks_for_none(make_agent):
+    for settings, trains in (
+        ({"contrast_score": "cosine"}, True),
+        ({"contrast_score": "cosine", "contrast_weight": 0.0}, False),
+    ):
+        head = make_agent(**settings).backbone.contrast_head
+        assert [p.requires_grad for p in head.parameters()] == [trains] * 2
+
+
 def test_reranked_replies(make_agent, talk):
     settings = {"contrast_score": "cosine", "inference": "nucleus", "topp": 0.9}
     agent = make_agent(**settings, rerank=3, rerank_alpha=1.0, datatype="valid")

@@ -1,6 +1,7 @@
 """``-m prosocial/transformer`` against ParlAI's own generator, and back and forth between them."""
 
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -160,7 +161,7 @@ def test_a_file_that_could_run_code_is_refused(tmp_path, parlais, capsys):
     path = tmp_path / "model"
     torch.save(states | {"surprise": Surprise()}, path, pickle_module=pickle)
     for ending in (".opt", ".dict", ".dict.opt"):
-        (tmp_path / f"model{ending}").write_bytes(open(parlais + ending, "rb").read())
+        shutil.copy(parlais + ending, tmp_path / f"model{ending}")
     parser = ParlaiParser(True, True)
     opt = parser.parse_kwargs(model="prosocial/transformer", init_model=str(path), **AGENT_SETTINGS)
     with pytest.raises(UserError, match="opening it could run code"):

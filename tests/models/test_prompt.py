@@ -47,6 +47,28 @@ def test_persona_knowledge_and_rots_are_nobodys_turn():
     ]
 
 
+NO_SYSTEM_TURN = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Hi!", [("user", f"{SYSTEM}\n\nHi!")]),
+        ("Hi!\nWhy?", [("user", SYSTEM), ("assistant", "Hi!"), ("user", "Why?")]),
+        ("your persona: I sail.\nHi!", [("user", f"{SYSTEM}\nyour persona: I sail.\n\nHi!")]),
+    ],
+)
+def test_a_template_that_refuses_a_system_turn(chat, text, said):
+    chat.tokenizer.chat_template = NO_SYSTEM_TURN
+    prompt = Prompt(chat.tokenizer, SYSTEM, False)
+    expected = "".join(turn(*one) for one in said) + "<|im_start|>assistant\n"
+    assert read(prompt, prompt.encode_context(text)) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "roles"),
     [
