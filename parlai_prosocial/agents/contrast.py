@@ -107,12 +107,14 @@ class ContrastOutput:
         mean_log_probs: (B, 1 + K) float32; mean log p of the response, then of its negatives.
         mask: (B, K) bool; True at real negatives.
         has_negatives: (B,) bool; whether there was anything to contrast, in-batch included.
+        firsts: (B,) int64; which candidate is each example's response.
     """
 
     loss: torch.Tensor
     mean_log_probs: torch.Tensor
     mask: torch.Tensor
     has_negatives: torch.Tensor
+    firsts: torch.Tensor
 
 
 def contrast_loss(
@@ -141,8 +143,9 @@ def contrast_loss(
     log_weights = padded_by_example(
         torch.tensor([w for e in examples for w in (0.0, *e.log_weights)], device=device), counts
     )[:, 1:]  # (B, K)
-    columns = torch.arange(1, max(counts), device=device)
-    mask = columns < torch.tensor(counts, device=device)[:, None]  # (B, K)
+    sizes = torch.tensor(counts, device=device)  # (B,)
+    firsts = sizes.cumsum(0) - sizes
+    mask = torch.arange(1, max(counts), device=device) < sizes[:, None]  # (B, K)
     mean_log_probs = padded_by_example(scores.mean_log_probs(), counts)  # (B, 1 + K)
 
     total = mean_log_probs.new_zeros(len(examples))
@@ -157,7 +160,6 @@ def contrast_loss(
         contexts, responses = head(scores.context_states, scores.response_states)
         own = (contexts[scores.candidate_examples] * responses).sum(-1)  # (C,)
         own = padded_by_example(own, counts)  # (B, 1 + K)
-        firsts = torch.tensor(counts, device=device).cumsum(0) - torch.tensor(counts, device=device)
         fitting = responses[firsts]  # (B, dim)
         if joint is not None:
             fitting = distributed.gather_rows(fitting)  # (M, dim)
@@ -173,4 +175,4 @@ def contrast_loss(
             in_batch_mask=others,
             in_batch_log_weight=log(W_MIN),
         )
-    return ContrastOutput(total, mean_log_probs, mask, contrasted)
+    return ContrastOutput(total, mean_log_probs, mask, contrasted, firsts)

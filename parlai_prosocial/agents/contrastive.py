@@ -159,8 +159,7 @@ class ContrastiveAgent(TorchGeneratorAgent):
         )
         contrast, mask = contrasted.loss, contrasted.mask
         mean_log_probs, has_negatives = contrasted.mean_log_probs, contrasted.has_negatives
-        firsts = torch.tensor([0, *(1 + len(e.negatives) for e in examples[:-1])]).cumsum(0)
-        firsts = firsts.to(mask.device)
+        firsts = contrasted.firsts
         token_counts = scores.token_counts()[firsts]  # (B,)
         nll = -mean_log_probs[:, 0] * token_counts  # (B,)
         correct = scores.sum_per_candidate(scores.token_correct.float())[firsts]
