@@ -131,6 +131,23 @@ class ContrastiveAgent(TorchGeneratorAgent):
 
     # Loss and metrics
 
+    def processed_tokens(self, batch: Batch) -> int:
+        """Tokens of contexts, responses and negatives that a training step processes."""
+        return sum(example.tokens for example in self._contrasted_examples(batch)[0])
+
+    def _contrasted_examples(self, batch: Batch) -> tuple[list[Example], list[Example] | None]:
+        """The examples with the negatives that they are scored with, and the joint batch."""
+        examples: list[Example] = batch.examples
+        if not self.is_training:
+            return examples, None
+        if not self.opt["contrast_weight"]:
+            return [replace(e, negatives=[], log_weights=[]) for e in examples], None
+        joint, first = distributed.gather_lists(examples)
+        step = self._number_training_updates
+        rngs = [Random(f"{step} {first + i}") for i in range(len(examples))]
+        count = self.opt["in_batch_negatives"]
+        return add_in_batch_negatives(examples, joint, count, rngs), joint
+
     def compute_loss(self, batch: Batch, return_output: bool = False) -> Any:
         """Mean token loss of the responses + contrast weight x mean contrast of the examples.
 
@@ -138,16 +155,7 @@ class ContrastiveAgent(TorchGeneratorAgent):
         both are means over the joint batch, and its responses are in-batch negatives.
         """
         started = time.perf_counter()
-        examples: list[Example] = batch.examples
-        joint = None
-        if self.is_training and not self.opt["contrast_weight"]:
-            examples = [replace(e, negatives=[], log_weights=[]) for e in examples]
-        elif self.is_training:
-            joint, first = distributed.gather_lists(examples)
-            step = self._number_training_updates
-            rngs = [Random(f"{step} {first + i}") for i in range(len(examples))]
-            count = self.opt["in_batch_negatives"]
-            examples = add_in_batch_negatives(examples, joint, count, rngs)
+        examples, joint = self._contrasted_examples(batch)
         scores, padding, output = self.score_examples(examples)
         contrasted = contrast_loss(
             self.contrastive_loss,

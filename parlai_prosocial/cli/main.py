@@ -19,6 +19,7 @@ COMMANDS = {
     "mine": "Sample replies of a model, judge them, and keep the unfit ones as negatives.",
     "annotate": "Write safety labels and rules of thumb for the turns of any ParlAI task.",
     "compare": "Train a recipe with and without contrast, and compare both with the base.",
+    "ablate": "Train and measure the arms of a recipe under one token budget.",
 }
 
 

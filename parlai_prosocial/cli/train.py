@@ -4,10 +4,10 @@ import json
 import logging
 import os
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -26,7 +26,7 @@ class StepResult:
         model_file: ParlAI's ``-mf``.
         steps: training steps.
         tokens: tokens of contexts, responses and negatives that were processed.
-        seconds: wall time of training.
+        seconds: wall time of training, also of the runs before where it was resumed.
         command: the equivalent stock command.
     """
 
@@ -52,13 +52,27 @@ def recipe_folder(name: str) -> Path:
 def step_arguments(
     recipe: Path, step: str, out: Path, base: str | None, settings: Sequence[str]
 ) -> list[str]:
-    """Arguments of ``parlai train_model`` for a step.
+    """Arguments of ``parlai train_model`` for a recipe's step in ``out / step``.
 
-    Settings are ``key=value`` for both steps, ``step1.key=value`` for one.
+    Settings as for :func:`preset_arguments`.
     """
+    previous = str(out / "step1" / "model") if step == "step2" else None
     arguments = ["-o", str(recipe / f"{step}.opt"), "-mf", str(out / step / "model")]
-    if step == "step2":
-        arguments += ["--init-model", str(out / "step1" / "model")]
+    return arguments + preset_arguments(step, base, settings, previous)
+
+
+def preset_arguments(
+    step: str, base: str | None, settings: Sequence[str], previous: str | None
+) -> list[str]:
+    """What a step's arguments say beside its preset and its model file.
+
+    Args:
+        step: step1 or step2.
+        base: the backbone, None for the preset's.
+        settings: ``key=value`` for both steps, ``step1.key=value`` for one.
+        previous: the model file to go on from, None for the base.
+    """
+    arguments = ["--init-model", previous] if previous else []
     if base is not None:
         arguments += ["--backbone", base]
     for setting in settings:
@@ -72,6 +86,22 @@ def step_arguments(
             key = rest
         arguments += ["--" + key.strip("-").replace("_", "-"), value]
     return arguments
+
+
+def tokens_per_step(arguments: list[str], batches: int = 16) -> float:
+    """Mean processed tokens of a training step, from the first batches, without training."""
+    from parlai.core.agents import create_agent
+    from parlai.core.worlds import create_task
+    from parlai.scripts.train_model import TrainModel
+
+    opt = TrainModel.setup_args().parse_args(arguments)
+    agent = create_agent(opt)
+    counts: list[int] = []
+    agent.train_step = lambda batch: counts.append(agent.processed_tokens(batch))
+    world = create_task(opt, agent)
+    for _ in range(batches):
+        world.parley()
+    return sum(counts) / len(counts)
 
 
 def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
@@ -96,28 +126,41 @@ def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
     # As `parlai train_model ARGUMENTS` does it, with a progress bar around its loop.
     opt = TrainModel.setup_args().parse_args(arguments)
     set_log_level(logging.WARNING)
-    started, tokens = time.monotonic(), 0.0
     loop = TrainLoop(opt)
     if opt["seed"] is not None:
         set_seed(opt["seed"])
-    with tqdm(total=int(loop.max_train_steps), desc=title, unit="step") as bar:
+    total, world = int(loop.max_train_steps), loop.world
+    with tqdm(total=total, initial=loop._train_steps, desc=title, unit="step") as bar:
         for report in loop.train_steps():
-            steps = loop._train_steps - bar.n
-            tokens += float(report["useful_tokens"]) * steps
             bar.set_postfix(ppl=f"{float(report['ppl']):.1f}", refresh=False)
-            bar.update(steps)
-        bar.update(int(loop.max_train_steps) - bar.n)
+            bar.update(loop._train_steps - bar.n)
+        bar.update(total - bar.n)
     result = StepResult(
         model_file=str(opt["model_file"]),
-        steps=int(loop.max_train_steps),
-        tokens=round(tokens),
-        seconds=time.monotonic() - started,
+        steps=total,
+        tokens=_processed_tokens(loop, world),
+        seconds=loop.train_time.time(),
         command=command,
     )
     part = finished.with_suffix(".part")
     part.write_text(json.dumps(asdict(result), indent=2) + "\n")
     os.replace(part, finished)
     return result
+
+
+def _processed_tokens(loop: Any, world: Any) -> int:
+    """From ParlAI's log, which a resumed run goes on with; a report gives the mean of its steps.
+
+    The loop ends before it logs its last steps, so their metrics still lie in the world.
+    """
+    reports = [(report["useful_tokens"], report["train_steps"]) for report in loop.train_reports]
+    if not reports or reports[-1][1] < loop._train_steps:
+        reports.append((float(world.report()["useful_tokens"]), loop._train_steps))
+    tokens, before = 0.0, 0
+    for mean, steps in reports:
+        tokens += mean * (steps - before)
+        before = steps
+    return round(tokens)
 
 
 def train_recipe(

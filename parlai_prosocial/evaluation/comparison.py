@@ -26,7 +26,12 @@ from parlai_prosocial.evaluation.ranking import (
     replies_to_score,
 )
 from parlai_prosocial.evaluation.replies import reply_statistics
-from parlai_prosocial.evaluation.scoring import ReplyScore, sample_replies, score_replies
+from parlai_prosocial.evaluation.scoring import (
+    ReplyScore,
+    SampledReply,
+    sample_replies,
+    score_replies,
+)
 from parlai_prosocial.evaluation.tables import make_table
 from parlai_prosocial.models.backbone import Backbone
 
@@ -34,6 +39,10 @@ BASE, MLE, STEP1, NPAIR = "base", "MLE-only, two steps", "n-pair, step 1", "n-pa
 MATCHED = "MLE-only, matched tokens"
 REPLY_ONLY, SHORTER = "reply-only classifier", "shorter reply"
 SHUFFLED = "n-pair, two steps, shuffled contexts"
+
+
+RERANK = 8
+"""Replies that a model with a contrast head chooses from."""
 
 
 @dataclass
@@ -54,19 +63,27 @@ class EvaluationData:
 
 
 def measure_model(model: Backbone, data: EvaluationData, bf16: bool, seed: int) -> dict[str, Any]:
-    """All measurements of one model on one fold, JSON-serialisable and without any text."""
+    """All measurements of one model on one fold, JSON-serialisable and without any text.
+
+    A model with a contrast head is also ranked by its cosine, and its replies are sampled once
+    more with the best of eight by the head.
+    """
     scores = score_replies(model, replies_to_score(data.contexts), bf16)
     casual = score_replies(
         model, [("\n".join(reply.context), [reply.response]) for reply in data.casual], bf16
     )
-    sampled = sample_replies(model, data.sampled, seed, bf16)
-    statistics = reply_statistics([r.text for r in sampled], [r.ended for r in sampled])
-    return {
+    row = {
         "ranking": context_accuracies(data.contexts, _means(scores)).tolist(),
         "casual_nll": [s.nll for [s] in casual],
         "casual_tokens": [s.tokens for [s] in casual],
-        "replies": asdict(statistics),
+        "replies": _statistics(sample_replies(model, data.sampled, seed, bf16)),
     }
+    if model.contrast_head is not None:
+        cosines = [[float(s.cosine or 0.0) for s in replies] for replies in scores]
+        row["ranking_by_head"] = context_accuracies(data.contexts, cosines).tolist()
+        reranked = sample_replies(model, data.sampled, seed, bf16, rerank=RERANK)
+        row["reranked_replies"] = _statistics(reranked)
+    return row
 
 
 def measure_shuffled(
@@ -158,7 +175,7 @@ def _casual_table(
     }
     rows = []
     for name in models:
-        nll, tokens, dialogues, seeds = _pooled_casual(data, results, name)
+        nll, tokens, dialogues, seeds = pooled_casual(data, results, name)
         replies = [results[fold][name]["replies"] for fold in results]
         rows.append(
             {
@@ -205,7 +222,7 @@ def _difference_table(
     ]
     rows += [{"comparison": f"{NPAIR} minus {name}", "ranking": corrected[name]} for name in others]
     for name in (MLE, BASE):
-        first, second = (_pooled_casual(data, results, n) for n in (NPAIR, name))
+        first, second = (pooled_casual(data, results, n) for n in (NPAIR, name))
         ratio = perplexity_ratio(first[:2], second[:2], first[2], first[3])
         rows.append({"comparison": f"{NPAIR} / {name}, casual perplexity", "ppl": ratio})
     columns: dict[str, dict[str, Any]] = {
@@ -221,11 +238,12 @@ def _difference_table(
     )
 
 
-def _pooled_casual(
+def pooled_casual(
     data: Mapping[int, EvaluationData],
     results: Mapping[int, Mapping[str, dict[str, Any]]],
     name: str,
 ) -> tuple[list[float], list[int], list[Any], list[int]]:
+    """Summed -log p, tokens, dialogue and seed of every casual reply of a row, over all seeds."""
     nll, tokens, dialogues, seeds = [], [], [], []
     for fold, fold_data in data.items():
         nll += results[fold][name]["casual_nll"]
@@ -233,6 +251,10 @@ def _pooled_casual(
         dialogues += [reply.dialogue for reply in fold_data.casual]
         seeds += [fold] * len(fold_data.casual)
     return nll, tokens, dialogues, seeds
+
+
+def _statistics(replies: Sequence[SampledReply]) -> dict[str, Any]:
+    return asdict(reply_statistics([r.text for r in replies], [r.ended for r in replies]))
 
 
 def _means(scores: Sequence[Sequence[ReplyScore]]) -> list[list[float]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from parlai_prosocial.models.backbone import Backbone
+from parlai_prosocial.models.rerank import generate_replies
 
 MAX_CONTEXT_TOKENS = 256
 MAX_REPLY_TOKENS = 128
@@ -21,10 +22,12 @@ class ReplyScore:
     Attributes:
         nll: -log p(reply | context) in nats, summed over its tokens, end-of-turn included.
         tokens: how many those are.
+        cosine: of the contrast head, -1..1; None where the model has none.
     """
 
     nll: float
     tokens: int
+    cosine: float | None = None
 
     @property
     def mean_log_prob(self) -> float:
@@ -69,18 +72,30 @@ def score_replies(
             result = model(packed.to(model.device))
         means = result.mean_log_probs().tolist()
         counts = result.token_counts().long().tolist()
-        flat = iter(zip(means, counts, strict=True))
+        cosines: list[float | None] = [None] * len(means)
+        if model.contrast_head is not None:
+            left, right = model.contrast_head(result.context_states, result.response_states)
+            cosines = (left[result.candidate_examples] * right).sum(-1).tolist()
+        flat = iter(zip(means, counts, cosines, strict=True))
         for i in batch:
             for _ in replies[i]:
-                mean, count = next(flat)
-                scores[i].append(ReplyScore(nll=-mean * count, tokens=count))
+                mean, count, cosine = next(flat)
+                scores[i].append(ReplyScore(-mean * count, count, cosine))
     return scores
 
 
 def sample_replies(
-    model: Backbone, contexts: Sequence[str], seed: int, bf16: bool, batch_size: int = 32
+    model: Backbone,
+    contexts: Sequence[str],
+    seed: int,
+    bf16: bool,
+    batch_size: int = 32,
+    rerank: int = 0,
 ) -> list[SampledReply]:
-    """Sample one reply to each newline-packed context with :data:`SAMPLING`."""
+    """Sample one reply to each newline-packed context with :data:`SAMPLING`.
+
+    With ``rerank`` it is the best of so many by contrast head and likelihood (alpha 0.5).
+    """
     model.eval()
     encoded = [model.prompt.encode_context(c, MAX_CONTEXT_TOKENS) for c in contexts]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
@@ -89,9 +104,10 @@ def sample_replies(
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            generated = model.generate([encoded[i] for i in batch], SAMPLED_TOKENS, **SAMPLING)
-        for i, row in zip(batch, generated, strict=True):
-            ids = model.reply_ids(row)
+            rows = generate_replies(
+                model, [encoded[i] for i in batch], SAMPLED_TOKENS, rerank=rerank, **SAMPLING
+            )
+        for i, ids in zip(batch, rows, strict=True):
             ended = ids[-1] == model.prompt.end_of_turn_id
             replies[i] = SampledReply(model.prompt.decode(ids), ended)
     return [replies[i] for i in range(len(contexts))]

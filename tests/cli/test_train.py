@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from parlai_prosocial.cli import train as train_module
 from parlai_prosocial.cli.train import (
@@ -94,6 +95,33 @@ def test_a_finished_step_is_not_trained_again(tiny_recipe, tiny_backbones, tmp_p
     assert (tmp_path / "out" / "step2" / "model").stat().st_mtime_ns == written
     with pytest.raises(UserError, match="another command"):
         train_recipe(tiny_recipe, tmp_path / "out", base, ["learningrate=0.5"])
+
+
+class Interrupting(tqdm):
+    """A progress bar during whose second step the user presses Ctrl-C."""
+
+    def update(self, n=1):
+        if self.n + n >= 2 and not self.initial:
+            raise KeyboardInterrupt
+        return super().update(n)
+
+
+def test_a_stopped_step_goes_on_and_counts_all_of_its_tokens(
+    tiny_recipe, tiny_backbones, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PARLAI_DATAPATH", str(tmp_path / "data"))
+    base = str(tiny_backbones["llama"])
+    settings = ["save-every-n-secs=0.0001", "max-train-steps=4", "datatype=train:ordered:stream"]
+    [whole, _] = train_recipe(tiny_recipe, tmp_path / "whole", base, settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "tqdm", Interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            train_recipe(tiny_recipe, tmp_path / "stopped", base, settings)
+    [resumed, _] = train_recipe(tiny_recipe, tmp_path / "stopped", base, settings)
+    assert resumed.steps == whole.steps == 4
+    # A resumed stream begins anew in ParlAI, so its batches differ a little.
+    assert resumed.tokens == pytest.approx(whole.tokens, rel=0.5)
+    assert resumed.seconds > 0
 
 
 def test_settings_go_to_both_steps_or_to_one():

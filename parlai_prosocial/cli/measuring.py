@@ -1,0 +1,165 @@
+"""What ``compare`` and ``ablate`` share: what models are measured on, loading, and the record."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from parlai_prosocial.cli.train import StepResult
+from parlai_prosocial.errors import UserError
+
+VERSIONS = ("parlai-prosocial", "torch", "transformers", "peft", "numpy", "parlai")
+
+
+@dataclass
+class Machine:
+    """Where models are trained and measured.
+
+    Attributes:
+        datapath: ParlAI's data path.
+        base_folder: the untouched base.
+        device: a torch device.
+        bf16: whether bfloat16 is faster there.
+    """
+
+    datapath: str
+    base_folder: Path
+    device: Any
+    bf16: bool
+
+    @property
+    def settings(self) -> list[str]:
+        """Of training, so that it agrees with what is measured here."""
+        return [f"datapath={self.datapath}", f"precision={'bf16' if self.bf16 else 'fp32'}"]
+
+
+def find_machine(base: str | None, datapath: str | None) -> Machine:
+    """Resolve the base and look at the device; raises UserError where the base is missing."""
+    import torch
+    from parlai.core.params import ParlaiParser
+
+    from parlai_prosocial.agents.options import DEFAULT_BACKBONE
+    from parlai_prosocial.agents.prosocial import resolve_backbone
+    from parlai_prosocial.models.precision import bf16_is_faster
+
+    parser = ParlaiParser(add_parlai_args=True, add_model_args=False)
+    opt = parser.parse_args(["--datapath", datapath] if datapath else [])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    base_folder = resolve_backbone(base or DEFAULT_BACKBONE, opt["datapath"])
+    return Machine(opt["datapath"], base_folder, device, bf16_is_faster(device))
+
+
+def read_plan(recipe: Path) -> dict[str, Any]:
+    """A recipe's ``compare.json``: what its models are measured on."""
+    file = recipe / "compare.json"
+    if not file.is_file():
+        raise UserError(f"--recipe {recipe.name}: no {file}, so it says nothing to compare on")
+    return json.loads(file.read_text())
+
+
+def evaluation_data(datapath: str, fold: int, plan: dict[str, Any]) -> Any:
+    """One fold's :class:`~parlai_prosocial.evaluation.comparison.EvaluationData`."""
+    from parlai_prosocial.data import diasafety, self_dialogue
+    from parlai_prosocial.evaluation.casual import casual_replies
+    from parlai_prosocial.evaluation.comparison import EvaluationData
+    from parlai_prosocial.evaluation.ranking import ranking_contexts
+
+    contexts = ranking_contexts(diasafety.load_rows(datapath, "test", fold=fold))
+    if plan["contexts_per_category"]:
+        chosen: dict[str, list] = {}
+        for context in contexts:
+            chosen.setdefault(context.category, []).append(context)
+        contexts = [c for cs in chosen.values() for c in cs[: plan["contexts_per_category"]]]
+    dialogues = self_dialogue.load_dialogues(datapath, "test")[: plan["casual_dialogues"]]
+    # Evenly spaced over the contexts, which stand in the order of the corpus.
+    stride = max(1, len(contexts) // plan["sampled_replies"])
+    return EvaluationData(
+        contexts=contexts,
+        train_rows=diasafety.load_rows(datapath, "train", fold=fold),
+        casual=casual_replies(dialogues, plan["casual_replies"]),
+        sampled=[c.context for c in contexts[::stride]][: plan["sampled_replies"]],
+    )
+
+
+def load_model(machine: Machine, steps: Sequence[StepResult]) -> Any:
+    """The backbone after these steps; the base where there are none."""
+    from parlai_prosocial.models.backbone import Backbone
+    from parlai_prosocial.models.checkpoint import Checkpoint
+
+    if not steps:
+        return Backbone(machine.base_folder, bf16=machine.bf16, trainable=False).to(machine.device)
+    checkpoint = Checkpoint(steps[-1].model_file)
+    model = Backbone(
+        machine.base_folder if checkpoint.is_adapter else checkpoint.folder,
+        adapter=checkpoint.folder if checkpoint.is_adapter else None,
+        contrast_head=checkpoint.has_contrast_head,
+        bf16=machine.bf16,
+        system_prompt=checkpoint.info["system_prompt"],
+        trainable=False,
+    )
+    checkpoint.load_contrast_head(model)
+    return model.to(machine.device)
+
+
+def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:
+    """What was measured before and saved in ``file``, or an empty record to save there.
+
+    Returns:
+        ``measured_on``, and the dicts ``results`` and ``demo_replies`` by row.
+
+    Raises:
+        UserError: it was measured on something else.
+    """
+    measured_on = json.loads(json.dumps(measured_on))
+    if not file.exists():
+        return {"measured_on": measured_on, "results": {}, "demo_replies": {}}
+    content = json.loads(file.read_text())
+    if content["measured_on"] != measured_on:
+        raise UserError(
+            f"{file}: measured by another compare.json; give another --out, or delete it"
+        )
+    return content
+
+
+def environment(machine: Machine, seconds: float) -> dict[str, Any]:
+    """The command, its wall time, the machine and the versions, for the record."""
+    import torch
+
+    if machine.device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        name = platform.processor() or platform.machine()
+    return {
+        "command": " ".join(["prosocial", *sys.argv[1:]]),
+        "seconds": round(seconds),
+        "device": name,
+        "cores": os.cpu_count(),
+        "precision": "bf16" if machine.bf16 else "fp32",
+        "python": platform.python_version(),
+    } | {name: metadata.version(name) for name in VERSIONS}
+
+
+def write_results(
+    out: Path, tables: Sequence[dict[str, Any]], results: Any, facts: dict[str, Any]
+) -> None:
+    """Write ``results.json`` and ``results.md`` into ``out``."""
+    from parlai_prosocial.evaluation.tables import markdown_table
+
+    summary = {"environment": facts, "tables": list(tables), "results": results}
+    write_aside(out / "results.json", json.dumps(summary, indent=1))
+    footer = ", ".join(f"{key} {value}" for key, value in facts.items())
+    markdown = "\n\n".join([*(markdown_table(t) for t in tables), f"Measured with: {footer}"])
+    write_aside(out / "results.md", markdown + "\n")
+
+
+def write_aside(file: Path, text: str) -> None:
+    """Write a file aside and move it into place."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, file)
