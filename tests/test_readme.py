@@ -103,8 +103,8 @@ def test_flag_table_is_complete():
 
     parser = ParlaiParser(False, False)
     options.add_arguments(parser)
-    (group,) = (g for g in parser._action_groups if g.title == "Prosocial")
-    defaults = {a.option_strings[0]: a.default for a in group._group_actions}
+    groups = [g for g in parser._action_groups if g.title in ("Prosocial", "Contrast")]
+    defaults = {a.option_strings[0]: a.default for g in groups for a in g._group_actions}
     table = dict(re.findall(r"^\| `(--[a-z-]+)` \| (.*?) \|", README, re.MULTILINE))
     assert set(table) == set(defaults)
     for flag, default in defaults.items():
