@@ -41,17 +41,16 @@ class Machine:
 def find_machine(base: str | None, datapath: str | None) -> Machine:
     """Resolve the base and look at the device; raises UserError where the base is missing."""
     import torch
-    from parlai.core.params import ParlaiParser
 
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.agents.prosocial import resolve_backbone
+    from parlai_prosocial.mining.run import find_datapath
     from parlai_prosocial.models.precision import bf16_is_faster
 
-    parser = ParlaiParser(add_parlai_args=True, add_model_args=False)
-    opt = parser.parse_args(["--datapath", datapath] if datapath else [])
+    datapath = find_datapath(datapath)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base_folder = resolve_backbone(base or DEFAULT_BACKBONE, opt["datapath"])
-    return Machine(opt["datapath"], base_folder, device, bf16_is_faster(device))
+    base_folder = resolve_backbone(base or DEFAULT_BACKBONE, datapath)
+    return Machine(datapath, base_folder, device, bf16_is_faster(device))
 
 
 def read_plan(recipe: Path) -> dict[str, Any]:

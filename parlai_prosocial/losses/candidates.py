@@ -26,36 +26,51 @@ def has_negatives(
 
 
 def join_negatives(
+    positive_scores: torch.Tensor,
     negative_scores: torch.Tensor,
     negative_mask: torch.Tensor,
     negative_log_weights: torch.Tensor | None,
     in_batch_scores: torch.Tensor | None,
     in_batch_mask: torch.Tensor | None,
     in_batch_log_weight: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """All negatives of each example side by side, the explicit ones first.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each example's positive, and all of its negatives side by side, the explicit ones first.
 
     Takes what the losses take (the table in :class:`~.n_pair.NPairLoss`).
 
     Returns:
-        ``(scores, mask, log_weights)``, each (B, K) or, with in-batch scores, (B, K + M). Scores
-        are :func:`bounded`; log weights have their dtype and are 0 where none are given.
+        ``(positive, scores, mask, log_weights)``: (B, 1), then (B, N) each, N = K or, with in-batch
+        scores, K + M. Scores are :func:`bounded`; log weights have their dtype and are 0 where
+        none are given.
+
+    Raises:
+        ValueError: tensors whose shapes do not fit together.
     """
+    _check_shapes(
+        positive_scores,
+        negative_scores=negative_scores,
+        negative_mask=negative_mask,
+        negative_log_weights=negative_log_weights,
+        in_batch_scores=in_batch_scores,
+        in_batch_mask=in_batch_mask,
+    )
+    positive = bounded(positive_scores)[:, None]  # (B, 1)
     scores = bounded(negative_scores)
     log_weights = torch.zeros_like(scores)
     if negative_log_weights is not None:
         log_weights = negative_log_weights.to(scores.dtype)
     if in_batch_scores is None or in_batch_mask is None:
-        return scores, negative_mask, log_weights
+        return positive, scores, negative_mask, log_weights
     others = bounded(in_batch_scores)
     return (
+        positive,
         torch.cat([scores, others], dim=1),
         torch.cat([negative_mask, in_batch_mask], dim=1),
         torch.cat([log_weights, torch.full_like(others, in_batch_log_weight)], dim=1),
     )
 
 
-def check_shapes(positive_scores: torch.Tensor, **others: torch.Tensor | None) -> None:
+def _check_shapes(positive_scores: torch.Tensor, **others: torch.Tensor | None) -> None:
     """Broadcasting would take a wrong shape in silence, e.g. (B, 1) positives.
 
     Raises:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from parlai_prosocial.losses.candidates import bounded, check_shapes, join_negatives
+from parlai_prosocial.losses.candidates import join_negatives
 
 
 class LikelihoodMarginLoss(nn.Module):
@@ -69,24 +69,16 @@ class LikelihoodMarginLoss(nn.Module):
         in_batch_log_weight: float = 0.0,
     ) -> torch.Tensor:
         """-> (B,) loss of each example; the class docstring says what goes in."""
-        check_shapes(
+        positive, negatives, mask, log_weights = join_negatives(
             positive_scores,
-            negative_scores=negative_scores,
-            negative_mask=negative_mask,
-            negative_log_weights=negative_log_weights,
-            in_batch_scores=in_batch_scores,
-            in_batch_mask=in_batch_mask,
-        )
-        negatives, mask, log_weights = join_negatives(
             negative_scores,
             negative_mask,
             negative_log_weights,
             in_batch_scores,
             in_batch_mask,
             in_batch_log_weight,
-        )  # (B, N), N = K or K + M
+        )  # (B, 1), then (B, N), N = K or K + M
         # Padding may hold anything, NaN too, and 0 * NaN is NaN: it is replaced, not multiplied.
-        positive = bounded(positive_scores)[:, None]  # (B, 1)
         hinges = relu(self.margin + negatives - positive).masked_fill(~mask, 0.0)
         weighted = hinges * log_weights.masked_fill(~mask, 0.0).exp()
         return weighted.sum(dim=1) / mask.sum(dim=1).clamp(min=1)

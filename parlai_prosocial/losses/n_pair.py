@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from parlai_prosocial.losses.candidates import bounded, check_shapes, join_negatives
+from parlai_prosocial.losses.candidates import join_negatives
 
 
 class NPairLoss(nn.Module):
@@ -96,23 +96,15 @@ class NPairLoss(nn.Module):
         in_batch_log_weight: float = 0.0,
     ) -> torch.Tensor:
         """-> (B,) loss of each example; the class docstring says what goes in."""
-        check_shapes(
+        positive, negatives, mask, log_weights = join_negatives(
             positive_scores,
-            negative_scores=negative_scores,
-            negative_mask=negative_mask,
-            negative_log_weights=negative_log_weights,
-            in_batch_scores=in_batch_scores,
-            in_batch_mask=in_batch_mask,
-        )
-        negatives, mask, log_weights = join_negatives(
             negative_scores,
             negative_mask,
             negative_log_weights,
             in_batch_scores,
             in_batch_mask,
             in_batch_log_weight,
-        )  # (B, N), N = K or K + M
-        positive = bounded(positive_scores)[:, None]  # (B, 1)
+        )  # (B, 1), then (B, N), N = K or K + M
         margins = (negatives - positive) / self.temperature + log_weights
         # -inf is "no such negative": it adds exp(-inf) = 0 to the sum and has a zero gradient,
         # because the 0 that heads the terms keeps the maximum finite.
