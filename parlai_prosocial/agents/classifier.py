@@ -21,7 +21,8 @@ from parlai.utils import logging
 from parlai.utils.distributed import is_distributed
 
 from parlai_prosocial import compat
-from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
+from parlai_prosocial.agents.dictionary import TokenizerDictionary
+from parlai_prosocial.agents.glue import HuggingFaceGlue
 from parlai_prosocial.agents.prosocial import resolve_backbone
 from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
@@ -36,7 +37,7 @@ SHORTEST_INPUT = 16
 """Tokens below which a pair with its special tokens makes no sense."""
 
 
-class ClassifierAgent(TorchClassifierAgent):
+class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
     """Labels the last line of ``text`` in the context of the lines before.
 
     The classes are the checkpoint's, else ``--classes``, else ``__ok__`` and ``__notok__`` with
@@ -77,19 +78,6 @@ class ClassifierAgent(TorchClassifierAgent):
             history_size=-1,
         )
         return parser
-
-    @classmethod
-    def upgrade_opt(cls, opt_from_disk: Opt) -> Opt:
-        """No option of ours is old enough for ParlAI's upgrades."""
-        return opt_from_disk
-
-    @staticmethod
-    def dictionary_class() -> type[TokenizerDictionary]:
-        return TokenizerDictionary
-
-    @classmethod
-    def history_class(cls) -> type[DialogueHistory]:
-        return DialogueHistory
 
     def __init__(self, opt: Opt, shared: Any = None):
         self.classifier: SafetyClassifier
@@ -171,23 +159,6 @@ class ClassifierAgent(TorchClassifierAgent):
 
     def build_model(self) -> SafetyClassifier:
         return self.classifier
-
-    def build_lr_scheduler(
-        self, states: dict[str, Any] | None = None, hard_reset: bool = False
-    ) -> None:
-        """Keep the restored learning rate and step count, which ParlAI loses on resuming."""
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        super().build_lr_scheduler(states, hard_reset)
-        if states and not hard_reset:
-            self._number_training_updates = states["number_training_updates"]
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-
-    def state_dict(self) -> dict[str, Any]:
-        """Optimiser and scheduler state; weights are saved in Hugging Face's own layout."""
-        states = super().state_dict()
-        states.pop("model", None)
-        return states
 
     def save(self, path: str | None = None) -> None:
         path = path or self.opt.get("model_file")

@@ -20,7 +20,8 @@ from parlai_prosocial import compat
 from parlai_prosocial.agents import options
 from parlai_prosocial.agents.contrast import ContrastiveLoss, Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
-from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
+from parlai_prosocial.agents.dictionary import TokenizerDictionary
+from parlai_prosocial.agents.glue import HuggingFaceGlue
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.backbone import Backbone, find_backbone
 from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
@@ -33,7 +34,7 @@ compat.apply()
 show_user_errors_as_one_line()
 
 
-class ProsocialAgent(ContrastiveAgent):
+class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
     """A Hugging Face causal or encoder-decoder model as a :class:`ContrastiveAgent`."""
 
     @classmethod
@@ -41,19 +42,6 @@ class ProsocialAgent(ContrastiveAgent):
         super().add_cmdline_args(parser, partial_opt)
         options.add_arguments(parser)
         return parser
-
-    @classmethod
-    def upgrade_opt(cls, opt_from_disk: Opt) -> Opt:
-        """No option of ours is old enough for ParlAI's upgrades, and a zoo base names few."""
-        return opt_from_disk
-
-    @staticmethod
-    def dictionary_class() -> type[TokenizerDictionary]:
-        return TokenizerDictionary
-
-    @classmethod
-    def history_class(cls) -> type[DialogueHistory]:
-        return DialogueHistory
 
     def __init__(self, opt: Opt, shared: Any = None):
         if shared is None:
@@ -136,27 +124,6 @@ class ProsocialAgent(ContrastiveAgent):
 
     def build_criterion(self) -> ContrastiveLoss:
         return self.build_contrastive_loss()
-
-    def build_lr_scheduler(
-        self, states: dict[str, Any] | None = None, hard_reset: bool = False
-    ) -> None:
-        """Keep the restored learning rate and step count, which ParlAI loses on resuming.
-
-        Its schedules set the initial rate when they are made, for one step; without a schedule
-        the count begins anew.
-        """
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        super().build_lr_scheduler(states, hard_reset)
-        if states and not hard_reset:
-            self._number_training_updates = states["number_training_updates"]
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-
-    def state_dict(self) -> dict[str, Any]:
-        """Optimiser and scheduler state; weights are saved in Hugging Face's own layout."""
-        states = super().state_dict()
-        states.pop("model", None)
-        return states
 
     def save(self, path: str | None = None) -> None:
         path = path or self.opt.get("model_file")

@@ -1,0 +1,46 @@
+"""What our agents over a Hugging Face tokenizer and checkpoint have in common in ParlAI."""
+
+from typing import Any
+
+from parlai.core.opt import Opt
+from parlai.core.torch_agent import TorchAgent
+
+from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
+
+
+class HuggingFaceGlue(TorchAgent):
+    """Dictionary, history, and a training state without the weights, which lie beside it."""
+
+    @classmethod
+    def upgrade_opt(cls, opt_from_disk: Opt) -> Opt:
+        """No option of ours is old enough for ParlAI's upgrades, and a zoo base names few."""
+        return opt_from_disk
+
+    @staticmethod
+    def dictionary_class() -> type[TokenizerDictionary]:
+        return TokenizerDictionary
+
+    @classmethod
+    def history_class(cls) -> type[DialogueHistory]:
+        return DialogueHistory
+
+    def build_lr_scheduler(
+        self, states: dict[str, Any] | None = None, hard_reset: bool = False
+    ) -> None:
+        """Keep the restored learning rate and step count, which ParlAI loses on resuming.
+
+        Its schedules set the initial rate when they are made, for one step; without a schedule
+        the count begins anew.
+        """
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        super().build_lr_scheduler(states, hard_reset)
+        if states and not hard_reset:
+            self._number_training_updates = states["number_training_updates"]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser and scheduler state; weights are saved in Hugging Face's own layout."""
+        states = super().state_dict()
+        states.pop("model", None)
+        return states
