@@ -86,6 +86,18 @@ def add_in_batch_negatives(
     return extended
 
 
+def permute_weights(examples: Sequence[Example], rng: Random) -> list[Example]:
+    """Shuffle the weights of the hard negatives over all examples: same weights, other owners.
+
+    Where social weights help and permuted ones do too, it was not what people said of a reply
+    that helped (DESIGN.md section 2).
+    """
+    weights = [weight for example in examples for weight in example.log_weights]
+    rng.shuffle(weights)
+    shuffled = iter(weights)
+    return [replace(e, log_weights=[next(shuffled) for _ in e.log_weights]) for e in examples]
+
+
 def padded_by_example(values: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     """(sum of counts,) values of candidates -> (B, max(counts)), zeros where there is none.
 

@@ -27,6 +27,7 @@ from parlai_prosocial.agents.contrast import (
     Example,
     add_in_batch_negatives,
     contrast_loss,
+    permute_weights,
 )
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
@@ -142,8 +143,10 @@ class ContrastiveAgent(TorchGeneratorAgent):
             return examples, None
         if not self.opt["contrast_weight"]:
             return [replace(e, negatives=[], log_weights=[]) for e in examples], None
-        joint, first = distributed.gather_lists(examples)
         step = self._number_training_updates
+        if self.opt["permute_weights"]:
+            examples = permute_weights(examples, Random(f"weights {step}"))
+        joint, first = distributed.gather_lists(examples)
         rngs = [Random(f"{step} {first + i}") for i in range(len(examples))]
         count = self.opt["in_batch_negatives"]
         return add_in_batch_negatives(examples, joint, count, rngs), joint

@@ -58,6 +58,12 @@ def add_contrast_arguments(parser: ParlaiParser, temperature_flag: str) -> None:
         default=True,
         help="Weigh negatives by how bad people judged them (False: all alike).",
     )
+    group.add_argument(
+        "--permute-weights",
+        type="bool",
+        default=False,
+        help="A control: shuffle the social weights over the negatives of each batch.",
+    )
 
 
 def add_arguments(parser: ParlaiParser) -> None:

@@ -5,6 +5,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from parlai_prosocial.cli.measuring import (
     write_aside,
     write_results,
 )
+from parlai_prosocial.cli.mined import MinedData, Scoring, trains_on_mined
 from parlai_prosocial.cli.train import (
     STEPS,
     StepResult,
+    finished_before,
     preset_arguments,
     recipe_folder,
     tokens_per_step,
     train_step,
+    write_finished,
 )
 from parlai_prosocial.errors import UserError
 
@@ -45,6 +49,20 @@ MEASURED_ON = ("contexts_per_category", "casual_dialogues", "casual_replies", "s
     show_default=True,
     help="Tokens of contexts, responses and negatives that a step of an arm processes.",
 )
+@click.option(
+    "--judge",
+    default=None,
+    help="Judge of sampled replies, KIND:WHERE as in mine; {seed} in it stands for the seed.",
+)
+@click.option(
+    "--mined",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    default=None,
+    help="What mine wrote; without it the arms that train on it are left out.",
+)
+@click.option(
+    "--allow-mining-judge", is_flag=True, help="Let a judge score arms whose data it mined."
+)
 @click.option("--base", default=None, help="Backbone: zoo:..., a folder or a hub name.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As in train.")
 @click.option(
@@ -59,6 +77,9 @@ def ablate(
     arms: str | None,
     seeds: int,
     token_budget: int,
+    judge: str | None,
+    mined: Path | None,
+    allow_mining_judge: bool,
     base: str | None,
     settings: tuple[str, ...],
     out: Path | None,
@@ -69,35 +90,62 @@ def ablate(
     Every step of an arm takes as many steps of training as process the token budget; arms that
     agree on a step share its checkpoint. Seed k uses fold k of DiaSafety. After every arm the
     table is written, with the arms that all seeds begun so far have.
+
+    With --judge, sampled replies are judged too: unsafe by that judge, over-cautious in casual
+    contexts by the rules that mine uses. A judge that chose an arm's negatives does not score it.
     """
     folder = recipe_folder(recipe)
     plan = read_plan(folder)
-    design = _read_arms(folder, arms)
+    design = _read_arms(folder, arms, with_mined=mined is not None)
+    for name in design["chosen"]:
+        if peer := design["arms"][name].get("then"):
+            from parlai_prosocial.peers.trl import check_peer
+
+            check_peer(name, peer)
     out = out or Path("runs") / f"ablate-{folder.name}"
     started = time.monotonic()
 
     from parlai_prosocial.evaluation import comparison
     from parlai_prosocial.evaluation.ablation import ablation_table
+    from parlai_prosocial.evaluation.judged import judge_sentinels
     from parlai_prosocial.evaluation.tables import terminal_table
 
     machine = find_machine(base, datapath)
+    mined_data = MinedData(mined, machine.datapath, out) if mined else None
+    scoring = Scoring(judge, machine, mined_data, allow_mining_judge)
     measured_on = {key: plan[key] for key in MEASURED_ON} | {"token_budget": token_budget}
     data: dict[int, Any] = {}
     results: dict[int, dict[str, Any]] = {}
     for seed in range(seeds):
         data[seed] = evaluation_data(machine.datapath, seed, plan)
         saved = out / f"seed-{seed}" / "results.json"
-        measured = saved_rows(saved, measured_on)
+        scoring.open(seed)
+        measured = saved_rows(saved, measured_on | {"judge": scoring.name})
         rows = measured["results"]
         baselines = comparison.measure_baselines(data[seed])
+        if scoring.unsafe is not None:
+            heard = set(data[seed].sampled)
+            baselines |= judge_sentinels(
+                scoring.unsafe,
+                scoring.over_cautious,
+                [context for context in data[seed].contexts if context.context in heard],
+                data[seed].casual_contexts[: len(heard)],
+            )
         own = [*settings, *machine.settings, f"seed={seed}", f"diasafety-fold={seed}"]
-        trainer = _Trainer(folder, out / f"seed-{seed}", base, own, token_budget, design["arms"])
+        trainer = _Trainer(
+            folder, out / f"seed-{seed}", base, own, token_budget, design["arms"], mined_data
+        )
         for name in (BASE, *design["chosen"]):
-            if name not in rows:
+            if name in rows:
+                _check_mined(rows[name], name, mined_data, saved)
+            else:
                 steps = [] if name == BASE else trainer.train(name)
                 click.echo(f"seed {seed}: measuring {name}")
                 model = load_model(machine, steps)
-                row = comparison.measure_model(model, data[seed], machine.bf16, seed=seed)
+                own_data = mined_data if trains_on_mined(_settings(design, name)) else None
+                judges = scoring.judges_of(own_data)
+                row = comparison.measure_model(model, data[seed], machine.bf16, seed, judges)
+                row["mined"] = own_data and own_data.sha256
                 row["trained_tokens"] = sum(step.tokens for step in steps)
                 row["train_seconds"] = sum(step.seconds for step in steps)
                 rows[name] = row
@@ -112,7 +160,7 @@ def ablate(
     click.echo(f"Written: {out / 'results.json'}, {out / 'results.md'}")
 
 
-def _read_arms(recipe: Path, chosen: str | None) -> dict[str, Any]:
+def _read_arms(recipe: Path, chosen: str | None, with_mined: bool) -> dict[str, Any]:
     """``arms.json``, with the names of the chosen arms under ``chosen``.
 
     The control and the primary arm always take part: the table needs them.
@@ -126,8 +174,25 @@ def _read_arms(recipe: Path, chosen: str | None) -> dict[str, Any]:
         raise UserError(
             f"--arms {','.join(unknown)}: no such arm; there are {', '.join(design['arms'])}"
         )
+    without_data = [
+        name for name in asked if trains_on_mined(_settings(design, name)) and not with_mined
+    ]
+    if without_data and chosen:
+        raise UserError(f"--arms {','.join(without_data)}: trains on mined data; give --mined FILE")
+    if without_data:
+        click.echo(f"Left out without --mined: {', '.join(without_data)}")
+        asked = [name for name in asked if name not in without_data]
     needed = {design["control"], design["primary"], *asked}
     return design | {"chosen": [name for name in design["arms"] if name in needed]}
+
+
+def _check_mined(row: Mapping[str, Any], name: str, mined: MinedData | None, file: Path) -> None:
+    if mined is not None and row["mined"] not in (None, mined.sha256):
+        raise UserError(f"{file}: {name} trained on other mined data; give another --out")
+
+
+def _settings(design: Mapping[str, Any], name: str) -> list[str]:
+    return design["arms"].get(name, {}).get("set", [])
 
 
 class _Trainer:
@@ -145,13 +210,16 @@ class _Trainer:
         settings: Sequence[str],
         budget: int,
         arms: Mapping[str, dict[str, Any]],
+        mined: MinedData | None,
     ):
         self.recipe, self.out, self.base = recipe, out, base
         self.settings, self.budget, self.arms = settings, budget, arms
+        self.mined: MinedData | None = mined
 
     def train(self, name: str) -> list[StepResult]:
         arm = self.arms[name]
-        settings = [*self.settings, *arm.get("set", [])]
+        own = arm.get("set", [])
+        settings = [*self.settings, *(self.mined.fill(own) if self.mined else own)]
         like = self.train(arm["steps_of"]) if "steps_of" in arm else None
         results: list[StepResult] = []
         for i, step in enumerate(arm.get("steps", STEPS)):
@@ -167,7 +235,31 @@ class _Trainer:
             folder = self.out / f"{step}-{_digest(arguments)}"
             arguments += ["-mf", str(folder / "model")]
             results.append(train_step(arguments, f"{name} {step}", folder))
+        if "then" in arm:
+            results.append(self._train_peer(name, settings, results[-1]))
         return results
+
+    def _train_peer(self, name: str, settings: list[str], before: StepResult) -> StepResult:
+        """TRL's trainer on step 1's pairs, by default at the learning rate of the step before."""
+        from parlai.core.opt import Opt
+
+        from parlai_prosocial.peers.trl import train_peer
+
+        arm = self.arms[name]
+        peer, title = arm["then"], f"{name} {arm['then']}"
+        rate = arm.get("learning_rate", Opt.load(f"{before.model_file}.opt")["learningrate"])
+        arguments = ["-o", str(self.recipe / "step1.opt")]
+        arguments += preset_arguments("step1", self.base, settings, before.model_file)
+        arguments += ["--learningrate", str(rate)]
+        identity = ["trl", peer, "--token-budget", str(self.budget), *arguments]
+        folder, command = self.out / f"{peer}-{_digest(identity)}", shlex.join(identity)
+        result = finished_before(folder, command, title)
+        if result is None:
+            model_file = str(folder / "model")
+            training = train_peer(peer, arguments, self.budget, model_file, title)
+            result = StepResult(model_file, command=command, **asdict(training))
+            write_finished(folder, result)
+        return result
 
     def _tokens_per_step(self, arguments: list[str]) -> float:
         """Counted once and kept, so that a resumed run takes the same number of steps."""

@@ -16,6 +16,7 @@ from parlai_prosocial.errors import UserError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 STEPS = ("step1", "step2")
+FINISHED = "finished.json"
 
 
 @dataclass
@@ -111,16 +112,8 @@ def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
     from transformers.utils.logging import disable_progress_bar
 
     command = shlex.join(["parlai", "train_model", *arguments])
-    finished = out / "finished.json"
-    if finished.exists():
-        result = StepResult(**json.loads(finished.read_text()))
-        if result.command != command:
-            raise UserError(
-                f"{finished}: that step was trained by another command; "
-                "give another --out or delete its folder"
-            )
-        click.echo(f"{title}: finished before, {out}")
-        return result
+    if before := finished_before(out, command, title):
+        return before
     out.mkdir(parents=True, exist_ok=True)
     disable_progress_bar()  # of a second's loading; ours is the one to watch
     # As `parlai train_model ARGUMENTS` does it, with a progress bar around its loop.
@@ -142,10 +135,35 @@ def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
         seconds=loop.train_time.time(),
         command=command,
     )
+    write_finished(out, result)
+    return result
+
+
+def finished_before(out: Path, command: str, title: str) -> StepResult | None:
+    """The result of a step that was finished in this folder; None where it was not.
+
+    Raises:
+        UserError: another command finished it.
+    """
+    finished = out / FINISHED
+    if not finished.exists():
+        return None
+    result = StepResult(**json.loads(finished.read_text()))
+    if result.command != command:
+        raise UserError(
+            f"{finished}: that step was trained by another command; "
+            "give another --out or delete its folder"
+        )
+    click.echo(f"{title}: finished before, {out}")
+    return result
+
+
+def write_finished(out: Path, result: StepResult) -> None:
+    """Record a step as finished; :func:`finished_before` returns it from now on."""
+    finished = out / FINISHED
     part = finished.with_suffix(".part")
     part.write_text(json.dumps(asdict(result), indent=2) + "\n")
     os.replace(part, finished)
-    return result
 
 
 def _processed_tokens(loop: Any, world: Any) -> int:

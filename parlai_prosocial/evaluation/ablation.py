@@ -1,13 +1,14 @@
 """The arms of an ablation in one table, each beside the control."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from parlai_prosocial.evaluation.bootstrap import holm
+from parlai_prosocial.evaluation.bootstrap import Interval, holm
 from parlai_prosocial.evaluation.casual import perplexity, perplexity_ratio
 from parlai_prosocial.evaluation.comparison import RERANK, EvaluationData, pooled_casual
+from parlai_prosocial.evaluation.judged import pooled_rate
 from parlai_prosocial.evaluation.ranking import (
     RankingContext,
     accuracy_difference,
@@ -22,6 +23,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "give_away": {"label": "give-away, %", "scale": 100},
     "ppl": {"label": "casual perplexity"},
     "ratio": {"label": "/ control", "digits": 3},
+    "unsafe": {"label": "unsafe replies, %", "scale": 100},
+    "over_cautious": {"label": "over-cautious casual replies, %", "scale": 100},
     "hedges": {"label": "hedges, %", "scale": 100},
     "words": {"label": "words"},
     "distinct_2": {"label": "distinct-2", "digits": 2},
@@ -70,7 +73,11 @@ def ablation_table(
         rows.append(row | _of_model(seen, results, name, control))
         if "reranked_replies" in next(iter(results.values())).get(name, {}):
             best: dict[str, Any] = {"arm": f"{name}, best of {RERANK} by its head"}
+            best["unsafe"] = _judged(results, name, "reranked_unsafe")
             rows.append(best | _of_replies(results, name, "reranked_replies"))
+    sentinels = [name for name in names if name not in ranking]
+    for name in sentinels:
+        rows.append({"arm": name, **_judged_columns(results, name)})
     count = sum(len(c) for c in contexts.values())
     return make_table(
         "Arms under one token budget",
@@ -82,6 +89,7 @@ def ablation_table(
             "categories; "
             f"chance is 50. Control: {control}. Primary comparison: {primary} minus {control}; the "
             "p-values of the other differences are corrected by Holm's method.",
+            *_judging_notes(results, rows),
         ],
     )
 
@@ -92,6 +100,8 @@ def _rankings(
     """Row -> seed -> accuracies; a contrast head's own ranking is a row after its model's."""
     rankings: dict[str, dict[Hashable, np.ndarray]] = {}
     for name in names:
+        if any("ranking" not in rows[name] for rows in results.values()):
+            continue  # a sentinel, which is judged alone
         rankings[name] = {s: np.array(rows[name]["ranking"]) for s, rows in results.items()}
         if all("ranking_by_head" in rows[name] for rows in results.values()):
             rankings[f"{name}, by its head"] = {
@@ -116,7 +126,48 @@ def _of_model(
         columns["ratio"] = perplexity_ratio((nll, tokens), reference[:2], dialogues, seeds)
     for key, value in (("tokens", "trained_tokens"), ("seconds", "train_seconds")):
         columns[key] = float(np.mean([rows[name].get(value, 0) for rows in results.values()]))
+    columns |= _judged_columns(results, name)
     return columns | _of_replies(results, name, "replies")
+
+
+def _judged(
+    results: Mapping[int, Mapping[str, dict[str, Any]]], name: str, key: str
+) -> Interval | None:
+    """The rate over all seeds; None where a seed has not judged that."""
+    if any(key not in rows[name] for rows in results.values()):
+        return None
+    return pooled_rate([rows[name][key] for rows in results.values()])
+
+
+def _judged_columns(
+    results: Mapping[int, Mapping[str, dict[str, Any]]], name: str
+) -> dict[str, Interval | None]:
+    return {key: _judged(results, name, key) for key in ("unsafe", "over_cautious")}
+
+
+def _judging_notes(
+    results: Mapping[int, Mapping[str, dict[str, Any]]], rows: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    counts = [
+        row[key]
+        for seed_rows in results.values()
+        for row in seed_rows.values()
+        for key in ("unsafe", "over_cautious", "reranked_unsafe")
+        if key in row
+    ]
+    if not counts:
+        return []
+    judged, missing = (sum(count[key] for count in counts) for key in ("judged", "missing"))
+    notes = [
+        f"Unsafe and over-cautious: replies as judged, {judged} in all and {missing} judgements "
+        "missing, which count as neither; 95 % Wilson intervals. The last rows are sentinels: "
+        "what the judges say of people's replies and of replies that ignore the context."
+    ]
+    if any(row.get("unsafe") and not row.get("over_cautious") and row.get("ppl") for row in rows):
+        notes.append(
+            "Without a rate of over-caution: an arm whose negatives the same judge has mined."
+        )
+    return notes
 
 
 def _of_replies(

@@ -16,6 +16,8 @@ from parlai_prosocial.evaluation.baselines import (
 )
 from parlai_prosocial.evaluation.bootstrap import holm
 from parlai_prosocial.evaluation.casual import CasualReply, perplexity, perplexity_ratio
+from parlai_prosocial.evaluation.judged import Judges, count_verdicts
+from parlai_prosocial.evaluation.judgement import Judge
 from parlai_prosocial.evaluation.ranking import (
     CONTEXT_BOUND,
     GIVE_AWAY,
@@ -61,28 +63,50 @@ class EvaluationData:
     casual: list[CasualReply]
     sampled: list[str]
 
+    @property
+    def casual_contexts(self) -> list[str]:
+        """The newline-packed contexts of ``casual``."""
+        return ["\n".join(reply.context) for reply in self.casual]
 
-def measure_model(model: Backbone, data: EvaluationData, bf16: bool, seed: int) -> dict[str, Any]:
+
+def measure_model(
+    model: Backbone, data: EvaluationData, bf16: bool, seed: int, judges: Judges | None = None
+) -> dict[str, Any]:
     """All measurements of one model on one fold, JSON-serialisable and without any text.
 
     A model with a contrast head is also ranked by its cosine, and its replies are sampled once
-    more with the best of eight by the head.
+    more with the best of eight by the head. With judges, the replies to ``data.sampled`` are
+    judged, and more are sampled and judged in as many casual contexts.
     """
     scores = score_replies(model, replies_to_score(data.contexts), bf16)
     casual = score_replies(
-        model, [("\n".join(reply.context), [reply.response]) for reply in data.casual], bf16
+        model,
+        [
+            (context, [reply.response])
+            for context, reply in zip(data.casual_contexts, data.casual, strict=True)
+        ],
+        bf16,
     )
+    replies = sample_replies(model, data.sampled, seed, bf16)
     row = {
         "ranking": context_accuracies(data.contexts, _means(scores)).tolist(),
         "casual_nll": [s.nll for [s] in casual],
         "casual_tokens": [s.tokens for [s] in casual],
-        "replies": _statistics(sample_replies(model, data.sampled, seed, bf16)),
+        "replies": _statistics(replies),
     }
+    if judges is not None:
+        row["unsafe"] = _verdicts(judges.unsafe, data.sampled, replies)
+    if judges is not None and judges.over_cautious is not None:
+        casual_contexts = data.casual_contexts[: len(data.sampled)]
+        casual_replies = sample_replies(model, casual_contexts, seed, bf16)
+        row["over_cautious"] = _verdicts(judges.over_cautious, casual_contexts, casual_replies)
     if model.contrast_head is not None:
         cosines = [[float(s.cosine or 0.0) for s in replies] for replies in scores]
         row["ranking_by_head"] = context_accuracies(data.contexts, cosines).tolist()
         reranked = sample_replies(model, data.sampled, seed, bf16, rerank=RERANK)
         row["reranked_replies"] = _statistics(reranked)
+        if judges is not None:
+            row["reranked_unsafe"] = _verdicts(judges.unsafe, data.sampled, reranked)
     return row
 
 
@@ -255,6 +279,12 @@ def pooled_casual(
 
 def _statistics(replies: Sequence[SampledReply]) -> dict[str, Any]:
     return asdict(reply_statistics([r.text for r in replies], [r.ended for r in replies]))
+
+
+def _verdicts(
+    judge: Judge, contexts: Sequence[str], replies: Sequence[SampledReply]
+) -> dict[str, int]:
+    return count_verdicts(judge, contexts, [reply.text for reply in replies])
 
 
 def _means(scores: Sequence[Sequence[ReplyScore]]) -> list[list[float]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.judgement import Judgement, in_batches, pairs
 from parlai_prosocial.mining.chat import ChatClient, Message
-from parlai_prosocial.mining.judgement import Judgement, in_batches, pairs
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.prompt import split_context
 

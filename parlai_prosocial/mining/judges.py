@@ -11,6 +11,14 @@ import torch
 from parlai_prosocial import compat
 from parlai_prosocial.data.example import CASUAL, OK_LABEL
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.judgement import (
+    Judge,
+    Judgement,
+    find_unsafe_label,
+    in_batches,
+    judgement_of,
+    pairs,
+)
 from parlai_prosocial.mining.chat import ChatClient, is_address
 from parlai_prosocial.mining.guards import (
     GuardJudge,
@@ -18,14 +26,6 @@ from parlai_prosocial.mining.guards import (
     ask_folder,
     parse_llama_guard,
     parse_qwen3guard,
-)
-from parlai_prosocial.mining.judgement import (
-    Judge,
-    Judgement,
-    find_unsafe_label,
-    in_batches,
-    judgement_of,
-    pairs,
 )
 from parlai_prosocial.models.backbone import weights_sha256
 

@@ -15,10 +15,10 @@ from parlai_prosocial.data.example import CASUAL
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.data.weights import social_weights
+from parlai_prosocial.evaluation.judgement import Judge
 from parlai_prosocial.mining.engine import Engine
 from parlai_prosocial.mining.examples import read_examples
 from parlai_prosocial.mining.journal import Journal, finished_before, summary_path, write_output
-from parlai_prosocial.mining.judgement import Judge
 from parlai_prosocial.mining.turns import Turn, chunked, spread
 from parlai_prosocial.models.prompt import split_context
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from parlai_prosocial.data.reader import bundled
-from parlai_prosocial.mining.judgement import Judgement
+from parlai_prosocial.evaluation.judgement import Judgement
 
 PATTERNS_FILE = bundled("preachy_patterns.txt")
 

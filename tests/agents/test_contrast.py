@@ -13,6 +13,7 @@ from parlai_prosocial.agents.contrast import (
     contrast_loss,
     in_batch_mask,
     padded_by_example,
+    permute_weights,
 )
 from parlai_prosocial.data.example import W_MIN
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
@@ -46,6 +47,20 @@ def test_what_may_fit_as_well_is_a_false_negative():
     assert (~in_batch_mask(examples, examples)).int().tolist() == expected
     # The joint batch of two processes, seen by the second.
     assert torch.equal(in_batch_mask(examples[4:], examples), in_batch_mask(examples, examples)[4:])
+
+
+def test_permuted_weights_are_the_same_ones_elsewhere():
+    examples = [
+        example("a", negatives=[[1], [2]], log_weights=[0.1, 0.2]),
+        example("b"),
+        example("c", negatives=[[3], [4], [5]], log_weights=[0.3, 0.4, 0.5]),
+    ]
+    permuted = permute_weights(examples, Random(1))
+    assert [len(e.log_weights) for e in permuted] == [2, 0, 3]
+    assert [e.negatives for e in permuted] == [e.negatives for e in examples]
+    weights = [w for e in permuted for w in e.log_weights]
+    assert sorted(weights) == [0.1, 0.2, 0.3, 0.4, 0.5] != weights
+    assert examples[0].log_weights == [0.1, 0.2]  # the original is left alone
 
 
 def test_in_batch_negatives_leave_false_ones_out_and_take_the_smallest_weight():

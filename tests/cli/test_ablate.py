@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -6,6 +7,8 @@ from click.testing import CliRunner
 from parlai_prosocial.cli.ablate import ablate
 from parlai_prosocial.cli.train import RECIPES, recipe_folder, step_arguments
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.mining.judges import WordListJudge
+from parlai_prosocial.mining.preachy import PreachyRules
 
 PRESET = {
     "model": "prosocial",
@@ -34,6 +37,20 @@ ARMS = {
         "mle": {"set": ["contrast-weight=0"], "steps_of": "n-pair"},
         "step1": {"steps": ["step1"]},
         "cosine": {"set": ["contrast-score=cosine"]},
+        "mined": {
+            "set": [
+                "step2.task=prosocial:Own,diasafety:Contrastive",
+                "step2.prosocial-data={mined}",
+            ],
+            "steps": ["step2"],
+        },
+        "mined-unsafe": {
+            "set": [
+                "step2.task=prosocial:Own,diasafety:Contrastive",
+                "step2.prosocial-data={mined-unsafe}",
+            ],
+            "steps": ["step2"],
+        },
         "never": {"set": ["no-such-flag=1"]},
     },
 }
@@ -83,6 +100,102 @@ def test_arms_share_steps_and_stay_within_the_budget(recipe, tiny_backbones, tmp
     assert "measuring" not in again.output
     other = CliRunner().invoke(ablate, [*arguments, "--token-budget", "700"])
     assert "measured by another compare.json" in str(other.exception)
+
+
+@pytest.fixture
+def datapath(tmp_path):
+    words = tmp_path / "data" / "OffensiveLanguage" / "OffensiveLanguage.txt"
+    words.parent.mkdir(parents=True)
+    words.write_text("badword\nworseword\n")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def mined(tmp_path):
+    """As ``prosocial mine`` writes it: an unsafe and a preachy negative a row."""
+    file = tmp_path / "mined.jsonl"
+    row = {
+        "negatives": ["a worseword", "As an AI, I do not swim."],
+        "negative_weights": [1.0, 1.0],
+        "negative_judges": ["other@1", PreachyRules().name],
+        "negative_sources": ["sampled", "synthetic"],
+        "split": "train",
+    }
+    rows = [{"context": [f"Swim {i}?"], "response": "I love it.", **row} for i in range(6)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_replies_are_judged_but_not_by_who_mined(recipe, tiny_backbones, tmp_path, datapath, mined):
+    out = tmp_path / "out"
+    arguments = ["--recipe", str(recipe), "--base", str(tiny_backbones["llama"])]
+    arguments += ["--out", str(out), "--datapath", str(datapath), "--judge", "words"]
+    arguments += ["--seeds", "1", "--token-budget", "300"]
+    arguments += ["--arms", "mined,mined-unsafe"]
+    result = CliRunner().invoke(ablate, arguments)
+    assert "--arms mined,mined-unsafe: trains on mined data" in str(result.exception)
+
+    arguments += ["--mined", str(mined)]
+    result = CliRunner().invoke(ablate, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((out / "results.json").read_text())
+    rows = summary["results"]["0"]
+    assert rows["n-pair"]["unsafe"]["judged"] == rows["n-pair"]["over_cautious"]["judged"] == 2
+    # The rules mined these arms' preachy negatives, so they say nothing of the arms.
+    assert "unsafe" in rows["mined"] and "over_cautious" not in rows["mined"]
+    assert "Without a rate of over-caution" in summary["tables"][0]["notes"][2]
+    assert rows["always a refusal"]["over_cautious"] == {"unfit": 2, "judged": 2, "missing": 0}
+
+    [without] = out.glob("mined-*-unsafe.jsonl")
+    kept = [json.loads(line) for line in without.read_text().splitlines()]
+    assert len(kept) == 6
+    assert all(row["negatives"] == ["a worseword"] for row in kept)
+    assert all(row["negative_judges"] == ["other@1"] for row in kept)
+
+    # The same judge as the one that mined: refused, unless asked for.
+    judge = WordListJudge(str(datapath)).name
+    mined.write_text(mined.read_text().replace("other@1", judge))
+    result = CliRunner().invoke(ablate, arguments)
+    assert isinstance(result.exception, UserError)
+    assert "--judge words: it mined the negatives of --mined" in str(result.exception)
+    result = CliRunner().invoke(ablate, [*arguments, "--allow-mining-judge"])
+    # It goes on with that, to find that the saved rows trained on another file.
+    assert "mined trained on other mined data" in str(result.exception)
+
+
+def test_peers_go_on_from_the_same_step(recipe, tiny_backbones, tmp_path, monkeypatch):
+    first = {"steps": ["step2"], "set": ["contrast-weight=0"]}
+    peers = {name: first | {"then": name} for name in ("dpo", "simpo")}
+    design = ARMS | {"arms": ARMS["arms"] | peers}
+    (recipe / "arms.json").write_text(json.dumps(design))
+    arguments = ["--recipe", str(recipe), "--base", str(tiny_backbones["llama"])]
+    arguments += ["--out", str(tmp_path / "out"), "--datapath", str(tmp_path / "data")]
+    arguments += ["--seeds", "1", "--token-budget", "1200", "--arms", "dpo,simpo"]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "trl", None)
+        result = CliRunner().invoke(ablate, arguments)
+    assert "the dpo arm needs TRL: pip install 'parlai-prosocial[bench]'" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+    result = CliRunner().invoke(ablate, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "simpo step2: finished before" in result.output
+    folder = tmp_path / "out" / "seed-0"
+    names = [path.name.split("-")[0] for path in folder.iterdir() if path.is_dir()]
+    assert sorted(names) == ["dpo", "simpo", "step1", "step1", "step2", "step2", "step2"]
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["results"]["0"]
+    for name in ("dpo", "simpo"):
+        [finished] = [json.loads(f.read_text()) for f in folder.glob(f"{name}-*/finished.json")]
+        assert finished["command"].startswith(f"trl {name} --token-budget 1200 -o ")
+        assert "--learningrate 1 " in finished["command"] + " "  # ParlAI's default, as in PRESET
+        assert finished["tokens"] >= 1200
+        assert rows[name]["trained_tokens"] > finished["tokens"] + 800
+    assert rows["dpo"]["casual_nll"] != rows["simpo"]["casual_nll"]
+
+    (folder / "results.json").unlink()
+    again = CliRunner().invoke(ablate, arguments, catch_exceptions=False)
+    assert "dpo dpo: finished before" in again.output
+    assert "simpo simpo: finished before" in again.output
 
 
 def test_mistakes_are_named(recipe, tmp_path):

@@ -11,8 +11,8 @@ import torch
 from parlai_prosocial.data.example import SAFETY_LABELS
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.judgement import Judgement, find_unsafe_label
 from parlai_prosocial.mining.guards import parse_llama_guard, parse_qwen3guard
-from parlai_prosocial.mining.judgement import Judgement, find_unsafe_label
 from parlai_prosocial.mining.judges import ClassifierJudge, TextClassifierJudge, open_judge
 from parlai_prosocial.mining.preachy import PreachyRules
 
