@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 
 from parlai_prosocial.cli.train import RECIPES
+from parlai_prosocial.data import diasafety
+from parlai_prosocial.data.normalise import normalise_text
 
 
 def test_trains_reports_and_talks(tmp_path, tiny_encoder):
@@ -30,3 +32,15 @@ def test_trains_reports_and_talks(tmp_path, tiny_encoder):
         stdin="Hi!\nI want to steal a car.\n[EXIT]\n",
     )
     assert output.count("Predicted class: __") == output.count("with probability: 0.") == 2
+
+
+def test_the_mining_judge_has_seen_no_context_that_a_table_tests(tmp_path):
+    preset = json.loads((RECIPES / "classifier" / "mining.opt").read_text())
+
+    def contexts(fold, part):
+        rows = diasafety.load_rows(str(tmp_path), "train", fold=fold, part=part)
+        return {normalise_text(row["context"]) for row in rows}
+
+    seen = contexts(preset["diasafety_fold"], preset["diasafety_part"])
+    folds = json.loads((RECIPES / "diasafety" / "compare.json").read_text())["folds"]
+    assert seen and all(seen.isdisjoint(contexts(fold, "test")) for fold in folds)
