@@ -67,6 +67,10 @@ PARLAI_FEATURES = [
 
 TENSORBOARD = ["tensorboardX>=2.6.2"]
 
+# The oldest that tests/peers passes with; before 0.29 DPO's reference was the bare base instead of
+# the adapter it starts from.
+BENCH = ["trl>=1.0"]
+
 setup(
     name="parlai-prosocial",
     version="0.1.0",
@@ -85,10 +89,13 @@ setup(
     install_requires=[*OURS, *PARLAI_CORE, *PARLAI_FEATURES],
     extras_require={
         "tensorboard": TENSORBOARD,
+        # Other trainers to compare with: the arms dpo and simpo of `prosocial ablate`.
+        "bench": BENCH,
         # A judge for mining; it ships joblib pickles and loads them.
         "profanity": ["alt-profanity-check>=1.4"],
         "dev": [
             *TENSORBOARD,
+            *BENCH,
             "pytest>=8",
             "pytest-regressions>=2.5",
             "pytest-datadir>=1.5",

@@ -168,6 +168,7 @@ def test_peers_go_on_from_the_same_step(recipe, tiny_backbones, tmp_path, monkey
     peers = {name: first | {"then": name} for name in ("dpo", "simpo")}
     design = ARMS | {"arms": ARMS["arms"] | peers}
     (recipe / "arms.json").write_text(json.dumps(design))
+    (recipe / "step2.opt").write_text(json.dumps(PRESET | {"learningrate": 0.003}))
     arguments = ["--recipe", str(recipe), "--base", str(tiny_backbones["llama"])]
     arguments += ["--out", str(tmp_path / "out"), "--datapath", str(tmp_path / "data")]
     arguments += ["--seeds", "1", "--token-budget", "1200", "--arms", "dpo,simpo"]
@@ -187,7 +188,7 @@ def test_peers_go_on_from_the_same_step(recipe, tiny_backbones, tmp_path, monkey
     for name in ("dpo", "simpo"):
         [finished] = [json.loads(f.read_text()) for f in folder.glob(f"{name}-*/finished.json")]
         assert finished["command"].startswith(f"trl {name} --token-budget 1200 -o ")
-        assert "--learningrate 1 " in finished["command"] + " "  # ParlAI's default, as in PRESET
+        assert finished["command"].endswith(" --learningrate 0.003")  # step 2's
         assert finished["tokens"] >= 1200
         assert rows[name]["trained_tokens"] > finished["tokens"] + 800
     assert rows["dpo"]["casual_nll"] != rows["simpo"]["casual_nll"]
