@@ -67,6 +67,9 @@ PARLAI_FEATURES = [
 
 TENSORBOARD = ["tensorboardX>=2.6.2"]
 
+# Without these `transformers serve` does not start.
+SERVE = ["fastapi>=0.115", "openai>=2.0", "uvicorn>=0.32"]
+
 # The oldest that tests/peers passes with; before 0.29 DPO's reference was the bare base instead of
 # the adapter it starts from.
 BENCH = ["trl>=1.0"]
@@ -95,6 +98,7 @@ setup(
         "profanity": ["alt-profanity-check>=1.4"],
         "dev": [
             *TENSORBOARD,
+            *SERVE,
             *BENCH,
             "pytest>=8",
             "pytest-regressions>=2.5",

@@ -2,7 +2,9 @@
 
 vLLM, SGLang, ``transformers serve`` and llama.cpp's server all speak it. Only what they all have is
 used: one answer a call, no streaming. ``transformers serve`` samples only a model whose
-``generation_config.json`` says ``do_sample``; any other answers greedily, whatever it is asked.
+``generation_config.json`` says ``do_sample``, and from its ``top_k``, 50 without one; any other
+answers greedily, whatever it is asked. It has one random generator for all calls, so seeds hold for
+one call at a time only, and it answers 500, not 404, for a model that it cannot load.
 """
 
 import os
@@ -104,8 +106,8 @@ class ChatClient:
             N, in order; None where every try failed.
 
         Raises:
-            UserError: the server refuses the key or does not know the model, or no call at all
-                was answered.
+            UserError: the server refuses the key, does not know the model or only streams, or no
+                call at all was answered.
         """
         settings = {
             "model": self.model,
@@ -123,7 +125,7 @@ class ChatClient:
         if bodies and not any(answers):
             raise UserError(
                 f"{self.url}: none of {len(bodies)} calls was answered ({self.last_failure}); "
-                "check the server, then run the same command to go on"
+                f"check the server and its model {self.model}, then run the same command to go on"
             )
         return answers
 
@@ -156,6 +158,11 @@ class ChatClient:
                     raise UserError(
                         f"{self.url}: status {answer.status_code} for model {self.model}; "
                         f"{_MISTAKES[answer.status_code]}"
+                    )
+                if answer.headers.get("Content-Type", "").startswith("text/event-stream"):
+                    raise UserError(
+                        f"{self.url}: streams its answers although asked not to, as "
+                        "`transformers serve` does before transformers 5; use a newer server"
                     )
                 if answer.status_code == 200:
                     completion = _completion(answer)

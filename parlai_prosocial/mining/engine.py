@@ -1,6 +1,7 @@
 """Replies sampled from a model: one small interface, in this process or at an address."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from parlai_prosocial.mining.chat import ChatClient, Message, is_address
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
 from parlai_prosocial.models.checkpoint import Checkpoint
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, split_context
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_BATCH = 64
 _FIRST_LOOK = 512
@@ -211,6 +214,7 @@ class OpenAIEngine:
         self.client = client
         self.name = f"{client.url}#{client.model}"
         self.system_prompt = system_prompt
+        self._warned = False
 
     def sample(
         self,
@@ -225,7 +229,20 @@ class OpenAIEngine:
         seeds = [_own_seed(seed, c, k) % 2**31 for c in contexts for k in range(n)]
         answers = self.client.complete(conversations, seeds, max_tokens, temperature, top_p)
         replies = [a and SampledReply(a.text.strip(), a.ended) for a in answers]
-        return [replies[i : i + n] for i in range(0, len(replies), n)]
+        grouped = [replies[i : i + n] for i in range(0, len(replies), n)]
+        if temperature > 0 and n > 1 and all(len(set(group)) == 1 for group in grouped):
+            self._warn_of_a_greedy_server(n)
+        return grouped
+
+    def _warn_of_a_greedy_server(self, n: int) -> None:
+        if not self._warned:
+            logger.warning(
+                "%s: all %d replies to a context are the same, so it does not sample; "
+                '`transformers serve` does where generation_config.json says "do_sample": true',
+                self.name,
+                n,
+            )
+        self._warned = True
 
 
 def chat_messages(context: str, system_prompt: str) -> list[Message]:

@@ -14,12 +14,14 @@ class ChatServer:
     Attributes:
         answer: from a request's body and how often it came before, to ``(status, payload)``; a
             text as payload is wrapped as a completion.
+        content_type: of its answers.
         requests: the bodies, as they came.
         authorizations: their Authorization headers.
     """
 
     def __init__(self):
         self.answer = lambda body, before: (200, "Fine.")
+        self.content_type = "application/json"
         self.requests, self.authorizations = [], []
         self.seen, self.lock = Counter(), threading.Lock()
         self.running, self.most_running = 0, 0
@@ -43,6 +45,7 @@ class ChatServer:
                 with owner.lock:
                     owner.running -= 1
                 self.send_response(status)
+                self.send_header("Content-Type", owner.content_type)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)

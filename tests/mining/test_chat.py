@@ -74,6 +74,13 @@ def test_a_bad_request_is_missing_and_not_tried_again(chat_server):
     assert len(chat_server.requests) == 3
 
 
+def test_a_server_that_streams_unasked_is_refused_at_once(chat_server):
+    chat_server.content_type = "text/event-stream; charset=utf-8"
+    with pytest.raises(UserError, match=r"streams its answers although asked not to"):
+        complete(client(chat_server), HELLO[:1])
+    assert len(chat_server.requests) == 1
+
+
 def test_a_time_out_is_missing(chat_server):
     def answer(body, _):
         time.sleep(0.5 if said(body) == "two" else 0)

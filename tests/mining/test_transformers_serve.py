@@ -1,0 +1,140 @@
+"""A real server on loopback, ``transformers serve``: its replies are sampled, mined and counted."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+import requests
+import transformers
+from click.testing import CliRunner
+
+from parlai_prosocial.cli.data import data
+from parlai_prosocial.cli.mine import mine
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.scoring import SampledReply
+from parlai_prosocial.mining.chat import ChatClient
+from parlai_prosocial.mining.engine import TransformersEngine, open_engine
+from parlai_prosocial.models.backbone import Backbone
+
+CONTEXTS = [
+    "I like walking.",
+    "Hi\nHello there\nHow are you? I walked in the park with my dog.",
+    "your persona: I sail.\nWhat do you like?",
+]
+STARTS_IN = 120
+"""Most seconds until the server answers; it takes 10 on two shared cores."""
+
+pytestmark = pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5,
+    reason="before transformers 5 `transformers serve` streams, whatever it is asked",
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a server that loads the models it is asked for."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with pytest.MonkeyPatch.context() as patch, open(log, "w") as stream:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.delenv("OPENAI_API_KEY", raising=False)
+        command = ["transformers", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        try:
+            wait_for_answer(f"http://127.0.0.1:{port}/health", process, log)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_for_answer(url, process, log):
+    deadline = time.monotonic() + STARTS_IN
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if requests.get(url, timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.2)
+    pytest.fail(f"transformers serve does not answer: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def sampling(tiny_backbones, tmp_path_factory):
+    """A model that the server samples from, as its generation_config.json says so."""
+    folder = tmp_path_factory.mktemp("sampling") / "llama"
+    shutil.copytree(tiny_backbones["llama"], folder)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_sample": True}))
+    return folder
+
+
+def test_replies_are_sampled(server, sampling, caplog):
+    engine = open_engine(f"{server}#{sampling}", "", bf16=False, concurrency=3)
+    replies = engine.sample(CONTEXTS, 4, max_tokens=8, seed=1, top_p=0.9)
+    assert [len(found) for found in replies] == [4, 4, 4]
+    assert all(isinstance(reply, SampledReply) for found in replies for reply in found)
+    assert all(len(set(found)) > 1 for found in replies)
+    assert not all(reply.ended for found in replies for reply in found)
+    assert "does not sample" not in caplog.text
+
+
+def test_seeds_hold_for_one_call_at_a_time(server, sampling):
+    engine = open_engine(f"{server}#{sampling}", "", bf16=False, concurrency=1)
+    replies = engine.sample(CONTEXTS, 2, max_tokens=8, seed=1)
+    assert engine.sample(CONTEXTS, 2, max_tokens=8, seed=1) == replies
+    assert engine.sample(CONTEXTS, 2, max_tokens=8, seed=2) != replies
+
+
+def test_greedy_replies_are_those_of_our_own_engine(server, tiny_backbones):
+    folder = tiny_backbones["llama"]
+    here = TransformersEngine(Backbone(folder, trainable=False), "here")
+    there = open_engine(f"{server}#{folder}", "", bf16=False)
+    greedy = {"n": 1, "max_tokens": 8, "seed": 0, "temperature": 0.0}
+    texts = [[reply.text.strip() for reply in found] for found in here.sample(CONTEXTS, **greedy)]
+    assert [[r.text for r in found] for found in there.sample(CONTEXTS, **greedy)] == texts
+
+
+def test_a_server_that_does_not_sample_is_told_of_once(server, tiny_backbones, caplog):
+    engine = open_engine(f"{server}#{tiny_backbones['llama']}", "", bf16=False)
+    for _ in range(2):
+        replies = engine.sample(CONTEXTS, 2, max_tokens=4, seed=1)
+        assert all(first == second for first, second in replies)
+    assert caplog.text.count("does not sample") == 1
+
+
+def test_a_model_that_is_not_there(server):
+    client = ChatClient(f"{server}#nobody/nothing", attempts=1)
+    with pytest.raises(UserError, match=r"\(status 500\); check the server and its model nobody"):
+        client.complete([[{"role": "user", "content": "Hi"}]], [0], max_tokens=4)
+
+
+def test_mining(server, sampling, tmp_path):
+    (tmp_path / "OffensiveLanguage").mkdir()
+    (tmp_path / "OffensiveLanguage" / "OffensiveLanguage.txt").write_text("a\ni\nis\ne\no\ns\n")
+    out = tmp_path / "mined.jsonl"
+    arguments = ["--model", f"{server}#{sampling}", "--task", "prosocial", "--judge", "words"]
+    arguments += ["--set", "prosocial-sample=true", "--synthetic-cap", "0", "--limit", "8"]
+    arguments += ["--samples", "2", "--max-tokens", "16", "--concurrency", "3"]
+    arguments += ["--datapath", str(tmp_path), "--out", str(out)]
+    mined = CliRunner().invoke(mine, arguments)
+    assert mined.exit_code == 0, mined.output
+    summary = json.loads((tmp_path / "mined.summary.json").read_text())
+    counts = summary["sources"]["sampled"]
+    assert (summary["contexts"], counts["replies"]) == (8, 16)
+    assert counts.get("missing reply", 0) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert summary["rows"] == len(rows) > 0
+    assert sum(len(row["negatives"]) for row in rows) >= counts["kept, unsafe"] > 0
+    checked = CliRunner().invoke(data, ["check", str(out)])
+    assert checked.exit_code == 0, checked.output
+    assert ", 0 bad" in checked.output
