@@ -7,7 +7,7 @@ shipped. The bundled sample is in its format and was written for this package.
 from collections.abc import Sequence
 from pathlib import Path
 
-from parlai_prosocial.data.example import ContrastiveExample
+from parlai_prosocial.data.example import ContrastiveExample, rot_lines
 from parlai_prosocial.data.fields import Field, Schema, one_of, several_of, text, whole_number
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import bundled, empty_split, open_corpus, rows_of
@@ -22,6 +22,13 @@ CONSENSUS = ["nobody", "rare", "controversial", "most", "all"]
 SEVERITIES = ["fine", "unwise", "bad", "horrible", "worst"]
 """What ``violation-severity`` 1 to 5 say about breaking the rule."""
 FOUNDATIONS = ["care", "fairness", "liberty", "loyalty", "authority", "sanctity"]
+ATTRIBUTES = {
+    "alignment": ALIGNMENTS,
+    "severity": SEVERITIES,
+    "consensus": CONSENSUS,
+    "foundations": FOUNDATIONS,
+}
+"""What annotators said of an answer or its rule, and the classes of each."""
 _DISAGREES, _AGREES = 0, 2
 _MOST_AGREE = 4
 
@@ -129,3 +136,18 @@ def contrastive_examples(rows: Sequence[dict]) -> list[ContrastiveExample]:
         )
         for (row, answer), has_negative in zip(usable, contrasted, strict=True)
     ]
+
+
+def attribute_question(row: dict, attribute: str) -> tuple[list[str], list[str]] | None:
+    """Return the lines that ask for an attribute of a row, and its right classes.
+
+    The lines are the inputs of the corpus's authors: the rule of thumb alone, for the alignment
+    question and answer too. None where nobody gave the row that attribute.
+    """
+    rule = rot_lines([row["rot"]])
+    if attribute == "alignment":
+        return [*rule, row["Q"], row["A"]], [ALIGNMENTS[row["A_agrees"]]]
+    if attribute == "foundations":
+        return (rule, row["moral"]) if row["moral"] else None
+    point = row["violation-severity" if attribute == "severity" else "rot-agree"]
+    return None if point is None else (rule, [ATTRIBUTES[attribute][point - 1]])

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from parlai_prosocial.evaluation.bootstrap import Interval, wilson_interval
+from parlai_prosocial.evaluation.metrics.text import Distinct
 
 _VERBS = ("answer", "say", "tell", "help", "assist", "give", "provide", "recommend", "do that")
 
@@ -43,8 +43,7 @@ class ReplyStatistics:
         hedges: share 0..1 with a phrase of :data:`HEDGES`, Wilson interval.
         ended: share 0..1 that the model ended by its end-of-turn token, Wilson interval.
         mean_words: mean number of words (split at white space).
-        distinct_2: distinct word pairs / word pairs, over all replies, 0..1 (Li et al. 2016). It
-            falls as N grows: compare arms at the same N only.
+        distinct_2: :class:`~parlai_prosocial.evaluation.metrics.text.Distinct` of word pairs.
     """
 
     count: int
@@ -78,12 +77,12 @@ def reply_statistics(replies: Sequence[str], ended: Sequence[bool]) -> ReplyStat
     """
     if not replies or len(ended) != len(replies):
         raise ValueError(f"{len(replies)} replies and {len(ended)} ends")
-    words = [reply.casefold().split() for reply in replies]
-    pairs = [pair for reply in words for pair in pairwise(reply)]
+    pairs = Distinct(2)
+    pairs.update(replies)
     return ReplyStatistics(
         count=len(replies),
         hedges=wilson_interval(sum(map(hedges, replies)), len(replies)),
         ended=wilson_interval(sum(map(bool, ended)), len(replies)),
-        mean_words=sum(map(len, words)) / len(words),
-        distinct_2=len(set(pairs)) / len(pairs) if pairs else 0.0,
+        mean_words=sum(len(reply.split()) for reply in replies) / len(replies),
+        distinct_2=pairs.compute(),
     )

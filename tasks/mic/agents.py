@@ -6,8 +6,6 @@ the inputs of its authors (Ziems et al., ACL 2022): the rule alone, for the alig
 answer too. ``:Contrastive`` has the chatbot's misaligned answers as negatives.
 """
 
-from collections.abc import Sequence
-
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.tasks.prosocial.base import (
@@ -101,56 +99,49 @@ class RotTeacher(_MicTeacher):
             yield message, True
 
 
-class AlignmentTeacher(_MicTeacher):
+class _AttributeTeacher(_MicTeacher):
+    attribute: str
+
+    def messages(self, split: str) -> Messages:
+        for row in self.rows(split):
+            question = mic.attribute_question(row, self.attribute)
+            if question is not None:
+                lines, labels = question
+                message = {
+                    "text": "\n".join(lines),
+                    "labels": labels,
+                    "label_candidates": mic.ATTRIBUTES[self.attribute],
+                    "source": "mic",
+                }
+                yield message, True
+
+
+class AlignmentTeacher(_AttributeTeacher):
     """Does the answer agree with the rule of thumb?"""
 
-    def messages(self, split: str) -> Messages:
-        for row in self.rows(split):
-            text = "\n".join([*rot_lines([row["rot"]]), row["Q"], row["A"]])
-            yield _class_message(text, [mic.ALIGNMENTS[row["A_agrees"]]], mic.ALIGNMENTS), True
+    attribute = "alignment"
 
 
-class SeverityTeacher(_MicTeacher):
+class SeverityTeacher(_AttributeTeacher):
     """How bad is it to break the rule? Rows without a severity are left out."""
 
+    attribute = "severity"
     needs = "a violation-severity"
 
-    def messages(self, split: str) -> Messages:
-        rows = self.rows(split)
-        yield from _scale_messages(rows, "violation-severity", mic.SEVERITIES)
 
-
-class ConsensusTeacher(_MicTeacher):
+class ConsensusTeacher(_AttributeTeacher):
     """How many people would agree with the rule? Rows without a consensus are left out."""
 
+    attribute = "consensus"
     needs = "a rot-agree"
 
-    def messages(self, split: str) -> Messages:
-        yield from _scale_messages(self.rows(split), "rot-agree", mic.CONSENSUS)
 
-
-class FoundationsTeacher(_MicTeacher):
+class FoundationsTeacher(_AttributeTeacher):
     """Which moral foundations does the rule rest on? Every one of them is a right label."""
 
+    attribute = "foundations"
     needs = "a moral foundation"
-
-    def messages(self, split: str) -> Messages:
-        for row in self.rows(split):
-            if row["moral"]:
-                text = "\n".join(rot_lines([row["rot"]]))
-                yield _class_message(text, row["moral"], mic.FOUNDATIONS), True
 
 
 class DefaultTeacher(AnswerTeacher):
     pass
-
-
-def _scale_messages(rows: Sequence[dict], field: str, classes: list[str]) -> Messages:
-    for row in rows:
-        if row[field] is not None:
-            text = "\n".join(rot_lines([row["rot"]]))
-            yield _class_message(text, [classes[row[field] - 1]], classes), True
-
-
-def _class_message(text: str, labels: list[str], classes: list[str]) -> dict:
-    return {"text": text, "labels": labels, "label_candidates": classes, "source": "mic"}
