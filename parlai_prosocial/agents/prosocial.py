@@ -26,6 +26,7 @@ from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.backbone import Backbone, find_backbone
 from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
 from parlai_prosocial.models.contrast_head import ContrastHead
+from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
@@ -216,27 +217,6 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
 
     # Generation
 
-    def _decoding(self, beam_size: int) -> dict[str, Any]:
-        inference = self.opt["inference"]
-        decoding: dict[str, Any] = {"min_new_tokens": self.beam_min_length}
-        if self.beam_block_ngram > 0:
-            decoding["no_repeat_ngram_size"] = self.beam_block_ngram
-        sampling = {"do_sample": True, "temperature": self.opt["sampling_temperature"]}
-        if inference == "greedy":
-            return decoding | {"do_sample": False, "num_beams": 1}
-        if inference == "beam":
-            penalty = self.opt["beam_length_penalty"]
-            return decoding | {
-                "do_sample": False,
-                "num_beams": beam_size,
-                "length_penalty": penalty,
-            }
-        if inference == "topk":
-            return decoding | sampling | {"top_k": self.opt["topk"]}
-        if inference == "nucleus":
-            return decoding | sampling | {"top_k": 0, "top_p": self.opt["topp"]}
-        raise UserError(f"--inference {inference}: use greedy, beam, topk or nucleus")
-
     def _generate(
         self,
         batch: Batch,
@@ -252,7 +232,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             max_ts,
             rerank=self.opt["rerank"],
             alpha=self.opt["rerank_alpha"],
-            **self._decoding(beam_size),
+            **generation_settings({**self.opt, "beam_size": beam_size}),
         )
         return [(torch.tensor(reply), None, None) for reply in replies], []
 

@@ -87,22 +87,11 @@ def evaluation_data(datapath: str, fold: int, plan: dict[str, Any]) -> Any:
 
 def load_model(machine: Machine, steps: Sequence[StepResult]) -> Any:
     """The backbone after these steps; the base where there are none."""
-    from parlai_prosocial.models.backbone import Backbone
-    from parlai_prosocial.models.checkpoint import Checkpoint
+    from parlai_prosocial.models.opening import open_model
 
-    if not steps:
-        return Backbone(machine.base_folder, bf16=machine.bf16, trainable=False).to(machine.device)
-    checkpoint = Checkpoint(steps[-1].model_file)
-    model = Backbone(
-        machine.base_folder if checkpoint.is_adapter else checkpoint.folder,
-        adapter=checkpoint.folder if checkpoint.is_adapter else None,
-        contrast_head=checkpoint.has_contrast_head,
-        bf16=machine.bf16,
-        system_prompt=checkpoint.info["system_prompt"],
-        trainable=False,
-    )
-    checkpoint.load_contrast_head(model)
-    return model.to(machine.device)
+    name = steps[-1].model_file if steps else str(machine.base_folder)
+    opened = open_model(name, lambda base: machine.base_folder, machine.bf16)
+    return opened.backbone.to(machine.device)
 
 
 def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:

@@ -96,8 +96,15 @@ class Checkpoint:
         self.folder = manifest.parent / _read_manifest(manifest)["weights"]
         if not self.folder.is_dir():
             raise UserError(f"{path}: its weights folder {self.folder} is missing; restore it")
-        info_file = self.folder / INFO_FILE
-        self.info: dict[str, Any] = json.loads(info_file.read_text()) if info_file.exists() else {}
+        self.info = _read_info(self.folder)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Checkpoint":
+        """A folder of weights without a manifest: an exported one, or any Hugging Face model."""
+        checkpoint = cls.__new__(cls)
+        checkpoint.path, checkpoint.folder = str(folder), folder
+        checkpoint.info = _read_info(folder)
+        return checkpoint
 
     @property
     def is_adapter(self) -> bool:
@@ -125,6 +132,11 @@ class Checkpoint:
         """Optimiser and scheduler state; empty for a model that was never trained here."""
         file = self.folder / TRAINING_FILE
         return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else {}
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    file = folder / INFO_FILE
+    return json.loads(file.read_text("utf-8")) if file.exists() else {}
 
 
 def _read_manifest(manifest: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.chat_template import is_plain
 
 USER_TURN = {"role": "user", "content": "a"}
 DEFAULT_SYSTEM_PROMPT = "You are a kind, honest conversation partner."
@@ -70,11 +71,10 @@ class Prompt:
                 f"--backbone: the tokenizer in {self.tokenizer.name_or_path} has no end-of-sequence"
                 " token, so a reply could not end; set eos_token in its tokenizer_config.json"
             )
-        self.takes_system_turn = self._template_takes_system_turn()
+        self.has_template = not is_plain(self.tokenizer.chat_template)
+        self.takes_system_turn = self.has_template and self._template_takes_system_turn()
 
     def _template_takes_system_turn(self) -> bool:
-        if self.tokenizer.chat_template is None:
-            return False
         try:
             self._apply_template([{"role": "system", "content": "a"}, USER_TURN])
         except TemplateError:
@@ -119,7 +119,7 @@ class Prompt:
             {"role": roles[(len(turns) - 1 - i) % 2], "content": turn}
             for i, turn in enumerate(turns)
         ]
-        if self.tokenizer.chat_template is None:
+        if not self.has_template:
             lines = [*system_lines, *(f"{m['role']}: {m['content']}" for m in messages)]
             if self.is_encoder_decoder:
                 return self.tokenizer("\n".join(lines))["input_ids"]
@@ -142,7 +142,7 @@ class Prompt:
         if self.is_encoder_decoder:
             ids = self.tokenizer(text_target=text)["input_ids"]
         else:
-            opening = "" if self.tokenizer.chat_template else " "
+            opening = "" if self.has_template else " "
             ids = self.tokenizer(opening + text, add_special_tokens=False)["input_ids"]
         if not ids or ids[-1] != self.end_of_turn_id:
             ids = [*ids, self.end_of_turn_id]
