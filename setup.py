@@ -103,6 +103,7 @@ setup(
             "pytest>=8",
             "pytest-regressions>=2.5",
             "pytest-datadir>=1.5",
+            "sacrebleu>=2.4",  # what our BLEU-4 is checked against
             "ruff>=0.9",
             "mypy>=1.14",
         ],
