@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,11 @@ def ablate(
     folder = recipe_folder(recipe)
     plan = read_plan(folder)
     design = _read_arms(folder, arms, with_mined=mined is not None)
-    for name in design["chosen"]:
-        if peer := design["arms"][name].get("then"):
-            from parlai_prosocial.peers.trl import check_peer
+    peers = {n: design["arms"][n]["then"] for n in design["chosen"] if "then" in design["arms"][n]}
+    if peers:
+        from parlai_prosocial.peers.trl import check_peers
 
-            check_peer(name, peer)
+        check_peers(peers)
     out = out or Path("runs") / f"ablate-{folder.name}"
     started = time.monotonic()
 
@@ -155,6 +156,7 @@ def ablate(
                 table = ablation_table(data, results, design["control"], design["primary"])
                 facts = environment(machine, time.monotonic() - started)
                 facts |= {"arms": design["chosen"], "seeds": len(results)}
+                facts |= {"trl": metadata.version("trl")} if peers else {}
                 write_results(out, [table], results, facts)
         click.echo("\n" + terminal_table(table) + "\n")
     click.echo(f"Written: {out / 'results.json'}, {out / 'results.md'}")

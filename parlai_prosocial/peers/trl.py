@@ -19,7 +19,7 @@ beta = 1/tau and margin 0, plus L_MLE.
 import copy
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,15 +66,16 @@ class PeerTraining:
     seconds: float
 
 
-def check_peer(arm: str, peer: str) -> None:
-    """Raise UserError where there is no such peer, or no TRL."""
-    if peer not in PEERS:
-        raise UserError(f'arms.json: arm {arm}: "then": "{peer}": use one of {", ".join(PEERS)}')
+def check_peers(peers: Mapping[str, str]) -> None:
+    """Raise UserError where an arm's peer is unknown, or TRL is missing."""
+    for arm, peer in peers.items():
+        if peer not in PEERS:
+            raise UserError(f'arms.json: {arm}: "then": "{peer}": use one of {", ".join(PEERS)}')
     try:
         import trl  # noqa: F401
     except ImportError:
         raise UserError(
-            f"the {arm} arm needs TRL: pip install 'parlai-prosocial[bench]'; "
+            f"the {next(iter(peers))} arm needs TRL: pip install 'parlai-prosocial[bench]'; "
             "or name the arms to run with --arms"
         ) from None
 

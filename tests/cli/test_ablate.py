@@ -184,7 +184,9 @@ def test_peers_go_on_from_the_same_step(recipe, tiny_backbones, tmp_path, monkey
     folder = tmp_path / "out" / "seed-0"
     names = [path.name.split("-")[0] for path in folder.iterdir() if path.is_dir()]
     assert sorted(names) == ["dpo", "simpo", "step1", "step1", "step2", "step2", "step2"]
-    rows = json.loads((tmp_path / "out" / "results.json").read_text())["results"]["0"]
+    summary = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert summary["environment"]["trl"]
+    rows = summary["results"]["0"]
     for name in ("dpo", "simpo"):
         [finished] = [json.loads(f.read_text()) for f in folder.glob(f"{name}-*/finished.json")]
         assert finished["command"].startswith(f"trl {name} --token-budget 1200 -o ")

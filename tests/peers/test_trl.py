@@ -17,7 +17,7 @@ from parlai_prosocial.peers.trl import (
     BATCH_SIZE,
     Pair,
     build_trainer,
-    check_peer,
+    check_peers,
     step_pairs,
     take_pairs,
     train_peer,
@@ -211,12 +211,12 @@ def test_the_reference_is_the_model_it_starts_from(agent, tmp_path):
 
 
 def test_mistakes_are_named(step, mle, tiny_backbones, monkeypatch):
-    with pytest.raises(UserError, match=r'arm x: "then": "ppo": use one of dpo, simpo'):
-        check_peer("x", "ppo")
-    check_peer("dpo", "dpo")
+    with pytest.raises(UserError, match=r'x: "then": "ppo": use one of dpo, simpo'):
+        check_peers({"x": "ppo"})
+    check_peers({"dpo": "dpo"})
     monkeypatch.setitem(sys.modules, "trl", None)
     with pytest.raises(UserError, match="the dpo arm needs TRL: pip install 'parlai-prosocial"):
-        check_peer("dpo", "dpo")
+        check_peers({"dpo": "dpo"})
     arguments = step(task="diasafety:Response", diasafety_cross_negatives=None)
     with pytest.raises(UserError, match="no example has negatives"):
         train_peer("dpo", [*arguments, "--init-model", mle], 1, "m", "dpo")
