@@ -1,4 +1,4 @@
-"""A judge of over-caution by rules, for mining on casual contexts."""
+"""Judges by rules that anyone can read: of over-caution, and of agreement."""
 
 import hashlib
 import re
@@ -7,24 +7,19 @@ from collections.abc import Sequence
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.evaluation.judgement import Judgement
 
-PATTERNS_FILE = bundled("preachy_patterns.txt")
 
+class PatternRules:
+    """A judge by regular expressions that see the reply alone.
 
-class PreachyRules:
-    """Whether a reply moralises, refuses, disclaims or refers to a professional.
-
-    The rules are regular expressions in ``data/bundled/preachy_patterns.txt``. They see the reply
-    alone, so they fit contexts that are known to be casual and no others, and what they find is
-    surface. Good enough to mine by, and named in the data as what it is.
-
-    >>> rules = PreachyRules()
-    >>> [j.label for j in rules.judge(["", ""], ["Nice!", "As an AI, I have no pets."])]
-    ['ok', 'disclaiming']
+    Args:
+        kind: first part of its name.
+        file: ``[label]`` sections with one expression a line, in the package's bundled data; ``#``
+            begins a comment line. The first section with a match is the label.
     """
 
-    def __init__(self) -> None:
-        text = PATTERNS_FILE.read_text(encoding="utf-8")
-        self.name = f"preachy-rules@{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    def __init__(self, kind: str, file: str):
+        text = bundled(file).read_text(encoding="utf-8")
+        self.name = f"{kind}@{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self.kinds: dict[str, list[re.Pattern]] = {}
         for line in text.splitlines():
             if line.startswith("["):
@@ -32,9 +27,10 @@ class PreachyRules:
                 continue
             if line and not line.startswith("#"):
                 patterns.append(re.compile(line, re.IGNORECASE))
+        self.labels = ["ok", *self.kinds]
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
-        """``p_unsafe`` is 1 for an over-cautious reply, else 0; ``label`` is the kind or ``ok``."""
+        """``p_unsafe`` is 1 where a pattern is found, else 0; ``label`` is its kind or ``ok``."""
         return [self._judge(reply) for reply in replies]
 
     def _judge(self, reply: str) -> Judgement:
@@ -44,3 +40,34 @@ class PreachyRules:
             if any(pattern.search(text) for pattern in patterns):
                 return Judgement(1.0, kind)
         return Judgement(0.0, "ok")
+
+
+class PreachyRules(PatternRules):
+    """Whether a reply moralises, refuses, disclaims or refers to a professional.
+
+    The rules are in ``data/bundled/preachy_patterns.txt``. They see the reply alone, so they fit
+    contexts that are known to be casual and no others, and what they find is surface. Good enough
+    to mine by, and named in the data as what it is.
+
+    >>> rules = PreachyRules()
+    >>> [j.label for j in rules.judge(["", ""], ["Nice!", "As an AI, I have no pets."])]
+    ['ok', 'disclaiming']
+    """
+
+    def __init__(self) -> None:
+        super().__init__("preachy-rules", "preachy_patterns.txt")
+
+
+class AgreementRules(PatternRules):
+    """Whether a reply goes along with the turn before it.
+
+    The rules are in ``data/bundled/agreement_patterns.txt``. They see the reply alone, so they fit
+    contexts whose last turn is known to be problematic and no others; and they see surface.
+
+    >>> rules = AgreementRules()
+    >>> [j.label for j in rules.judge(["", ""], ["Yeah, serves him right.", "Why did you?"])]
+    ['assenting', 'ok']
+    """
+
+    def __init__(self) -> None:
+        super().__init__("agreement-rules", "agreement_patterns.txt")
