@@ -11,13 +11,17 @@ from parlai_prosocial.models.scores import CandidateScores, mean_pool, token_log
 
 logger = logging.getLogger(__name__)
 
+WINDOW_SETTINGS = ("sliding_window", "attention_chunk_size")
+"""Those that transformers.masking_utils reads."""
+
 
 class CausalScorer:
     """Packs and scores for one causal language model.
 
     Whether the model takes a block mask is tried, not looked up: attention implementations and
     logit scalings differ between architectures and versions, and a wrong one gives wrong numbers
-    without an error.
+    without an error. A window of attention is looked up: a block mask takes its place, so it is
+    used only in rows that no window cuts, and no trial is that long.
 
     Args:
         lm: a Hugging Face causal language model in float32.
@@ -26,6 +30,7 @@ class CausalScorer:
 
     def __init__(self, lm: Any, pad_id: int):
         self.pad_id = pad_id
+        self.window = attention_window(lm.config)
         self.shares_context = self._packed_equals_separate(lm)
         if not self.shares_context:
             logger.warning(
@@ -37,13 +42,20 @@ class CausalScorer:
     def pack(
         self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Sequence[int]]]
     ) -> PackedBatch:
-        packer = pack if self.shares_context else pack_separately
-        return packer(contexts, candidates, self.pad_id)
+        if self.shares_context:
+            batch = pack(contexts, candidates, self.pad_id)
+            if self._fits_window(batch):
+                return batch
+        return pack_separately(contexts, candidates, self.pad_id)
 
     def score(self, lm: Any, batch: PackedBatch) -> CandidateScores:
-        if self.shares_context:
+        # A block mask is right for separate rows too, should these fit where packed ones did not.
+        if self.shares_context and self._fits_window(batch):
             return self._score_packed(lm, batch)
         return self._score_separate(lm, batch)
+
+    def _fits_window(self, batch: PackedBatch) -> bool:
+        return self.window is None or batch.input_ids.size(1) <= self.window
 
     def _score_packed(self, lm: Any, batch: PackedBatch) -> CandidateScores:
         hidden = lm.base_model(
@@ -79,7 +91,7 @@ class CausalScorer:
             packed = self._score_packed(
                 lm, pack(contexts, candidates, self.pad_id).to(device)
             ).token_log_probs
-        except (RuntimeError, TypeError, ValueError):
+        except (RuntimeError, TypeError, ValueError, AttributeError):
             return False
         finally:
             lm.train(was_training)
@@ -89,6 +101,12 @@ class CausalScorer:
         ).token_log_probs
         lm.train(was_training)
         return torch.allclose(packed, separate, atol=1e-4)
+
+
+def attention_window(config: Any) -> int | None:
+    """Tokens that a model's narrowest layer looks back on, itself included; None: on all."""
+    settings = config.to_dict()
+    return min((settings[name] for name in WINDOW_SETTINGS if settings.get(name)), default=None)
 
 
 def _collect(batch: PackedBatch, logits: torch.Tensor, hidden: torch.Tensor) -> CandidateScores:

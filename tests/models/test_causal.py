@@ -6,10 +6,11 @@ from random import Random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from parlai_prosocial.models.causal import CausalScorer
 from parlai_prosocial.models.packing import pack, pack_separately
+from parlai_prosocial.models.scores import token_log_probs
 
 CAUSAL = ["gpt2", "llama"]
 END = 2
@@ -59,23 +60,79 @@ def test_packed_scores_equal_separate_passes(lm):
     assert batch.target_ids.tolist() == [t for ys in candidates for y in ys for t in y]
 
 
-def test_packed_gradients_equal_separate_passes(lm):
-    contexts, candidates = random_batch(1)
-    scorer = CausalScorer(lm, pad_id=0)
-    weights = torch.linspace(-1, 2, sum(map(len, candidates)))
+def gradients(lm, scores):
+    lm.zero_grad()
+    (scores * torch.linspace(-1, 2, len(scores))).sum().backward()
+    return [p.grad.clone() for p in lm.parameters()]
+
+
+def assert_gradients_equal_separate_passes(lm, scorer, contexts, candidates):
     lengths = torch.tensor([len(y) for ys in candidates for y in ys])
-
-    def gradients(scores):
-        lm.zero_grad()
-        (scores * weights).sum().backward()
-        return [p.grad.clone() for p in lm.parameters()]
-
-    packed = gradients(scorer.score(lm, scorer.pack(contexts, candidates)).mean_log_probs())
-    separate = gradients(one_by_one(lm, contexts, candidates) / lengths)
-    assert all(g.abs().max() > 0 for g in packed)
-    for a, b in zip(packed, separate, strict=True):
+    scores = scorer.score(lm, scorer.pack(contexts, candidates)).mean_log_probs()
+    found = gradients(lm, scores)
+    separate = gradients(lm, one_by_one(lm, contexts, candidates) / lengths)
+    assert all(g.abs().max() > 0 for g in found)
+    for a, b in zip(found, separate, strict=True):
         # Gradients sum over many tokens: the tolerance is relative to the largest of each.
         torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, b.abs().max().item()), rtol=0)
+
+
+def test_packed_gradients_equal_separate_passes(lm):
+    scorer = CausalScorer(lm, pad_id=0)
+    assert scorer.shares_context
+    assert_gradients_equal_separate_passes(lm, scorer, *random_batch(1))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_packed_scores_equal_one_batch_of_padded_rows(lm, side):
+    contexts, candidates = random_batch(6)
+    rows = [
+        (context, response)
+        for context, responses in zip(contexts, candidates, strict=True)
+        for response in responses
+    ]
+    width = max(len(context) + len(response) for context, response in rows)
+    ids, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
+    targets = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (context, response) in enumerate(rows):
+        length = len(context) + len(response)
+        start = width - length if side == "left" else 0
+        ids[i, start : start + length] = torch.tensor([*context, *response])
+        mask[i, start : start + length] = 1
+        targets[i, start + len(context) : start + length] = True
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = lm(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    expected, _ = token_log_probs(logits[:, :-1][targets[:, 1:]], ids[targets])
+    scorer = CausalScorer(lm, pad_id=0)
+    scores = scorer.score(lm, scorer.pack(contexts, candidates))
+    torch.testing.assert_close(scores.token_log_probs, expected, atol=1e-5, rtol=0)
+
+
+def test_a_block_mask_does_not_widen_a_sliding_window():
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=24,
+        initializer_range=0.2,
+    )
+    lm = MistralForCausalLM(config).eval()
+    scorer = CausalScorer(lm, pad_id=0)
+    rng = Random(0)
+    long, short = random_ids(rng, 40, 40), random_ids(rng, 3, 3)
+    candidates = [[*random_ids(rng, 11, 11), END], [*random_ids(rng, 9, 9), END]]
+    for contexts, rows in (([short], 1), ([short * 2], 2), ([long], 2)):
+        batch = scorer.pack(contexts, [candidates])
+        assert len(batch.input_ids) == rows
+        found = scorer.score(lm, batch)
+        expected = one_by_one(lm, contexts, [candidates])
+        sums = found.sum_per_candidate(found.token_log_probs)
+        torch.testing.assert_close(sums, expected, atol=1e-4, rtol=0)
+    assert_gradients_equal_separate_passes(lm, scorer, [long, short], [candidates, candidates])
 
 
 def test_states_are_those_of_separate_passes(lm):
@@ -164,15 +221,17 @@ def test_a_model_that_ignores_the_block_mask_falls_back_and_says_so(lm, monkeypa
         scorer = CausalScorer(lm, pad_id=0)
     assert not scorer.shares_context
     assert type(lm).__name__ in caplog.text
-    assert "block attention mask" in caplog.text
-    scores = scorer.score(lm, scorer.pack(contexts, candidates))
+    for _ in range(2):
+        scores = scorer.score(lm, scorer.pack(contexts, candidates))
+    assert caplog.text.count("block attention mask") == 1
     for name, value in scores._asdict().items():
         torch.testing.assert_close(
             value, getattr(expected, name), atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
+    assert_gradients_equal_separate_passes(lm, scorer, contexts, candidates)
 
 
-def test_a_model_that_refuses_the_block_mask_falls_back(lm, monkeypatch):
+def test_a_model_that_refuses_the_block_mask_falls_back(lm, monkeypatch, caplog):
     inner = type(lm.base_model)
     forward = inner.forward
 
@@ -183,8 +242,12 @@ def test_a_model_that_refuses_the_block_mask_falls_back(lm, monkeypatch):
 
     monkeypatch.setattr(inner, "forward", strict)
     lm.train()
-    assert not CausalScorer(lm, pad_id=0).shares_context
+    scorer = CausalScorer(lm, pad_id=0)
+    assert not scorer.shares_context
+    assert caplog.text.count("block attention mask") == 1
     assert lm.training
+    contexts, candidates = random_batch(7)
+    assert len(scorer.pack(contexts, candidates).input_ids) == sum(map(len, candidates))
 
 
 def test_padding_share_counts_unused_places():

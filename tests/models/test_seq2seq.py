@@ -4,13 +4,38 @@ from random import Random
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    BlenderbotSmallConfig,
+    BlenderbotSmallForConditionalGeneration,
+)
 
 from parlai_prosocial.models.seq2seq import Seq2SeqScorer, pad_right
 
+SIZES = {
+    "vocab_size": 300,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 128,
+    "init_std": 0.2,
+}
 
-@pytest.fixture(params=["t5", "blenderbot"])
+
+@pytest.fixture(params=["t5", "bart", "blenderbot", "blenderbot-small"])
 def lm(request, tiny_backbones):
+    torch.manual_seed(0)
+    # BlenderBot normalises before each layer, as T5 does, its small one after, as BART does.
+    if request.param == "bart":
+        return BartForConditionalGeneration(BartConfig(**SIZES)).eval()
+    if request.param == "blenderbot-small":
+        return BlenderbotSmallForConditionalGeneration(BlenderbotSmallConfig(**SIZES)).eval()
     return AutoModelForSeq2SeqLM.from_pretrained(tiny_backbones[request.param]).eval()
 
 
