@@ -51,9 +51,8 @@ def export_model(model: OpenedModel, out: Path, keep_adapter: bool = False, card
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    name = model.info.get("backbone", str(backbone.folder))
     info = {
-        "backbone": name if keep_adapter else public_name(name),
+        "backbone": model.name if keep_adapter else public_name(model.name),
         "system_prompt": backbone.prompt.system_prompt,
         "contrast_score": model.info.get("contrast_score"),
         "decoding": model.decoding,

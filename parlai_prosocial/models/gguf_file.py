@@ -39,7 +39,7 @@ def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
     part = file.with_name(file.name + ".part")
     writer = gguf.GGUFWriter(part, "llama")
     writer.add_type("model")
-    writer.add_name(file.stem)
+    writer.add_name(folder.name)
     writer.add_file_type(
         gguf.LlamaFileType.MOSTLY_F16 if numbers == "f16" else gguf.LlamaFileType.ALL_F32
     )

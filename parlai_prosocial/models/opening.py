@@ -17,12 +17,14 @@ class OpenedModel:
     """A frozen model in evaluation mode.
 
     Attributes:
+        name: of the backbone, as it was asked for in training; a folder where nobody says more.
         backbone: with adapter and contrast head, where it has them.
         info: what its checkpoint says of it; empty for a plain model.
         opt: ParlAI's options it was trained with; empty where there are none.
         decoding: see :data:`~.decoding.DEFAULTS`.
     """
 
+    name: str
     backbone: Backbone
     info: dict[str, Any]
     opt: dict[str, Any]
@@ -62,5 +64,6 @@ def open_model(
         trainable=False,
     )
     checkpoint.load_contrast_head(backbone)
+    name = checkpoint.info.get("backbone") or opt.get("backbone") or str(checkpoint.folder)
     decoding = decoding_options(checkpoint.info.get("decoding", opt))
-    return OpenedModel(backbone.eval(), checkpoint.info, opt, decoding)
+    return OpenedModel(name, backbone.eval(), checkpoint.info, opt, decoding)

@@ -227,7 +227,7 @@ def test_an_adapter_can_be_kept(tiny_backbones, trained, tmp_path):
 def test_an_adapter_export_names_its_base_and_no_folder_of_this_machine(trained, tmp_path):
     path = trained("llama", lora_rank=2)
     opened = open_model(path)
-    opened.info["backbone"] = "zoo:prosocial/some"
+    opened.name = "zoo:prosocial/some"
     export_model(opened, tmp_path / "out", keep_adapter=True)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "zoo:prosocial/some"

@@ -1,0 +1,230 @@
+"""One call from Python: a model by any of its names, its reply, and what is said of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from parlai_prosocial import compat
+from parlai_prosocial.data.annotation import parse_annotation
+from parlai_prosocial.data.example import ROT_PREFIX, rot_lines
+from parlai_prosocial.data.normalise import one_line
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.backbone import find_backbone
+from parlai_prosocial.models.classifier import SafetyClassifier
+from parlai_prosocial.models.decoding import generation_settings
+from parlai_prosocial.models.opening import OpenedModel, open_model
+from parlai_prosocial.models.rerank import check_rerank, generate_replies
+
+ANNOTATION_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a classifier says of a line in its context.
+
+    Attributes:
+        label: the most probable class.
+        probabilities: of every class, calibrated where the classifier is; they add up to 1.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply, and what is known of it.
+
+    Attributes:
+        text: one line.
+        rots: rules of thumb that the reply was given under: those of ``rot_model``, else those
+            that the model itself wrote before its reply. None where neither wrote any.
+        safety: the classifier's judgement of the reply; None without a classifier.
+        turn_safety: its judgement of the turn that is answered.
+        turn_label: ``rot_model``'s safety label of that turn; None without one, or where it wrote
+            none.
+        scores: ``mean_log_p`` of the reply (nats a token, end of turn included), and ``cosine``
+            (-1..1) where the model has a contrast head.
+    """
+
+    text: str
+    rots: list[str] | None
+    safety: Judgement | None
+    turn_safety: Judgement | None
+    turn_label: str | None
+    scores: dict[str, float]
+
+
+class Prosocial:
+    """A dialogue model, with a safety classifier and a writer of rules of thumb if you like.
+
+    Made by :meth:`from_pretrained`. Decoding and system prompt are those that the model was
+    trained or exported with.
+    """
+
+    def __init__(
+        self,
+        model: OpenedModel,
+        classifier: SafetyClassifier | None = None,
+        rot_model: OpenedModel | None = None,
+    ):
+        check_rerank(model.backbone, model.decoding["rerank"], model.decoding["rerank_alpha"])
+        self.model = model
+        self.classifier = classifier
+        self.rot_model = rot_model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        classifier: str | Path | None = None,
+        rot_model: str | Path | None = None,
+        datapath: str | None = None,
+        device: str | None = None,
+    ) -> "Prosocial":
+        """Open a model; ParlAI is needed for names of its zoo only.
+
+        Args:
+            model: ParlAI's ``-mf`` of ``-m prosocial``, ``zoo:prosocial/NAME``, a folder that
+                ``prosocial export hf`` wrote, or any Hugging Face folder or hub name.
+            classifier: ``-mf`` of ``-m prosocial/classifier``, or its name in the zoo.
+            rot_model: as ``model``; one trained on ``-t prosocial:Canary``. Its rules of thumb
+                for a turn that is not casual are put into the context, as Prost does.
+            datapath: ParlAI's data path, for the zoo; ParlAI's own where None.
+            device: of torch; a GPU where None and there is one.
+
+        Raises:
+            UserError: one of them does not exist, or is of another kind.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        opened = open_anything(str(model), datapath)
+        opened.backbone.to(device)
+        judge = writer = None
+        if classifier is not None:
+            judge = SafetyClassifier.load(str(find_model(str(classifier), datapath))).to(device)
+        if rot_model is not None:
+            writer = open_anything(str(rot_model), datapath)
+            writer.backbone.to(device)
+        return cls(opened, judge, writer)
+
+    def reply(self, history: str | Sequence[str]) -> Reply:
+        """Reply to a dialogue.
+
+        Args:
+            history: the turns, oldest first, the last one the user's; or all in one text, a turn a
+                line. Lines that begin with ``your persona:`` and the like are nobody's turn, as
+                everywhere in this package.
+
+        Raises:
+            UserError: there is no turn to reply to.
+        """
+        lines = history.split("\n") if isinstance(history, str) else [one_line(t) for t in history]
+        lines = [line.strip() for line in lines if line.strip()]
+        if not lines:
+            raise UserError("history: is empty; give at least the turn to reply to")
+        rots, turn_label = None, None
+        if self.rot_model is not None:
+            written = self._answer(self.rot_model, lines, ANNOTATION_TOKENS)[0]
+            if annotation := parse_annotation(written):
+                rots, turn_label = annotation.rots, annotation.safety_label
+        context = [*rot_lines(rots or []), *lines]
+        written, scores = self._answer(self.model, context, self.model.decoding["label_truncate"])
+        own_rots, text = _split_rots(written)
+        dialogue = "\n".join(lines)
+        return Reply(
+            text=text,
+            rots=rots if rots is not None else own_rots or None,
+            safety=self._judge(dialogue, text),
+            turn_safety=self._judge("\n".join(lines[:-1]), lines[-1]),
+            turn_label=turn_label,
+            scores=scores,
+        )
+
+    @torch.no_grad()
+    def _answer(
+        self, model: OpenedModel, lines: Sequence[str], max_tokens: int
+    ) -> tuple[str, dict[str, float]]:
+        backbone, decoding = model.backbone, model.decoding
+        context = backbone.prompt.encode_context("\n".join(lines), decoding["text_truncate"])
+        [ids] = generate_replies(
+            backbone,
+            [context],
+            max_tokens,
+            rerank=decoding["rerank"],
+            alpha=decoding["rerank_alpha"],
+            **generation_settings(decoding),
+        )
+        packed = backbone.pack([context], [[ids]])
+        scored = backbone(packed.to(backbone.device))
+        scores = {"mean_log_p": scored.mean_log_probs().item()}
+        if backbone.contrast_head is not None:
+            states = backbone.contrast_head(scored.context_states, scored.response_states)
+            scores["cosine"] = (states[0] * states[1]).sum().item()
+        return backbone.prompt.decode(ids), scores
+
+    def _judge(self, context: str, line: str) -> Judgement | None:
+        if self.classifier is None:
+            return None
+        probabilities = self.classifier.probabilities([context], [line])[0].tolist()
+        by_label = dict(zip(self.classifier.labels, probabilities, strict=True))
+        return Judgement(max(by_label, key=by_label.__getitem__), by_label)
+
+
+def find_model(name: str, datapath: str | None = None) -> Path:
+    """Where a model lies: the file ``-mf`` names, or a Hugging Face folder.
+
+    Args:
+        name: see :meth:`Prosocial.from_pretrained`; a zoo name may leave ``/model`` out. What is
+            not here yet is fetched.
+        datapath: ParlAI's data path, for the zoo; ParlAI's own where None.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if name.startswith("zoo:"):
+        return _find_in_zoo(name if name.count("/") > 1 else f"{name}/model", datapath)
+    try:
+        return find_backbone(name)
+    except UserError:
+        raise UserError(
+            f"{name}: no such model; give a file that -mf takes, a model folder, a name from the "
+            "zoo (zoo:prosocial/smollm2_135m), or one of the Hugging Face hub that can be reached"
+        ) from None
+
+
+def _find_in_zoo(name: str, datapath: str | None) -> Path:
+    compat.apply()
+    from parlai.core.build_data import modelzoo_path
+
+    from parlai_prosocial.mining.run import find_datapath
+
+    try:
+        return Path(modelzoo_path(find_datapath(datapath), name))
+    except ImportError as error:
+        raise UserError(f"{name}: ParlAI finds no such model in its zoo ({error})") from None
+
+
+def open_anything(name: str, datapath: str | None = None) -> OpenedModel:
+    """:func:`~parlai_prosocial.models.opening.open_model` for names of the zoo too."""
+
+    def resolve(backbone: str) -> Path:
+        if not backbone.startswith("zoo:"):
+            return find_backbone(backbone)
+        from parlai_prosocial.agents.prosocial import resolve_backbone
+        from parlai_prosocial.mining.run import find_datapath
+
+        return resolve_backbone(backbone, find_datapath(datapath))
+
+    return open_model(str(find_model(name, datapath)), resolve)
+
+
+def _split_rots(written: str) -> tuple[list[str], str]:
+    """The rules of thumb that a model wrote before its reply, and the reply as one line."""
+    lines = [line.strip() for line in written.split("\n")]
+    rots = [line.removeprefix(ROT_PREFIX) for line in lines if line.startswith(ROT_PREFIX)]
+    return rots, " ".join(line for line in lines if line and not line.startswith(ROT_PREFIX))
