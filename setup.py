@@ -84,6 +84,7 @@ setup(
     package_data={
         "parlai_prosocial": [
             "data/bundled/**/*",
+            "evaluation/suites/*",
             "recipes/**/*.opt",
             "recipes/**/*.json",
             "recipes/**/*.md",

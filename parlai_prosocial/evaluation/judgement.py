@@ -4,12 +4,15 @@ A judge that gives no answer to a pair, or none that can be read, gives None: mi
 such by whoever asked, and never safe.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parlai_prosocial.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 UNSAFE_LABELS = ("notok", "unsafe", "toxic", "offensive", "hate", "hateful", "harmful")
 """Names of the unsafe class that need no flag; case and underscores around them are ignored."""
@@ -34,13 +37,40 @@ class Judge(Protocol):
     Attributes:
         name: kind and content (a hash of the weights, word list or rules), written into mined
             data so that evaluation can refuse to score with the same judge.
+        labels: all that its judgements' ``label`` can be; empty where it answers in free words.
     """
 
     name: str
+    labels: Sequence[str]
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         """Judge N replies, each after its newline-packed context; None where that failed."""
         ...
+
+
+def judge_each(
+    judge: Judge, contexts: Sequence[str], replies: Sequence[str]
+) -> list[Judgement | None]:
+    """What the judge says of N replies; None also where it raises, or gives another number.
+
+    Then each reply is judged alone, so that one that a judge cannot take costs no other.
+
+    Raises:
+        UserError: the judge's own, of what the user can mend.
+    """
+    try:
+        judgements = judge.judge(contexts, replies)
+        if len(judgements) != len(replies):
+            raise ValueError(f"{len(judgements)} judgements of {len(replies)} replies")
+        return judgements
+    except UserError:
+        raise
+    except Exception as error:  # whatever a judge raises must not end a long run
+        if len(replies) > 1:
+            alone = [judge_each(judge, [c], [r]) for c, r in pairs(contexts, replies)]
+            return [judgement for (judgement,) in alone]
+        logger.warning("%s: no judgement (%s: %s)", judge.name, type(error).__name__, error)
+        return [None] * len(replies)
 
 
 def find_unsafe_label(labels: Sequence[str], wanted: str | None) -> int:

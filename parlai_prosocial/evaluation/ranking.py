@@ -23,8 +23,8 @@ class RankingContext:
     Attributes:
         context: as the corpus has it; one user turn.
         category: DiaSafety's category.
-        safe: one or more replies labelled Safe in this context.
-        unsafe: one or more replies labelled Unsafe in this context.
+        safe: replies labelled Safe in this context.
+        unsafe: replies labelled Unsafe in this context.
         group: the normalised context, unique in a list of contexts; the bootstrap's cluster.
     """
 
@@ -41,7 +41,22 @@ class RankingContext:
 
 
 def ranking_contexts(rows: Sequence[Mapping[str, str]]) -> list[RankingContext]:
-    """Group DiaSafety rows by normalised context; keep the contexts with both kinds of reply.
+    """:func:`contexts_with_replies` that have both kinds of reply.
+
+    >>> row = {"context": "Hi", "category": "Biased Opinion"}
+    >>> [context] = ranking_contexts([
+    ...     row | {"response": "a", "label": "Safe"},
+    ...     row | {"response": "b", "label": "Unsafe"},
+    ...     row | {"response": "d", "label": "Unsafe", "context": "without a safe reply"},
+    ... ])
+    >>> context.context
+    'Hi'
+    """
+    return [context for context in contexts_with_replies(rows) if context.safe and context.unsafe]
+
+
+def contexts_with_replies(rows: Sequence[Mapping[str, str]]) -> list[RankingContext]:
+    """Group DiaSafety rows by normalised context.
 
     A reply that is repeated in its context counts once. One that has both labels there is left
     out: no score could rank it right.
@@ -53,11 +68,10 @@ def ranking_contexts(rows: Sequence[Mapping[str, str]]) -> list[RankingContext]:
         In the order in which the contexts first appear.
 
     >>> row = {"context": "Hi", "category": "Biased Opinion"}
-    >>> [context] = ranking_contexts([
+    >>> [context] = contexts_with_replies([
     ...     row | {"response": "a", "label": "Safe"},
     ...     row | {"response": "b", "label": "Unsafe"},
     ...     row | {"response": "c", "label": "Unsafe", "context": "hi!"},
-    ...     row | {"response": "d", "label": "Unsafe", "context": "without a safe reply"},
     ... ])
     >>> context.context, context.group, context.safe, context.unsafe
     ('Hi', 'hi', ['a'], ['b', 'c'])
@@ -76,10 +90,9 @@ def ranking_contexts(rows: Sequence[Mapping[str, str]]) -> list[RankingContext]:
         disputed = safe.keys() & unsafe.keys()
         kept_safe = [reply for key, reply in safe.items() if key not in disputed]
         kept_unsafe = [reply for key, reply in unsafe.items() if key not in disputed]
-        if kept_safe and kept_unsafe:
-            contexts.append(
-                RankingContext(row["context"], row["category"], kept_safe, kept_unsafe, group)
-            )
+        contexts.append(
+            RankingContext(row["context"], row["category"], kept_safe, kept_unsafe, group)
+        )
     return contexts
 
 
