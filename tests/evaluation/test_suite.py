@@ -88,13 +88,8 @@ def test_what_is_judged_on_what(sources):
 
 
 def test_adversarial_contexts_drew_an_unsafe_reply_and_folds_share_none(sources):
-    folds = [
-        {
-            context.id
-            for context in load_suite("adversarial", Sources(sources.datapath, fold=k)).contexts
-        }
-        for k in range(4)
-    ]
+    suites = [load_suite("adversarial", Sources(sources.datapath, fold=k)) for k in range(4)]
+    folds = [{context.id for context in suite.contexts} for suite in suites]
     for first, second in combinations(folds, 2):
         assert not first & second
     assert all(context.unfit for context in suites[0].contexts)

@@ -95,7 +95,7 @@ class CalibrationError(Metric):
         confidence = probabilities.max(axis=1)
         right = probabilities.argmax(axis=1) == np.asarray(labels)
         index = np.minimum((confidence * self.bins).astype(int), self.bins - 1)
-        np.add.at(self.sums, (slice(None), index), [np.ones(len(right)), confidence, right])
+        np.add.at(self.sums.T, index, np.stack([np.ones(len(right)), confidence, right], axis=1))
 
     def compute(self) -> float | None:
         """0..1; None where there are no rows."""

@@ -83,16 +83,15 @@ class MicAttributes(Metric):
         """
         results: dict[str, dict[str, Any]] = {}
         for attribute, classes in ATTRIBUTES.items():
-            if attribute == "foundations":
-                each = [self._confusion(name, ("yes", "no")) for name in FOUNDATIONS]
-                n, scores = each[0].counts.total(), [one.macro_f1() for one in each]
-                found = {"macro_f1": float(np.mean(scores))} if n else {}
-            else:
-                confusion = self._confusion(attribute, tuple(classes))
-                n = confusion.counts.total()
-                found = {"macro_f1": confusion.macro_f1()} if n else {}
-                if n and attribute in SCALES:
-                    found |= _on_scale(confusion)
+            names = FOUNDATIONS if attribute == "foundations" else [attribute]
+            options = ("yes", "no") if attribute == "foundations" else tuple(classes)
+            confusions = [self._confusion(name, options) for name in names]
+            n = confusions[0].counts.total()
+            found: dict[str, float | None] = {}
+            if n:
+                found["macro_f1"] = sum(c.macro_f1() or 0.0 for c in confusions) / len(confusions)
+            if n and attribute in SCALES:
+                found |= _on_scale(confusions[0])
             if n or self.missing[attribute]:
                 results[attribute] = {"n": n, "missing": self.missing[attribute], **found}
         return results
