@@ -40,9 +40,10 @@ def test_imports_are_found_at_any_depth():
         ("data", ["torch", "parlai", "losses", "models", "agents", "evaluation", "mining", "cli"]),
         ("losses", ["parlai", "data", "models", "agents", "evaluation", "mining", "cli"]),
         ("models", ["parlai", "agents", "evaluation", "mining", "cli"]),
-        ("agents", ["evaluation", "mining", "cli"]),
-        ("evaluation", ["mining", "cli"]),
-        ("mining", ["cli"]),
+        ("agents", ["evaluation", "mining", "peers", "cli"]),
+        ("peers", ["evaluation", "mining", "cli"]),
+        ("evaluation", ["mining", "peers", "cli"]),
+        ("mining", ["peers", "cli"]),
     ],
 )
 def test_no_import_against_the_stream(folder, forbidden):
