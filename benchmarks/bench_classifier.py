@@ -45,6 +45,7 @@ from parlai_prosocial.evaluation.classification import (
 from parlai_prosocial.evaluation.ranking import CONTEXT_BOUND, GIVE_AWAY
 from parlai_prosocial.evaluation.tables import make_table, markdown_table, terminal_table
 from parlai_prosocial.models.classifier import SafetyClassifier
+from parlai_prosocial.settings import parse_setting
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPE = REPOSITORY / "parlai_prosocial" / "recipes" / "classifier" / "diasafety.opt"
@@ -63,10 +64,8 @@ def trained(arm: str, fold: int, out: Path, settings: tuple[str, ...]) -> dict[s
     arguments = ["train_model", "-o", str(RECIPE), "-mf", str(folder / "model"), *ARMS[arm]]
     arguments += ["--diasafety-fold", str(fold), "--seed", str(fold)]
     for setting in settings:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise UserError(f"--set {setting}: write it as key=value")
-        arguments += ["--" + key.replace("_", "-"), value]
+        key, value = parse_setting(setting)
+        arguments += ["--" + key, value]
     command = shlex.join(["parlai", *arguments])
     finished = folder / "finished.json"
     if finished.exists():

@@ -13,6 +13,7 @@ import click
 from tqdm import tqdm
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.settings import parse_setting
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 STEPS = ("step1", "step2")
@@ -77,15 +78,13 @@ def preset_arguments(
     if base is not None:
         arguments += ["--backbone", base]
     for setting in settings:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise UserError(f"--set {setting}: write it as key=value")
+        key, value = parse_setting(setting)
         prefix, dot, rest = key.partition(".")
         if dot and prefix in STEPS:
             if prefix != step:
                 continue
-            key = rest
-        arguments += ["--" + key.strip("-").replace("_", "-"), value]
+            key = rest.strip("-")
+        arguments += ["--" + key, value]
     return arguments
 
 

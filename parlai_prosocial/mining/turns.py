@@ -7,6 +7,7 @@ from parlai_prosocial import compat
 from parlai_prosocial.data.example import ROT_PREFIX
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.settings import parse_setting
 
 SPLITS = ("train", "valid", "test")
 
@@ -59,10 +60,8 @@ def task_turns(task: str, split: str, datapath: str, settings: Sequence[str] = (
     compat.apply()
     arguments = ["--task", task, "--datatype", _ordered(split), "--datapath", datapath]
     for setting in settings:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise UserError(f"--set {setting}: write it as key=value")
-        arguments += ["--" + key.strip("-").replace("_", "-"), value]
+        key, value = parse_setting(setting)
+        arguments += ["--" + key, value]
     try:
         opt = ParlaiParser(True, False).parse_args(arguments)
     except (ImportError, AttributeError) as error:
