@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.task_data import mend_downloads
 
 PARLAI_INSTALL = "pip install --no-deps parlai==1.7.2"
 
@@ -50,6 +51,9 @@ def apply() -> None:
     mend_rouge()
     mend_gpt2_cache()
     mend_offensive_classifier()
+    mend_failed_downloads()
+    mend_prosocial_dialog()
+    mend_twitter()
     if not torch.cuda.is_available():
         mend_cpu_workers()
 
@@ -174,6 +178,44 @@ def _open_by_its_own_agent(safety: ModuleType) -> None:
         return original(self, custom_model_file)
 
     safety.OffensiveLanguageClassifier._create_safety_model = create
+
+
+def mend_failed_downloads() -> None:
+    """See :func:`parlai_prosocial.task_data.mend_downloads`."""
+    from parlai.core import build_data
+
+    download = build_data.download
+    mend_downloads(build_data)
+    _replace_everywhere(download, build_data.download)
+
+
+def mend_prosocial_dialog() -> None:
+    """``-t prosocial_dialog`` stops at every batch size above 1.
+
+    Its teachers count examples in a field that their clones do not have. DialogTeacher, of which
+    they are, counts rightly without that. Needed in all versions.
+    """
+    _when_imported("parlai.tasks.prosocial_dialog.agents", _count_as_dialog_teacher)
+
+
+def _count_as_dialog_teacher(agents: ModuleType) -> None:
+    for teacher in (agents.ProsocialDialogTeacher, agents.ProsocialDialogSafetyTeacher):
+        del teacher.num_episodes, teacher.num_examples
+
+
+def mend_twitter() -> None:
+    """``-t twitter``, which Safety Bench uses, imports a table that emoji 2.0 dropped.
+
+    ParlAI then asks to install emoji, which does not help. Needed from emoji 2 on; 1.x has a table
+    of tables under the name, in which ParlAI finds nothing.
+    """
+    _when_imported("emoji.unicode_codes", _restore_flat_emoji_table)
+
+
+def _restore_flat_emoji_table(unicode_codes: ModuleType) -> None:
+    if "EMOJI_DATA" in vars(unicode_codes):
+        table = {emoji: names["en"] for emoji, names in unicode_codes.EMOJI_DATA.items()}
+        unicode_codes.UNICODE_EMOJI = table  # type: ignore[attr-defined]
 
 
 def mend_cpu_workers() -> None:

@@ -1,6 +1,7 @@
 """No test may ask a network, and none may depend on the machine's own settings."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -194,3 +195,10 @@ def tiny_encoder(tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def parlai_data(tmp_path_factory) -> Path:
+    """A ParlAI data path with its safety tasks in their layout on disk, in lines of our own."""
+    folder = tmp_path_factory.mktemp("parlai") / "data"
+    return Path(shutil.copytree(Path(__file__).parent / "parlai_data", folder))

@@ -115,6 +115,39 @@ def test_gpt2_cached_decoding_agrees_with_full_decoding(tmp_path):
     torch.testing.assert_close(cached[:, -1], full[:, -1], atol=1e-5, rtol=1e-5)
 
 
+def test_prosocial_dialog_takes_batches(parlai_data):
+    """Its teachers' clones count examples too."""
+    from parlai.core.params import ParlaiParser
+    from parlai.core.worlds import create_task
+
+    for task, episodes in (("prosocial_dialog", 4), ("prosocial_dialog:ProsocialDialogSafety", 6)):
+        opt = ParlaiParser(True, True).parse_kwargs(
+            task=task,
+            model="fixed_response",
+            fixed_response="a",
+            datatype="valid",
+            datapath=str(parlai_data),
+        )
+        clone = create_task(opt, []).get_task_agent().clone()
+        assert clone.num_episodes() == episodes and clone.num_examples() == 6
+
+
+def test_twitter_finds_emoji_in_the_table_of_emoji_2(tmp_path, monkeypatch):
+    """With stand-ins for emoji 2, which dropped the table that ParlAI imports, and unidecode."""
+    package = tmp_path / "emoji" / "unicode_codes"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('EMOJI_DATA = {"*": {"en": ":star:", "status": 2}}')
+    (tmp_path / "emoji" / "__init__.py").write_text("from emoji import unicode_codes")
+    (tmp_path / "unidecode.py").write_text("unidecode = str")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        build = importlib.import_module("parlai.tasks.twitter.build")
+        assert build.replace_emoji("*") == " @star@ "
+    finally:
+        for name in ("emoji", "emoji.unicode_codes", "unidecode", "parlai.tasks.twitter.build"):
+            sys.modules.pop(name, None)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the mend is for machines without a GPU")
 def test_two_processes_train_on_a_cpu(tmp_path):
     """The stock command trains and then evaluates in two processes."""

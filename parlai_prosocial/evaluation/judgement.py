@@ -37,11 +37,9 @@ class Judge(Protocol):
     Attributes:
         name: kind and content (a hash of the weights, word list or rules), written into mined
             data so that evaluation can refuse to score with the same judge.
-        labels: all that its judgements' ``label`` can be; empty where it answers in free words.
     """
 
     name: str
-    labels: Sequence[str]
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         """Judge N replies, each after its newline-packed context; None where that failed."""

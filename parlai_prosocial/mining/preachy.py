@@ -27,7 +27,6 @@ class PatternRules:
                 continue
             if line and not line.startswith("#"):
                 patterns.append(re.compile(line, re.IGNORECASE))
-        self.labels = ["ok", *self.kinds]
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         """``p_unsafe`` is 1 where a pattern is found, else 0; ``label`` is its kind or ``ok``."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from parlai_prosocial import compat
 from parlai_prosocial.data.example import ROT_PREFIX
@@ -58,7 +59,7 @@ def task_turns(task: str, split: str, datapath: str, settings: Sequence[str] = (
     from parlai.core.teachers import create_task_agent_from_taskname
 
     compat.apply()
-    arguments = ["--task", task, "--datatype", _ordered(split), "--datapath", datapath]
+    arguments = ["--task", task, "--datatype", ordered(split), "--datapath", datapath]
     for setting in settings:
         key, value = parse_setting(setting)
         arguments += ["--" + key, value]
@@ -70,18 +71,19 @@ def task_turns(task: str, split: str, datapath: str, settings: Sequence[str] = (
     for name in task.split(","):
         # A teacher may write into its options.
         for teacher in create_task_agent_from_taskname(Opt({**opt, "task": name})):
-            turns += _turns_of(teacher, name)
+            turns += turns_of(teacher, name)
     if not turns:
         raise UserError(f"--task {task}: no turn of {split} has a text and a reply")
     return turns
 
 
-def _ordered(split: str) -> str:
+def ordered(split: str) -> str:
     """ParlAI's name of a split that is read once and in order."""
     return "train:evalmode" if split == "train" else split
 
 
-def _turns_of(teacher, name: str) -> list[Turn]:
+def turns_of(teacher: Any, name: str) -> list[Turn]:
+    """All turns of a ParlAI teacher that have a reply, in its order; ``name`` is its task's."""
     turns = []
     history: list[str] = []
     while not teacher.epoch_done():
