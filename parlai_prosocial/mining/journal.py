@@ -19,7 +19,7 @@ class Journal:
         settings: everything that the results depend on, JSON-serialisable.
 
     Attributes:
-        chunks: number -> content of the chunks that are finished.
+        chunks: number or name -> content of the chunks that are finished.
 
     Raises:
         UserError: a journal with other settings is there.
@@ -27,7 +27,7 @@ class Journal:
 
     def __init__(self, output: Path, settings: Mapping[str, Any]):
         self.path = journal_path(output)
-        self.chunks: dict[int, Any] = {}
+        self.chunks: dict[int | str, Any] = {}
         settings = json.loads(json.dumps(settings))  # as it will be read again
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,18 +50,23 @@ class Journal:
             )
         self.chunks = {chunk["chunk"]: chunk["content"] for chunk in chunks}
 
-    def add(self, number: int, content: Any) -> None:
+    def add(self, number: int | str, content: Any) -> None:
         """Record a finished chunk; it is on disk when this returns."""
-        self._append({"chunk": number, "content": content})
-        self.chunks[number] = content
+        self.add_all({number: content})
+
+    def add_all(self, contents: Mapping[int | str, Any]) -> None:
+        """Record several finished chunks by number or name; one wait for the disk."""
+        self._append(*({"chunk": key, "content": content} for key, content in contents.items()))
+        self.chunks.update(contents)
 
     def remove(self) -> None:
         """The output is written: the journal has done its duty."""
         self.path.unlink()
 
-    def _append(self, value: Any) -> None:
+    def _append(self, *values: Any) -> None:
+        lines = [json.dumps(value, ensure_ascii=False) + "\n" for value in values]
         with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+            file.write("".join(lines))
             file.flush()
             os.fsync(file.fileno())
 
