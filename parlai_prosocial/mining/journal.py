@@ -27,7 +27,7 @@ class Journal:
 
     def __init__(self, output: Path, settings: Mapping[str, Any]):
         self.path = journal_path(output)
-        self.chunks: dict[int | str, Any] = {}
+        self.chunks: dict[Any, Any] = {}
         settings = json.loads(json.dumps(settings))  # as it will be read again
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +50,11 @@ class Journal:
             )
         self.chunks = {chunk["chunk"]: chunk["content"] for chunk in chunks}
 
-    def add(self, number: int | str, content: Any) -> None:
+    def add(self, number: Any, content: Any) -> None:
         """Record a finished chunk; it is on disk when this returns."""
         self.add_all({number: content})
 
-    def add_all(self, contents: Mapping[int | str, Any]) -> None:
+    def add_all(self, contents: Mapping[Any, Any]) -> None:
         """Record several finished chunks by number or name; one wait for the disk."""
         self._append(*({"chunk": key, "content": content} for key, content in contents.items()))
         self.chunks.update(contents)

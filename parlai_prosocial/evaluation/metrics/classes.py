@@ -56,6 +56,11 @@ class Confusion(Metric):
         total = self.counts.total()
         return wilson_interval(int(self.matrix().trace()), total) if total else None
 
+    def recall(self, name: str) -> Interval | None:
+        """Share of a class' rows that were predicted as such; None where it has none."""
+        row = self.matrix()[self.classes.index(name)]
+        return wilson_interval(int(self.counts[name, name]), int(row.sum())) if row.any() else None
+
     def macro_f1(self) -> float | None:
         """F1 averaged over the classes that are there or predicted; None where there is none."""
         matrix = self.matrix()
