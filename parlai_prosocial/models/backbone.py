@@ -153,13 +153,18 @@ def weights_sha256(folder: Path) -> str:
 def find_backbone(name: str) -> Path:
     """A local folder as it is; anything else is a hub name, fetched or found in its cache.
 
+    Args:
+        name: ``OWNER/NAME@REVISION`` takes a branch, tag, commit or pull request (``refs/pr/1``)
+            of the hub instead of its main branch.
+
     Raises:
         UserError: neither a folder nor to be had from the hub.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    repository, _, revision = name.partition("@")
+    looks_like_path = name.startswith((".", "/", "~")) or repository.count("/") > 1
     if not looks_like_path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
@@ -167,7 +172,14 @@ def find_backbone(name: str) -> Path:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
         offline = HF_HUB_OFFLINE or not hub.answers(ENDPOINT)
         try:
-            return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=offline))
+            return Path(
+                snapshot_download(
+                    repository,
+                    revision=revision or None,
+                    allow_patterns=patterns,
+                    local_files_only=offline,
+                )
+            )
         except Exception as error:
             raise UserError(
                 f"--backbone {name}: no such folder, and not to be had from the Hugging Face hub "

@@ -138,6 +138,19 @@ def test_an_unknown_hub_name_is_named():
     assert "--backbone nobody/no-such-model: no such folder, and not to be had" in one_line(error)
 
 
+def test_a_revision_of_the_hub_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--bot"
+    for ref, commit in (("main", "a" * 40), ("refs/pr/7", "b" * 40)):
+        (repository / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / ref).write_text(commit)
+        (repository / "snapshots" / commit).mkdir(parents=True)
+    assert find_backbone("someone/bot").name == "a" * 40
+    assert find_backbone("someone/bot@refs/pr/7").name == "b" * 40
+    with pytest.raises(UserError, match="--backbone someone/bot@v2: no such folder"):
+        find_backbone("someone/bot@v2")
+
+
 def test_a_folder_is_used_as_it_is(tiny_backbones):
     assert find_backbone(str(tiny_backbones["t5"])) == tiny_backbones["t5"]
 
