@@ -193,7 +193,7 @@ def main(folds: tuple[int, ...], out: Path, results: Path, settings: tuple[str, 
     """Train the safety classifier with and without the context, and compare the two."""
     show_user_errors_as_one_line()
     disable_progress_bar()  # of a second's loading
-    records = [trained(arm, fold, out, settings) for fold in folds for arm in ARMS]
+    records = [trained(arm, fold, out, settings) for arm in ARMS for fold in folds]
     table = results_table(records)
     click.echo(terminal_table(table))
     content = {
