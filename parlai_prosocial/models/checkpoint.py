@@ -183,6 +183,13 @@ def make_readable_in_both_versions(folder: Path) -> None:
     write_json(config_file, config)
 
 
+def drop_token_types(folder: Path) -> None:
+    """Tell transformers 4's tokenizer that a generator takes no token types, which it refuses."""
+    config_file = folder / "tokenizer_config.json"
+    config = json.loads(config_file.read_text("utf-8"))
+    write_json(config_file, config | {"model_input_names": ["input_ids", "attention_mask"]})
+
+
 def plain_state(value: Any) -> Any:
     """Containers with numpy's numbers as Python's: the restricted unpickler refuses the former.
 

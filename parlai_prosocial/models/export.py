@@ -18,6 +18,7 @@ from parlai_prosocial.models.chat_template import (
 from parlai_prosocial.models.checkpoint import (
     HEAD_FILE,
     INFO_FILE,
+    drop_token_types,
     make_readable_in_both_versions,
     write_json,
 )
@@ -72,6 +73,7 @@ def export_model(model: OpenedModel, out: Path, keep_adapter: bool = False, card
         lm.save_pretrained(aside)
     _tokenizer(backbone).save_pretrained(aside)
     make_readable_in_both_versions(aside)
+    drop_token_types(aside)
     if backbone.contrast_head is not None:
         _save_head(backbone, aside)
     write_json(aside / INFO_FILE, info)
@@ -107,6 +109,7 @@ def _generation_config(model: OpenedModel) -> Any:
     """The backbone's own settings under those that the agent gives to ``generate``."""
     backbone = model.backbone
     config = copy.deepcopy(backbone.lm.generation_config)
+    config._from_model_config = False  # else transformers may make it anew from config.json
     settings = generation_settings(model.decoding)
     if not settings["do_sample"]:
         # Of the backbone's own sampling; without sampling they are refused when saved.

@@ -52,7 +52,9 @@ def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
                 tensor = _rotary_order(name, tensors.get_tensor(name).float(), config).numpy()
                 if numbers == "f16" and tensor.ndim > 1:
                     tensor = tensor.astype(np.float16)
-                writer.add_tensor(names.get_name(name, (".weight", ".bias")), tensor)
+                if (theirs := names.get_name(name, (".weight", ".bias"))) is None:
+                    raise UserError(f"--gguf: llama.cpp does not know {name} of {weights}")
+                writer.add_tensor(theirs, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -64,6 +64,6 @@ def open_model(
         trainable=False,
     )
     checkpoint.load_contrast_head(backbone)
-    name = checkpoint.info.get("backbone") or opt.get("backbone") or str(checkpoint.folder)
+    name = checkpoint.info.get("backbone") or opt.get("backbone") or model
     decoding = decoding_options(checkpoint.info.get("decoding", opt))
     return OpenedModel(name, backbone.eval(), checkpoint.info, opt, decoding)
