@@ -220,7 +220,11 @@ def open_anything(name: str, datapath: str | None = None) -> OpenedModel:
 
         return resolve_backbone(backbone, find_datapath(datapath))
 
-    return open_model(str(find_model(name, datapath)), resolve)
+    path = str(find_model(name, datapath))
+    opened = open_model(path, resolve)
+    if opened.name == path:  # a plain model of the hub lies in a folder named by a hash
+        opened.name = name
+    return opened
 
 
 def _split_rots(written: str) -> tuple[list[str], str]:
