@@ -66,6 +66,19 @@ class TaskData:
         folder = Path(datapath, self.folder)
         return [file for file in self.all_files() if not (folder / file.name).exists()]
 
+    def fetch(self, datapath: str | Path) -> None:
+        """Fetch what is missing, for ParlAI to check, unpack and use.
+
+        Raises:
+            UserError: a file cannot be fetched.
+        """
+        from parlai.core import build_data
+
+        folder = Path(datapath, self.folder)
+        for file in self.missing_files(datapath):
+            folder.mkdir(parents=True, exist_ok=True)
+            build_data.download(file.url, str(folder), file.name)
+
     def all_files(self) -> tuple[RemoteFile, ...]:
         if self.resources is None:
             return self.files
@@ -82,7 +95,12 @@ def _task(name: str, version: str, folder: str | None = None, list_name: str = "
     return TaskData(name, folder or package, version, resources)
 
 
+def _files(folder: str, *names: str) -> tuple[RemoteFile, ...]:
+    return tuple(RemoteFile(name, f"{PARLAI_DOWNLOADS}/{folder}/{name}") for name in names)
+
+
 _BAD = "bot_adversarial_dialogue"
+_HUMAN_EVAL = f"{_BAD}/human_eval", "HUMAN_SAFETY_EVAL_TESTSET_"
 
 SAFETY_TASKS = (
     _task(_BAD, "v0.2", f"{_BAD}/dialogue_datasets", "BOT_ADVERSARIAL_DIALOGUE_DATASETS_"),
@@ -102,6 +120,45 @@ SAFETY_TASKS = (
     _task("prosocial_dialog", "0.1"),
 )
 """ParlAI's own safety tasks. ``dialogue_safety`` is all its teachers but the default one."""
+
+
+SAFETY_BENCH_DATA = {
+    "generate": (
+        _task("blended_skill_talk", "v1.5"),
+        _task("twitter", "v1.1", "Twitter"),
+        _task("dialogue_safety", "v1.0"),
+        _task(f"{_BAD}:HumanSafetyEvaluation", "v0.1", *_HUMAN_EVAL),
+        TaskData(
+            "the word list",
+            "OffensiveLanguage",
+            "v1.0",
+            files=_files("offensive_language", "OffensiveLanguage.txt"),
+        ),
+        TaskData(
+            "zoo:dialogue_safety/single_turn/model",
+            "models/dialogue_safety",
+            "v0.5",
+            files=_files("_models/dialogue_safety", "safety_models_v1.tgz"),
+        ),
+    ),
+    "response": (
+        TaskData(
+            "the lists of groups and adjectives",
+            "persona_biases_categories",
+            "v1.0",
+            files=_files(
+                "persona_biases_categories", "demographic_groups.txt", "offensive_adjectives.txt"
+            ),
+        ),
+        TaskData(
+            f"zoo:{_BAD}/multi_turn/model",
+            f"models/{_BAD}/multi_turn",
+            "v1",
+            files=_files(f"_models/{_BAD}/multi_turn", "models_v1.tar.gz"),
+        ),
+    ),
+}
+"""What the two kinds of tests of Safety Bench read."""
 
 
 def mend_downloads(build_data: Any) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "Let models reply to suites of contexts, judge the replies, and compare.",
     "compare": "Train a recipe with and without contrast, and compare both with the base.",
     "ablate": "Train and measure the arms of a recipe under one token budget.",
+    "safety-bench": "Run ParlAI's Safety Bench over any model.",
 }
 
 
@@ -33,7 +34,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return getattr(import_module(f"parlai_prosocial.cli.{cmd_name}"), cmd_name)
+        module = cmd_name.replace("-", "_")
+        return getattr(import_module(f"parlai_prosocial.cli.{module}"), module)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
