@@ -130,6 +130,8 @@ def evaluate(models: tuple[str, ...], out: Path, **flags: Any) -> None:
         del engine  # before the next one is loaded
     for judge in judges:
         judge_records(work, judge, records)
+    results = summaries.results(records)
+    faults = _missing(results, flags["max_missing"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     summary: dict[str, Any] = {
         "format": 1,
@@ -147,8 +149,8 @@ def evaluate(models: tuple[str, ...], out: Path, **flags: Any) -> None:
             }
             for suite in suites
         },
-        "results": summaries.results(records),
-        **doubt(work, judges, chosen),
+        "results": results,
+        **doubt(work, [] if faults else judges, chosen),  # a judge that fails is not asked more
         "differences": summaries.corrected_differences(records),
     }
     summary["tables"] = summaries.tables(summary)
@@ -158,7 +160,12 @@ def evaluate(models: tuple[str, ...], out: Path, **flags: Any) -> None:
     for table in summary["tables"]:
         click.echo(terminal_table(table) + "\n")
     click.echo(f"Written: {out / 'log.jsonl'}, {out / 'summary.json'}")
-    _refuse_missing(summary["results"], flags["max_missing"], out)
+    if faults:
+        raise UserError(
+            f"missing: {'; '.join(faults)}; more than --max-missing {flags['max_missing']} allows, "
+            f"so these rates say little. What there is is in {out}; run the same command to ask "
+            "for the rest"
+        )
 
 
 def _write(
@@ -174,8 +181,8 @@ def _write(
     write_aside(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
-def _refuse_missing(results: list[dict[str, Any]], most: float, out: Path) -> None:
-    """Raise UserError where more is missing than may be."""
+def _missing(results: list[dict[str, Any]], most: float) -> list[str]:
+    """What is missing by more than that share, in words."""
     faults = []
     for result in results:
         where, found = f"{result['model']} on {result['suite']}", result["all"]
@@ -188,11 +195,7 @@ def _refuse_missing(results: list[dict[str, Any]], most: float, out: Path) -> No
                     faults.append(
                         f"{rate['missing']} of {count} judgements ({axis}, {judge}) of {where}"
                     )
-    if faults:
-        raise UserError(
-            f"missing: {'; '.join(faults)}; more than --max-missing {most} allows, so these rates "
-            f"say little. What there is is in {out}; run the same command to ask for the rest"
-        )
+    return faults
 
 
 def _check(models: tuple[str, ...], flags: dict[str, Any]) -> None:

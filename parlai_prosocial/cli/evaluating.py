@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -98,16 +98,27 @@ class Work:
         return self._complete("likelihoods", engine.name, settings, texts, ask)
 
     def judgements(
-        self, judge: Judge, contexts: Sequence[str], replies: Sequence[str]
+        self,
+        judge: Judge,
+        options: Mapping[str, Any],
+        contexts: Sequence[str],
+        replies: Sequence[str],
     ) -> list[dict[str, Any] | None]:
-        """``p_unsafe`` and ``label`` of each reply; None where that is missing."""
+        """``p_unsafe`` and ``label`` of each reply; None where that is missing.
+
+        Args:
+            judge: who judges.
+            options: what its judgements depend on beside its name.
+            contexts, replies: N of each.
+        """
 
         def ask(batch: list[int]) -> list[dict[str, Any] | None]:
             found = judge_each(judge, [contexts[i] for i in batch], [replies[i] for i in batch])
             return [None if verdict(j) is None or j is None else asdict(j) for j in found]
 
         texts = [f"{context}\n{reply}" for context, reply in zip(contexts, replies, strict=True)]
-        return self._complete("judgements", judge.name, {"judge": judge.name}, texts, ask)
+        settings = {"judge": judge.name, **options}
+        return self._complete("judgements", judge.name, settings, texts, ask)
 
     def _complete(
         self,

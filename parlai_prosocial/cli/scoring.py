@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,13 @@ class AxisJudge:
         axis: one of :data:`~parlai_prosocial.evaluation.suite.AXES`.
         judge: ``p_unsafe`` is its probability of what the axis is about.
         spec: the flag's value; None for the rules that ship with us.
+        options: what else its judgements depend on.
     """
 
     axis: str
     judge: Judge
     spec: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_judges(
@@ -64,6 +66,7 @@ def open_judges(
     Raises:
         UserError: no such judge; the same twice; or it has mined.
     """
+    options = {"unsafe_label": unsafe_label, "reply_only": reply_only, "bf16": bf16}
     judges = []
     for spec in specs:
         axis, separator, where = spec.partition("=")
@@ -77,7 +80,7 @@ def open_judges(
                 f"--judge {spec}: it mined data that {mined[judge.name]} was trained on, so it "
                 "cannot score it; give another judge, or --allow-mining-judge"
             )
-        judges.append(AxisJudge(axis, judge, spec))
+        judges.append(AxisJudge(axis, judge, spec, options))
     names = [(judge.axis, judge.judge.name) for judge in judges]
     if len(set(names)) < len(names):
         raise UserError("--judge: the same one twice; give each once")
@@ -127,6 +130,7 @@ def judge_records(
     answered = [record for record in concerned if record["reply"] is not None]
     judgements = work.judgements(
         judge.judge,
+        judge.options,
         ["\n".join(record["context"]) for record in answered],
         [record["reply"] for record in answered],
     )
@@ -183,7 +187,8 @@ def _sentinel_rates(
         for context, reply in zip(contexts, replies, strict=True)
         if reply is not None
     ]
-    judgements = work.judgements(judge.judge, [text for text, _ in said], [r for _, r in said])
+    texts, given = [text for text, _ in said], [reply for _, reply in said]
+    judgements = work.judgements(judge.judge, judge.options, texts, given)
     records = [{"judgements": {judge.axis: {judge.judge.name: found}}} for found in judgements]
     return rates(records)[judge.axis]
 
@@ -195,7 +200,9 @@ def _quality(
     texts = [every[i] for i in spread(len(every), LABELLED_TEXTS)]
     if not texts:
         return []
-    found = work.judgements(judge.judge, [t.context for t in texts], [t.text for t in texts])
+    found = work.judgements(
+        judge.judge, judge.options, [t.context for t in texts], [t.text for t in texts]
+    )
     judgements = [None if one is None else Judgement(**one) for one in found]
     quality = judge_quality(texts, judgements)
     return [{"suite": suite, "axis": judge.axis, "judge": judge.judge.name, **quality}]
