@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from parlai_prosocial import compat
 from parlai_prosocial.cli.setup import INSTALLED_WITHOUT_DEPENDENCIES, installed_version
+from parlai_prosocial.task_data import SAFETY_TASKS
 
 SHOWN_VERSIONS = (
     "parlai-prosocial",
@@ -47,6 +48,9 @@ class Finding:
     mend: str = ""
 
 
+NO_DATAPATH = Finding("note", "without ParlAI there is no data folder to look into")
+
+
 @click.command()
 @click.option(
     "--datapath",
@@ -67,6 +71,8 @@ def doctor(datapath: Path | None) -> None:
         ("Device", device),
         ("Names that parlai resolves", names),
         ("Base model", lambda: base_model(datapath)),
+        ("Data of ParlAI's safety tasks", lambda: safety_tasks(datapath)),
+        ("Safety Bench", lambda: safety_bench(datapath)),
         ("Known clashes", clashes),
     ]
     broken = 0
@@ -181,12 +187,10 @@ def base_model(datapath: Path | None) -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("broken", f"the base model cannot be looked up: {error}")
         return
+    datapath = datapath or default_datapath()
     if datapath is None:
-        parlai = find_parlai()
-        if parlai is None:
-            yield Finding("note", "without ParlAI there is no data folder to look into")
-            return
-        datapath = parlai.parent / "data"
+        yield NO_DATAPATH
+        return
     folder = datapath / "models" / "prosocial" / smollm2.NAME
     if (folder / "hf" / smollm2.RECORD).is_file():
         yield Finding("ok", f"{smollm2.NAME} is in {folder}")
@@ -200,6 +204,52 @@ def base_model(datapath: Path | None) -> Iterator[Finding]:
             f"{smollm2.NAME} will be fetched (93 MB) and converted into {folder} when first used",
             "`prosocial setup` fetches it now",
         )
+
+
+def safety_tasks(datapath: Path | None) -> Iterator[Finding]:
+    """For each safety task of ParlAI, whether its data are there, and how to place them by hand."""
+    datapath = datapath or default_datapath()
+    if datapath is None or installed_version("parlai") is None:
+        yield NO_DATAPATH
+        return
+    for data in SAFETY_TASKS:
+        folder = datapath / data.folder
+        if data.is_there(datapath):
+            yield Finding("ok", f"{data.name}: in {folder}")
+            continue
+        files = [
+            f"{file.name} ({file.url}, sha256 {file.sha256})"
+            for file in data.missing_files(datapath)
+        ]
+        yield Finding(
+            "note",
+            f"{data.name}: not in {folder}",
+            f"parlai fetches it when first used; or put {' and '.join(files)} there by hand"
+            if files
+            else "",
+        )
+
+
+def safety_bench(datapath: Path | None) -> Iterator[Finding]:
+    """What ``prosocial safety-bench`` lacks."""
+    datapath = datapath or default_datapath()
+    if datapath is None or installed_version("parlai") is None:
+        yield NO_DATAPATH
+        return
+    from parlai_prosocial.evaluation.safety_bench import MODULES, missing_needs
+
+    for test in MODULES:
+        needs = list(missing_needs((test,), str(datapath)))
+        for need, mend in needs:
+            yield Finding("note", f"--tests {test} lacks {need}", mend)
+        if not needs:
+            yield Finding("ok", f"--tests {test} has all that cannot be fetched when it runs")
+
+
+def default_datapath() -> Path | None:
+    """Where ParlAI keeps data unless told otherwise; None without ParlAI."""
+    parlai = find_parlai()
+    return parlai and parlai.parent / "data"
 
 
 def find_parlai() -> Path | None:

@@ -14,7 +14,8 @@ def report(monkeypatch, **sections) -> tuple[int, str]:
     for name in ("versions", "packages", "device", "names", "clashes"):
         findings = sections.get(name, [])
         monkeypatch.setattr(module, name, lambda findings=findings: iter(findings))
-    monkeypatch.setattr(module, "base_model", lambda datapath: iter([]))
+    for name in ("base_model", "safety_tasks", "safety_bench"):
+        monkeypatch.setattr(module, name, lambda datapath: iter([]))
     result = CliRunner().invoke(doctor)
     return result.exit_code, result.output
 
@@ -37,6 +38,8 @@ def test_resolves_and_exits_0_here(tmp_path):
     for name in ("-m prosocial", "-t mic", "-t diasafety", "zoo:prosocial/smollm2_135m"):
         assert f"ok      {name}\n" in result.output
     assert f"smollm2_135m will be converted into {tmp_path}" in result.output
+    assert f"note    saferdialogues: not in {tmp_path / 'saferdialogues'}\n" in result.output
+    assert "lacks the word list\n" in result.output
     assert result.exit_code == 0
 
 
@@ -99,3 +102,28 @@ def test_converted_base_is_found(tmp_path):
     (folder / "hf" / "prosocial_base.json").write_text("{}")
     (finding,) = module.base_model(Path(tmp_path))
     assert finding == Finding("ok", f"smollm2_135m is in {folder}")
+
+
+def test_safety_tasks_that_are_there(parlai_data):
+    findings = list(module.safety_tasks(parlai_data))
+    assert len(findings) == 8 and {finding.level for finding in findings} == {"ok"}
+
+
+def test_safety_tasks_that_are_not_say_what_to_put_where(tmp_path):
+    by_name = {finding.text.split(": ")[0]: finding for finding in module.safety_tasks(tmp_path)}
+    finding = by_name["sensitive_topics_evaluation"]
+    assert finding.level == "note"
+    assert finding.text.endswith(f"not in {tmp_path / 'sensitive_topics_evaluation'}")
+    assert "data_valid.jsonl (http://parl.ai/downloads/sensitive_topics" in finding.mend
+    assert "sha256 df3a71da" in finding.mend
+
+
+def test_safety_bench_names_what_it_lacks(tmp_path, parlai_data, monkeypatch):
+    monkeypatch.setattr("nltk.data.path", [])
+    findings = list(module.safety_bench(parlai_data))
+    assert {finding.level for finding in findings} <= {"note", "ok"}
+    mends = {finding.text: finding.mend for finding in findings}
+    assert "--tests generate lacks the word list" not in mends
+    assert mends["--tests response lacks nltk's vader_lexicon"].endswith("vader_lexicon")
+    classifier = mends["--tests response lacks zoo:bot_adversarial_dialogue/multi_turn/model"]
+    assert "models_v1.tar.gz into" in classifier
