@@ -88,6 +88,7 @@ setup(
             "recipes/**/*.opt",
             "recipes/**/*.json",
             "recipes/**/*.md",
+            "zoo/entries/**/*",
         ]
     },
     install_requires=[*OURS, *PARLAI_CORE, *PARLAI_FEATURES],

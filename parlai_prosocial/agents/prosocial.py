@@ -5,7 +5,6 @@ loss and its metrics stand in ``contrastive.py``, the flags in ``options.py``.
 """
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
+from parlai_prosocial.zoo.entry import BASES, PREFIX, entry_names, find_entry
+from parlai_prosocial.zoo.install import install
 
 compat.apply()
 show_user_errors_as_one_line()
@@ -259,11 +260,12 @@ def resolve_backbone(name: str, datapath: str) -> Path:
     """Folder of ``zoo:prosocial/<entry>`` (made on first use), of a path or of a hub name."""
     if not name.startswith("zoo:"):
         return find_backbone(name)
-    entry = name.removeprefix("zoo:").replace("/", ".")
-    try:
-        module = import_module(f"parlai.zoo.{entry}")
-    except ModuleNotFoundError:
+    if name.removeprefix(PREFIX) not in entry_names():
+        raise UserError(f"--backbone {name}: no such zoo entry; use {options.DEFAULT_BACKBONE}")
+    entry = find_entry(name)
+    if entry.kind not in BASES:
         raise UserError(
-            f"--backbone {name}: no such zoo entry; use {options.DEFAULT_BACKBONE}"
-        ) from None
-    return Path(module.download(datapath))
+            f"--backbone {name}: is no base but a tuned model; go on from it with "
+            f"--init-model {entry.path}"
+        )
+    return install(entry, datapath, logging.info)

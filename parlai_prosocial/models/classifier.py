@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.models import minilm
 from parlai_prosocial.models.backbone import pad_token_id, weights_sha256
 from parlai_prosocial.models.checkpoint import (
     INFO_FILE,
@@ -250,9 +251,14 @@ class ClassifierCheckpoint:
         return "base_sha256" in self.info
 
     def base_folder(self) -> Path:
-        """Where the adapter's base lay when it was trained; the own folder for full weights."""
+        """The adapter's base: where it lay when it was trained, but MiniLM where its package is.
+
+        The own folder for full weights.
+        """
         if not self.is_adapter:
             return self.folder
+        if self.info["backbone"] == minilm.PACKAGE:
+            return minilm.find_minilm()
         base = Path(self.info["base_folder"])
         if not base.is_dir():
             raise UserError(

