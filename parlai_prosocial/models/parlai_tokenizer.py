@@ -40,6 +40,14 @@ class ParlaiDictionary:
     prefix_space: bool
     ends_context: bool
 
+    @property
+    def tokenizer_class(self) -> str:
+        """transformers' class to open it with.
+
+        For ``bpe``, transformers 4's AutoTokenizer would take a fast class that cannot read it.
+        """
+        return "BlenderbotSmallTokenizer" if self.kind == "bpe" else "AutoTokenizer"
+
     def save(self, folder: Path, max_length: int) -> None:
         """Write the tokenizer's files into an existing folder.
 

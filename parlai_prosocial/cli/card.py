@@ -1,0 +1,300 @@
+"""The model card: what a model is, what made it, what was measured, and how it fails.
+
+It says what files say and no more: what nobody recorded or measured stands as such.
+"""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parlai_prosocial.cli.provenance import Corpus, TrainedStep, corpora_of
+from parlai_prosocial.errors import UserError
+
+SECTIONS = (
+    "What it is",
+    "How to use it",
+    "Training data",
+    "Recipe",
+    "Evaluation",
+    "How it fails",
+    "Intended use and limits",
+    "Licences",
+    "Environmental cost",
+    "Citation",
+)
+MOST_SAMPLES = 12
+BASE_LICENCES = {
+    "zoo:prosocial/smollm2_135m": "apache-2.0",
+    "zoo:prosocial/smollm2_135m_hub": "apache-2.0",
+}
+HUB_NAMES = dict.fromkeys(BASE_LICENCES, "HuggingFaceTB/SmolLM2-135M-Instruct")
+PAPER = (
+    "Das and Srihari, Improving Dialog Safety using Socially Aware Contrastive Learning, "
+    "SCI-CHAT at EACL 2024, https://arxiv.org/abs/2402.00446"
+)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card is written from.
+
+    Attributes:
+        title: the model's name.
+        backbone: the name of the base.
+        architecture: class of the language model.
+        parameters: all of it, the adapter merged.
+        prompt: how a dialogue is put to it, a sentence or two.
+        usage: Python that loads and asks it.
+        pipeline: Hugging Face's name of the task.
+        chain: what it was trained by, the first run first.
+        results: from :func:`read_results`.
+        keeps_adapter: the base is not in the folder.
+        reranks: how many replies the agent chooses from; 0 for none.
+    """
+
+    title: str
+    backbone: str
+    architecture: str
+    parameters: int
+    prompt: str
+    usage: str
+    pipeline: str
+    chain: Sequence[TrainedStep] = ()
+    results: Sequence[dict[str, Any]] = ()
+    keeps_adapter: bool = False
+    reranks: int = 0
+
+
+def read_results(file: Path, row: str) -> dict[str, Any]:
+    """What was measured: ``tables``, ``environment``, and ``samples`` of replies that fail.
+
+    Args:
+        file: ``results.json`` of ``prosocial compare`` or ``ablate``, or ``summary.json`` of
+            ``prosocial evaluate``, whose ``log.jsonl`` beside it has the replies.
+        row: the model's name in the log.
+
+    Raises:
+        UserError: not such a file.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"--results {file}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("tables"), list):
+        raise UserError(
+            f"--results {file}: has no tables; give the results.json of prosocial compare or "
+            "ablate, or the summary.json of prosocial evaluate"
+        )
+    log = file.with_name("log.jsonl")
+    return content | {"samples": _sample_failures(log, row) if log.is_file() else []}
+
+
+def _sample_failures(log: Path, row: str) -> list[dict[str, str]]:
+    """Replies of one model that a judge calls unfit: by lot, the same ones every time."""
+    from parlai_prosocial.evaluation.measures import is_unfit
+
+    found: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
+    for line in log.read_text("utf-8").splitlines():
+        record = json.loads(line)
+        if record["model"] != row:
+            continue
+        for axis, judges in record["judgements"].items():
+            unfit = [judge for judge in judges if is_unfit(record, axis, judge)]
+            if unfit:
+                lot = hashlib.sha256(f"{record['suite']} {record['id']}".encode()).hexdigest()
+                sample = {
+                    "context": "\n".join(record["context"]),
+                    "reply": record["reply"],
+                    "judgement": f"{axis} by {', '.join(unfit)}; suite {record['suite']}",
+                }
+                found.setdefault((record["suite"], axis), []).append((lot, sample))
+    each = max(1, MOST_SAMPLES // max(1, len(found)))
+    chosen = [
+        sample
+        for group in found.values()
+        for _, sample in sorted(group, key=lambda pair: pair[0])[:each]
+    ]
+    return chosen[:MOST_SAMPLES]
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card in Markdown, with Hugging Face's metadata at its head."""
+    corpora = corpora_of(facts.chain)
+    bodies = (
+        _what(facts),
+        facts.usage,
+        _data(facts.chain, corpora),
+        _recipe(facts.chain),
+        _evaluation(facts.results),
+        _failures(facts.results),
+        _limits(facts),
+        _licences(facts, corpora),
+        _cost(facts),
+        _citation(corpora),
+    )
+    parts = [_metadata(facts, corpora), f"# {facts.title}"]
+    parts += [f"## {name}\n\n{body}" for name, body in zip(SECTIONS, bodies, strict=True)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(facts: CardFacts, corpora: Sequence[Corpus]) -> str:
+    base = HUB_NAMES.get(facts.backbone, facts.backbone)
+    lines = ["---", "language: en", "library_name: transformers"]
+    lines += [f"pipeline_tag: {facts.pipeline}"]
+    if facts.backbone in BASE_LICENCES:
+        lines.append(f"license: {BASE_LICENCES[facts.backbone]}")
+    if base.count("/") == 1 and ":" not in base:
+        lines.append(f"base_model: {base}")
+    if hubs := [corpus.hub for corpus in corpora if corpus.hub]:
+        lines += ["datasets:", *(f"- {hub}" for hub in hubs)]
+    return "\n".join([*lines, "tags:", "- dialogue-safety", "- parlai", "---"])
+
+
+def _what(facts: CardFacts) -> str:
+    trained = (
+        f"It was tuned from `{facts.backbone}` in {len(facts.chain)} run(s) with "
+        "parlai-prosocial, which contrasts fitting replies with unfit ones."
+        if facts.chain
+        else f"It is `{facts.backbone}` as it is: no file beside it records a training run."
+    )
+    weights = "an adapter; the base is not in this folder" if facts.keeps_adapter else "all of it"
+    text = (
+        f"A dialogue model, {facts.architecture}, {facts.parameters:,} parameters ({weights}). "
+        f"{trained}\n\n{facts.prompt}"
+    )
+    if facts.reranks:
+        text += (
+            f"\n\nUnder ParlAI it samples {facts.reranks} replies and chooses by its contrast head "
+            "(`contrast_head.safetensors`); transformers alone does not, `parlai_prosocial."
+            "Prosocial` does."
+        )
+    return text
+
+
+def _data(chain: Sequence[TrainedStep], corpora: Sequence[Corpus]) -> str:
+    if not chain:
+        return "Not recorded."
+    lines = [f"- {c.name}: {c.source}; licence: {c.licence}." for c in corpora]
+    known = {"diasafety", "self_dialogue", "prosocial", "mic"}
+    for step in chain:
+        if step.own_data:
+            lines.append(f"- The trainer's own file `{Path(step.own_data).name}`.")
+        if step.on_samples:
+            lines.append("- The small samples of parlai-prosocial, which only show that all works.")
+        lines += [
+            f"- ParlAI's task `{task}`." for task in step.tasks if task.split(":")[0] not in known
+        ]
+    lines = list(dict.fromkeys(lines))
+    return "\n".join([*lines, "", "Some of these corpora hold offensive and abusive language."])
+
+
+def _recipe(chain: Sequence[TrainedStep]) -> str:
+    if not chain:
+        return "None: no training run is recorded."
+    parts = []
+    for number, step in enumerate(chain, 1):
+        settings = ", ".join(f"{key} {value}" for key, value in step.settings.items())
+        facts = [f"task `{','.join(step.tasks)}`", settings]
+        if step.steps is not None:
+            facts.append(f"{step.steps:,} steps")
+        if step.tokens is not None:
+            facts.append(f"{step.tokens:,} processed tokens")
+        text = f"{number}. " + "; ".join(fact for fact in facts if fact) + "."
+        if step.command:
+            text += f"\n\n   ```\n   {_without_folders(step.command)}\n   ```"
+        parts.append(text)
+    return "\n".join(parts)
+
+
+def _without_folders(command: str) -> str:
+    """A command with the folders of this machine cut from its paths."""
+    words = (Path(word).name if Path(word).is_absolute() else word for word in shlex.split(command))
+    return shlex.join(words)
+
+
+def _evaluation(results: Sequence[dict[str, Any]]) -> str:
+    from parlai_prosocial.evaluation.tables import markdown_table
+
+    if not results:
+        return (
+            "Not measured. Both how often it is unsafe and how often it needlessly lectures must "
+            "be known before it is used: `prosocial compare` measures both."
+        )
+    parts = []
+    for content in results:
+        parts += [markdown_table(table) for table in content["tables"]]
+        if environment := content.get("environment"):
+            if "command" in environment:
+                environment = environment | {"command": _without_folders(environment["command"])}
+            facts = ", ".join(f"{key} {value}" for key, value in environment.items())
+            parts.append(f"Measured with: {facts}")
+    return "\n\n".join(parts)
+
+
+def _failures(results: Sequence[dict[str, Any]]) -> str:
+    samples = [sample for content in results for sample in content.get("samples", ())]
+    if not samples:
+        return "No failures were sampled for this card. Read replies of it before you use it."
+    parts = []
+    for sample in samples:
+        quoted = [f"> {_plain(turn)}  " for turn in sample["context"].split("\n")]
+        quoted += [
+            f"> **{_plain(sample['reply'])}**",
+            f">\n> Judged: {_plain(sample['judgement'])}",
+        ]
+        parts.append("\n".join(quoted))
+    said = "Replies that a judge calls unfit, drawn by lot. **Some are offensive.**"
+    return "\n\n".join([said, *parts])
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    one_line = " ".join(str(text).split())
+    escaped = "".join("\\" + c if c in "\\`*_{}[]()#+!|~" else c for c in one_line)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _limits(facts: CardFacts) -> str:
+    lines = [
+        "- For research on safer dialogue. It is not safe: do not put it before the public as it "
+        "is, and do not rely on it for advice.",
+        "- English. Other languages were not looked at.",
+        "- It can still agree with something harmful, and still lecture where nothing is wrong.",
+    ]
+    if facts.backbone == "zoo:prosocial/smollm2_135m":
+        lines.append("- Its base is small and 4-bit in origin: part of any gain over it is repair.")
+    return "\n".join(lines)
+
+
+def _licences(facts: CardFacts, corpora: Sequence[Corpus]) -> str:
+    base = BASE_LICENCES.get(facts.backbone, "see there; not recorded here")
+    lines = [f"- Base `{facts.backbone}`: {base}.", "- Code: MIT."]
+    return "\n".join(lines + [f"- {c.name}: {c.licence}." for c in corpora])
+
+
+def _cost(facts: CardFacts) -> str:
+    seconds = [step.seconds for step in facts.chain]
+    if not seconds:
+        return "No training is recorded."
+    shown = ", ".join("not recorded" if s is None else f"{s:,.0f} s" for s in seconds)
+    known = sum(s for s in seconds if s is not None)
+    machines = {
+        f"{e['device']}, {e['cores']} cores, {e['precision']}"
+        for content in facts.results
+        if {"device", "cores", "precision"} <= (e := content.get("environment") or {}).keys()
+    }
+    machine = "; ".join(sorted(machines)) or "not recorded"
+    return (
+        f"Training by run: {shown}; together {known:,.0f} s of wall time. Machine of the "
+        f"measurements: {machine}. "
+        "Energy was not measured."
+    )
+
+
+def _citation(corpora: Sequence[Corpus]) -> str:
+    lines = [f"- The idea: {PAPER}. This is a reconstruction, not the authors' model."]
+    return "\n".join(lines + [f"- {corpus.citation}." for corpus in corpora])

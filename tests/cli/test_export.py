@@ -1,0 +1,275 @@
+"""``prosocial export`` as it is typed: the folder, its card, and what is refused."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from parlai_prosocial import Prosocial
+from parlai_prosocial.cli.card import SECTIONS
+from parlai_prosocial.cli.main import cli
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.bootstrap import Interval
+from parlai_prosocial.evaluation.tables import make_table
+from parlai_prosocial.models.backbone import Backbone
+from parlai_prosocial.models.checkpoint import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_backbones, tmp_path_factory):
+    """The file of step 2 of a recipe, with what both steps leave beside it."""
+    root = tmp_path_factory.mktemp("runs")
+    for step, task in (("step1", "diasafety:Contrastive"), ("step2", "self_dialogue,prosocial")):
+        backbone = Backbone(tiny_backbones["llama"], lora_rank=2, contrast_head=step == "step2")
+        path = root / step / "model"
+        info = {"backbone": str(tiny_backbones["llama"]), "system_prompt": "Be kind."}
+        save_checkpoint(str(path), backbone, info, {})
+        opt = {"model": "prosocial", "task": task, "contrast_weight": 0.5, "label_truncate": 8}
+        if step == "step2":
+            opt["init_model"] = str(root / "step1" / "model")
+        path.with_name("model.opt").write_text(json.dumps(opt))
+        finished = {"model_file": str(path), "steps": 30, "tokens": 4000, "seconds": 61.5}
+        finished["command"] = f"parlai train_model -t {task} -mf {path}"
+        path.with_name("finished.json").write_text(json.dumps(finished))
+    return str(root / "step2" / "model")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """What ``prosocial compare`` writes, less its length."""
+    table = make_table(
+        "Both axes",
+        {"row": {"label": "row"}, "unsafe": {"label": "unsafe, %", "scale": 100}},
+        [{"row": "n-pair", "unsafe": Interval(0.125, 0.1, 0.15)}],
+    )
+    environment = {"command": "prosocial compare --out /home/me/runs", "device": "x86_64"}
+    environment |= {"cores": 2, "precision": "fp32"}
+    file = tmp_path / "measured" / "results.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"environment": environment, "tables": [table], "results": {}}))
+    return file
+
+
+def run(*arguments):
+    done = CliRunner().invoke(cli, ["export", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def sections(card):
+    parts = re.split(r"^## (.+)$", card.split("---\n")[2], flags=re.MULTILINE)
+    return dict(zip(parts[1::2], (body.strip() for body in parts[2::2]), strict=True))
+
+
+def test_the_folder_replies_as_the_model_does(trained, tmp_path):
+    output = run("hf", "--model", trained, "--out", tmp_path / "mine", "--gguf")
+    names = {file.name for file in (tmp_path / "mine").iterdir()}
+    assert names == {
+        "README.md",
+        "config.json",
+        "contrast_head.json",
+        "contrast_head.safetensors",
+        "generation_config.json",
+        "model-f16.gguf",
+        "model.safetensors",
+        "prosocial.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert all(name in output for name in names)
+    expected = Prosocial.from_pretrained(trained).reply(["Hi!"])
+    assert Prosocial.from_pretrained(tmp_path / "mine").reply(["Hi!"]).text == expected.text
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="mine/model-f16.gguf").eval()
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "mine").eval()
+    ids = torch.tensor([[1, 30, 40, 50, 60]])
+    torch.testing.assert_close(lm(ids).logits, other(ids).logits, atol=2e-2, rtol=0)
+
+
+def test_the_card_has_all_sections_and_only_facts(trained, results, tmp_path):
+    run(
+        "hf",
+        "--model",
+        trained,
+        "--out",
+        tmp_path / "mine",
+        "--results",
+        results,
+        "--title",
+        "Kind",
+    )
+    card = (tmp_path / "mine" / "README.md").read_text()
+    found = sections(card)
+    assert list(found) == list(SECTIONS)
+    assert all(len(body) > 20 for body in found.values())
+    assert not re.search(r"None|TODO|\{|nan", card.replace("[{", "").replace('{"role', ""))
+    assert str(tmp_path.parent) not in card
+    assert "# Kind" in card
+    assert "Be kind." in found["What it is"]
+    parameters = AutoModelForCausalLM.from_pretrained(tmp_path / "mine").num_parameters()
+    assert f"{parameters:,} parameters" in found["What it is"]
+    for name in ("DiaSafety", "Self-dialogue", "ProsocialDialog"):
+        for section in ("Training data", "Licences", "Citation"):
+            assert name in found[section] or section == "Citation"
+    assert "Moral Integrity" not in card
+    assert found["Recipe"].count("30 steps; 4,000 processed tokens") == 2
+    assert "contrast_weight 0.5" in found["Recipe"]
+    assert "parlai train_model -t diasafety:Contrastive -mf model" in found["Recipe"]
+    assert "| n-pair | 12.5 [10.0, 15.0] |" in found["Evaluation"]
+    assert "prosocial compare --out runs" in found["Evaluation"]
+    assert "62 s, 62 s; together 123 s" in found["Environmental cost"]
+    assert "x86_64, 2 cores, fp32" in found["Environmental cost"]
+    head = card.split("---\n")[1]
+    assert "pipeline_tag: text-generation" in head and "- allenai/prosocial-dialog" in head
+
+
+def test_the_cards_example_runs(trained, tmp_path, monkeypatch, capsys):
+    run("hf", "--model", trained, "--out", tmp_path / "mine")
+    usage = sections((tmp_path / "mine" / "README.md").read_text())["How to use it"]
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", usage, re.DOTALL)[1], {})
+    assert capsys.readouterr().out.strip() == Prosocial.from_pretrained(trained).reply("Hi!").text
+
+
+def test_what_nobody_measured_is_called_so(tiny_backbones, tmp_path):
+    run("hf", "--model", tiny_backbones["t5"], "--out", tmp_path / "plain")
+    found = sections((tmp_path / "plain" / "README.md").read_text())
+    assert list(found) == list(SECTIONS)
+    assert found["Evaluation"].startswith("Not measured.")
+    assert found["Recipe"] == "None: no training run is recorded."
+    assert found["Training data"] == "Not recorded."
+    assert found["Environmental cost"] == "No training is recorded."
+
+
+def test_failures_are_sampled_from_the_log_beside_the_summary(trained, results, tmp_path):
+    def record(number, model, p_unsafe, reply="<b>Nice</b> *one*!"):
+        judgement = None if p_unsafe is None else {"p_unsafe": p_unsafe, "label": "x"}
+        return {
+            "model": model,
+            "suite": "adversarial",
+            "id": str(number),
+            "context": ["I lied.", f"Number {number}."],
+            "reply": reply,
+            "judgements": {"unsafe": {"judge@12": judgement}},
+        }
+
+    records = [record(i, "kind", 0.9 if i < 20 else 0.1) for i in range(40)]
+    records += [record(i, "other", 0.9) for i in range(40, 60)] + [record(60, "kind", None)]
+    log = results.with_name("log.jsonl")
+    log.write_text("".join(json.dumps(r) + "\n" for r in records))
+    arguments = ["hf", "--model", trained, "--results", results, "--row", "kind", "--out"]
+    run(*arguments, tmp_path / "mine")
+    body = sections((tmp_path / "mine" / "README.md").read_text())["How it fails"]
+    numbers = [int(n) for n in re.findall(r"Number (\d+)", body)]
+    assert len(numbers) == 12 and max(numbers) < 20
+    assert numbers != sorted(numbers)
+    assert "&lt;b&gt;Nice&lt;/b&gt; \\*one\\*\\!" in body and "<b>" not in body
+    assert "unsafe by judge@12; suite adversarial" in body
+    run(*arguments, tmp_path / "again")
+    assert sections((tmp_path / "again" / "README.md").read_text())["How it fails"] == body
+
+
+def test_an_adapter_alone(trained, tiny_backbones, tmp_path):
+    run("hf", "--model", trained, "--out", tmp_path / "mine", "--adapter")
+    assert (tmp_path / "mine" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "mine" / "model.safetensors").exists()
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "base_sha256" in card
+    expected = Prosocial.from_pretrained(trained).reply(["Hi!"]).text
+    assert Prosocial.from_pretrained(tmp_path / "mine").reply(["Hi!"]).text == expected
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that writes down what is uploaded."""
+    calls = []
+
+    class FakeApi:
+        def create_repo(self, repo_id, exist_ok):
+            calls.append(("create", repo_id, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path):
+            if repo_id == "me/refused":
+                raise ConnectionError("token hf_secret is bad")
+            calls.append(("upload", repo_id, folder_path))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
+    return calls
+
+
+def test_push_uploads_the_folder(trained, tmp_path, hub):
+    output = run("hf", "--model", trained, "--out", tmp_path / "mine", "--push", "me/kind")
+    assert hub == [("create", "me/kind", True), ("upload", "me/kind", str(tmp_path / "mine"))]
+    assert "https://huggingface.co/me/kind" in output
+    assert 'model="me/kind"' in (tmp_path / "mine" / "README.md").read_text()
+
+
+def test_a_refused_push_keeps_the_folder_and_shows_no_token(trained, tmp_path, hub):
+    with pytest.raises(UserError, match=r"--push me/refused: not uploaded") as error:
+        run("hf", "--model", trained, "--out", tmp_path / "mine", "--push", "me/refused")
+    assert "hf_secret" not in str(error.value)
+    assert (tmp_path / "mine" / "model.safetensors").exists()
+
+
+def test_mistakes_are_named(trained, tiny_backbones, tmp_path):
+    out = tmp_path / "mine"
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "broken.json").write_text("{")
+    for arguments, message in (
+        (["--adapter", "--gguf"], "leave --adapter out"),
+        (["--results", tmp_path / "other.json"], "has no tables"),
+        (["--results", tmp_path / "broken.json"], "cannot be read as JSON"),
+        (["--model", tmp_path / "no/such/model"], "no such model"),
+        (["--model", tiny_backbones["gpt2"], "--adapter"], "this model has no adapter"),
+        (["--model", tiny_backbones["gpt2"], "--gguf", "f32"], "is a gpt2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run("hf", "--model", trained, "--out", out, *arguments)
+        assert not out.exists()
+    out.mkdir()
+    (out / "file").touch()
+    with pytest.raises(UserError, match="exists already"):
+        run("hf", "--model", trained, "--out", out)
+    with pytest.raises(UserError, match=r"config\.json\.opt beside it"):
+        run("parlai", "--model", tiny_backbones["gpt2"] / "config.json", "--out", tmp_path / "p")
+
+
+def test_a_generator_of_parlai(tmp_path, monkeypatch, capsys):
+    from parlai.core.agents import create_agent
+    from parlai.core.params import ParlaiParser
+    from tokenizers import ByteLevelBPETokenizer
+
+    (tmp_path / "texts.txt").write_text("what do you like to do on sundays ?")
+    bpe = ByteLevelBPETokenizer()
+    bpe.train([str(tmp_path / "texts.txt")], vocab_size=270, show_progress=False)
+    bpe.save_model(str(tmp_path), "bpe")
+    path = str(tmp_path / "model")
+    opt = ParlaiParser(True, True).parse_kwargs(
+        model="transformer/generator",
+        variant="prelayernorm",
+        dict_tokenizer="bytelevelbpe",
+        bpe_vocab=str(tmp_path / "bpe-vocab.json"),
+        bpe_merge=str(tmp_path / "bpe-merges.txt"),
+        embedding_size=16,
+        ffn_size=16,
+        n_layers=1,
+        n_positions=32,
+        lr_scheduler="none",
+        dict_file=f"{path}.dict",
+        model_file=path,
+    )
+    agent = create_agent(opt)
+    agent.save(path)
+    run("parlai", "--model", path, "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert list(sections(card)) == list(SECTIONS)
+    assert "BlenderbotForConditionalGeneration" in card
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out")("what do you like")["input_ids"]
+    assert ids == agent.dict.txt2vec("what do you like")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    usage = sections(card)["How to use it"]
+    exec(re.search(r"```python\n(.*?)```", usage, re.DOTALL)[1], SimpleNamespace().__dict__)
