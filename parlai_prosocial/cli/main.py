@@ -18,6 +18,7 @@ COMMANDS = {
     "calibrate": "Make a safety classifier's probabilities mean what they say.",
     "mine": "Sample replies of a model, judge them, and keep the unfit ones as negatives.",
     "annotate": "Write safety labels and rules of thumb for the turns of any ParlAI task.",
+    "zoo": "List, verify, build and add the models of the zoo.",
     "export": "Write a model for Hugging Face or llama.cpp, with its card.",
     "evaluate": "Let models reply to suites of contexts, judge the replies, and compare.",
     "compare": "Train a recipe with and without contrast, and compare both with the base.",
