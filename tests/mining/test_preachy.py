@@ -33,4 +33,4 @@ def test_agreement(reply, label):
 def test_the_two_kinds_of_rules_have_names_of_their_own():
     names = {PreachyRules().name, AgreementRules().name}
     assert {name.split("@")[0] for name in names} == {"preachy-rules", "agreement-rules"}
-    assert AgreementRules().labels == ["ok", "assenting", "approving", "joining"]
+    assert list(AgreementRules().kinds) == ["assenting", "approving", "joining"]
