@@ -60,6 +60,7 @@ PARLAI_FEATURES = [
     "omegaconf>=2.3",
     "py-rouge>=1.1",
     "regex>=2023.10.3",
+    "sh>=2.0",
     "subword-nmt>=0.3.8",
     "tornado>=6.3.3",
     "websocket-client>=1.6",
@@ -89,6 +90,7 @@ setup(
             "recipes/**/*.json",
             "recipes/**/*.md",
             "zoo/entries/**/*",
+            "recipes/**/*.yml",
         ]
     },
     install_requires=[*OURS, *PARLAI_CORE, *PARLAI_FEATURES],

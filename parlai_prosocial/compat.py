@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+from parlai_prosocial import compat_chat
+from parlai_prosocial.data.example import BINARY_LABELS
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.task_data import mend_downloads
 
@@ -51,6 +53,7 @@ def apply() -> None:
     mend_rouge()
     mend_gpt2_cache()
     mend_offensive_classifier()
+    mend_chats()
     mend_failed_downloads()
     mend_prosocial_dialog()
     mend_twitter()
@@ -174,10 +177,26 @@ def _open_by_its_own_agent(safety: ModuleType) -> None:
         options = Path(f"{custom_model_file}.opt")
         if options.is_file() and Opt.load(str(options)).get("model") == "prosocial/classifier":
             overrides = {"print_scores": True, "datatype": "valid"}
-            return create_agent_from_model_file(custom_model_file, overrides)
+            agent = create_agent_from_model_file(custom_model_file, overrides)
+            if set(agent.class_list) != set(BINARY_LABELS):
+                raise UserError(
+                    f"{custom_model_file}: its classes are {' '.join(agent.class_list)}, but "
+                    f"ParlAI's filter needs {' and '.join(BINARY_LABELS)}; train one with "
+                    "-t diasafety:Safety, or with --binary true"
+                )
+            return agent
         return original(self, custom_model_file)
 
     safety.OffensiveLanguageClassifier._create_safety_model = create
+
+
+def mend_chats() -> None:
+    """``parlai safe_interactive`` and the chat services: see ``compat_chat.py``."""
+    human = "parlai.agents.safe_local_human.safe_local_human"
+    _when_imported(human, compat_chat.mend_safe_human)
+    _when_imported("parlai.scripts.safe_interactive", compat_chat.mend_safe_script)
+    manager = "parlai.chat_service.services.websocket.websocket_manager"
+    _when_imported(manager, compat_chat.mend_websocket_manager)
 
 
 def mend_failed_downloads() -> None:

@@ -29,6 +29,7 @@ from parlai_prosocial.agents.contrast import (
     contrast_loss,
     permute_weights,
 )
+from parlai_prosocial.agents.shown import ShownTurns
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
@@ -41,7 +42,7 @@ DRIFT_STEPS = 20
 """Steps whose mean log p of positives is the beginning that later ones are held against."""
 
 
-class ContrastiveAgent(TorchGeneratorAgent):
+class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
     """Trains on responses and their negatives.
 
     Message fields beyond ParlAI's own, all optional: ``negatives``, ``negative_weights`` and

@@ -52,3 +52,17 @@ class ContrastiveExample:
 def rot_lines(rots: list[str]) -> list[str]:
     """Return one prefixed line a rule of thumb, as contexts and labels carry them."""
     return [ROT_PREFIX + rot for rot in rots]
+
+
+def split_rots(written: str) -> tuple[list[str], str]:
+    """Split what a model wrote into its rules of thumb and its reply, the reply on one line.
+
+    >>> split_rots("rule of thumb: You should be honest.\\nTell him\\ntoday.")
+    (['You should be honest.'], 'Tell him today.')
+    """
+    lines = [line.strip() for line in written.split("\n") if line.strip()]
+    # Without its last blank too: an empty rule of thumb has lost it.
+    prefix = ROT_PREFIX.strip()
+    rots = [line.removeprefix(prefix).strip() for line in lines if line.startswith(prefix)]
+    reply = " ".join(line for line in lines if not line.startswith(prefix))
+    return [rot for rot in rots if rot], reply

@@ -1,0 +1,118 @@
+"""``--show-rot`` and ``--show-safety``: what a person who talks to the model sees besides its text.
+
+Terminals (``parlai interactive``, ``safe_interactive``, ``self_chat``) print fields of a message,
+and leave them out of what is said: the log of ``--outfile`` and the other model of a self-chat get
+the reply alone. ``parlai interactive_web`` and the chat services show the text only, so there the
+lines are put below the reply.
+"""
+
+from typing import Any
+
+from parlai.core.build_data import modelzoo_path
+from parlai.core.message import Message
+from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
+from parlai.core.torch_agent import TorchAgent
+
+from parlai_prosocial.data.example import split_rots
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.classifier import SafetyClassifier
+from parlai_prosocial.models.classifier_input import split_last_line
+
+SHOWN_FIELDS = {
+    "written_rots": "rule of thumb",
+    "message_safety": "safety of your message",
+    "reply_safety": "safety of the reply",
+}
+"""Fields of a reply, and what people are told that they are."""
+
+
+class ShownTurns(TorchAgent):
+    """Tells people of a reply's rules of thumb and of the turn's safety, where they ask for it.
+
+    In interactive mode only. The history has the reply alone.
+    """
+
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("Shown to people in interactive mode")
+        group.add_argument(
+            "--show-rot",
+            type="bool",
+            default=False,
+            help="Show the rules of thumb that the model wrote before its reply; one trained on "
+            "-t prosocial:RotResponse does.",
+        )
+        group.add_argument(
+            "--show-safety",
+            type="bool",
+            default=False,
+            help="Show the label that --safety-model gives your message and the reply.",
+        )
+        group.add_argument(
+            "--safety-model",
+            type=str,
+            default=None,
+            help="File of a -m prosocial/classifier. `parlai safe_interactive` filters by it too.",
+        )
+        # Printed where a message has them.
+        parser.set_defaults(display_add_fields=",".join(SHOWN_FIELDS))
+        return parser
+
+    def __init__(self, opt: Opt, shared: Any = None):
+        self.safety: SafetyClassifier | None = None
+        if shared is not None:
+            self.safety = shared["safety"]
+        elif opt.get("show_safety"):
+            if not opt.get("safety_model"):
+                raise UserError(
+                    "--show-safety: needs a classifier; give its file by --safety-model (train "
+                    "one with -m prosocial/classifier)"
+                )
+            file = modelzoo_path(opt.get("datapath"), opt["safety_model"])
+            self.safety = SafetyClassifier.load(file)
+        super().__init__(opt, shared)
+
+    def share(self) -> dict[str, Any]:
+        return super().share() | {"safety": self.safety}
+
+    def self_observe(self, self_message: Message) -> None:
+        if self.opt.get("interactive_mode") and self_message.get("text"):
+            self_message = Message(self_message)
+            self_message.force_set("text", split_rots(self_message["text"])[1])
+        super().self_observe(self_message)
+
+    def act(self) -> Message:
+        message = super().act()
+        if not self.opt.get("interactive_mode") or "text" not in message:
+            return message
+        rots, text = split_rots(message["text"])
+        shown: dict[str, Any] = {}
+        if self.opt.get("show_rot"):
+            shown["written_rots"] = rots
+        if self.safety is not None:
+            context = self.observation["full_text"]
+            shown["message_safety"] = self._judge(*split_last_line(context))
+            shown["reply_safety"] = self._judge(context, text)
+        if not _prints_fields(self.opt):
+            notes = {SHOWN_FIELDS[name]: value for name, value in shown.items()}
+            text = "\n".join([text, *(f"[{name}: {_line(v)}]" for name, v in notes.items())])
+        message.force_set("text", text)
+        message.update(shown)
+        return message
+
+    def _judge(self, context: str, line: str) -> str:
+        assert self.safety is not None
+        probabilities = self.safety.probabilities([context], [line])[0]
+        best = int(probabilities.argmax())
+        return f"{self.safety.labels[best]} {probabilities[best]:.2f}"
+
+
+def _prints_fields(opt: Opt) -> bool:
+    """Whether the script prints fields: it has a world of its own, and no page."""
+    return ("interactive_task" in opt or "selfchat_task" in opt) and "host" not in opt
+
+
+def _line(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else "; ".join(value) or "none was written"

@@ -1,0 +1,95 @@
+"""Ten turns with a tiny model through ParlAI's own chat services, as users start them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import websocket
+import yaml
+
+import parlai_prosocial
+
+CONFIG = Path(parlai_prosocial.__file__).parent / "recipes" / "chat_service" / "config.yml"
+STARTS_IN = 120
+"""Most seconds until the server listens."""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, tiny_backbones, tiny_encoder):
+    """The packaged configuration, with a tiny model and a tiny classifier."""
+    from parlai.core.agents import create_agent
+    from parlai.core.params import ParlaiParser
+
+    folder = tmp_path_factory.mktemp("service")
+    models = {
+        "chat": {"model": "prosocial", "backbone": str(tiny_backbones["llama"])},
+        "judge": {"model": "prosocial/classifier", "backbone": str(tiny_encoder), "binary": True},
+    }
+    for name, opt in models.items():
+        file = folder / name
+        create_agent(ParlaiParser(True, True).parse_kwargs(model_file=str(file), **opt)).save()
+    settings = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    model = settings["opt"]["models"]["blender_90M"]
+    model["model_file"] = str(folder / "chat")
+    override = {"show_rot": True, "show_safety": True, "safety_model": str(folder / "judge")}
+    model["override"] |= override | {"label_truncate": 8}
+    (folder / "config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder / "config.yml"
+
+
+@pytest.fixture(params=["websocket", "terminal_chat"])
+def port(request, config, tmp_path):
+    """The port of the stock server, started by its own script."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = f"parlai.chat_service.services.{request.param}.run"
+    command = [sys.executable, "-m", script, "--config-path", str(config), "--port", str(port)]
+    log = tmp_path / "log"
+    with open(log, "w") as stream:
+        server = subprocess.Popen(
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PARLAI_DATAPATH": str(tmp_path)},
+        )
+        try:
+            deadline = time.monotonic() + STARTS_IN
+            while server.poll() is None and time.monotonic() < deadline:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.3)
+            else:
+                pytest.fail(f"the service does not listen: {log.read_text()[-2000:]}")
+            yield port
+        finally:
+            server.kill()
+            server.wait()
+
+
+def test_ten_turns(port):
+    client = websocket.create_connection(f"ws://127.0.0.1:{port}/websocket", timeout=60)
+
+    def say(text):
+        client.send(json.dumps({"text": text}))
+        return json.loads(client.recv())["text"]
+
+    assert "begin" in say("Hi")
+    assert "[DONE]" in say("begin")
+    replies = [say(f"I walked in the park on day {day}. And you?") for day in range(10)]
+    for reply in replies:
+        *_, rot, message, answer = reply.split("\n")
+        assert rot == "[rule of thumb: none was written]"
+        for line in (message, answer):
+            assert line.startswith("[safety of ")
+            assert "__ok__" in line or "__notok__" in line
+    assert len(set(replies)) > 1
+    assert say("[RESET]") == "[History Cleared]"
+    assert "begin" in say("[DONE]")
+    client.close()
