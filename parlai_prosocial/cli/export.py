@@ -1,13 +1,15 @@
 """``prosocial export``: models for Hugging Face, llama.cpp and whoever reads a card."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
-from parlai_prosocial.cli.card import CardFacts, model_card, read_results
-from parlai_prosocial.cli.provenance import training_chain
+from parlai_prosocial.cli.card import CardFacts, model_card, parlai_arguments, read_results
+from parlai_prosocial.cli.measuring import write_aside
+from parlai_prosocial.cli.provenance import entry_beside, training_chain
 from parlai_prosocial.errors import UserError
 
 OUT = click.option(
@@ -108,6 +110,8 @@ def hf(
 
     check_new(out)
     where = str(find_model(model, datapath))
+    if not measured and (entry := entry_beside(Path(where))):
+        measured = list(entry.metrics)
     opened = open_anything(model, datapath)
     facts = hf_facts(opened, where, push or out.name, title or out.name, measured, adapter)
     export_model(opened, out, adapter, model_card(facts))
@@ -175,6 +179,44 @@ def parlai(
     (aside / CARD_FILE).write_text(model_card(facts), "utf-8")
     move_into_place(aside, out)
     _finish(out, push)
+
+
+@export.command()
+@MODEL
+@OUT
+@RESULTS
+@ROW
+@TITLE
+@DATAPATH
+def card(
+    model: str,
+    out: Path,
+    results: tuple[Path, ...],
+    row: str | None,
+    title: str | None,
+    datapath: str | None,
+) -> None:
+    """Write the card of a model of -m prosocial alone, and what ParlAI's own card takes of it.
+
+    OUT/README.md is the card; OUT/args.json feeds `parlai generate_model_card -mf MODEL -fts OUT`.
+    """
+    measured = [read_results(file, row or model) for file in results]
+
+    from parlai_prosocial.api import find_model, open_anything
+    from parlai_prosocial.models.export import CARD_FILE, check_new
+
+    check_new(out)
+    where = str(find_model(model, datapath))
+    opened = open_anything(model, datapath)
+    facts = hf_facts(opened, where, where, title or out.name, measured)
+    write_aside(out / CARD_FILE, model_card(facts))
+    arguments = parlai_arguments(facts, [model, str(Path(where).resolve())])
+    write_aside(out / "args.json", json.dumps(arguments, indent=1) + "\n")
+    click.echo(
+        f"{out / CARD_FILE}\nParlAI's own card with these sections:\n"
+        f"  parlai generate_model_card -mf {model} -fts {out} --mode gen:data_stats:eval:sample\n"
+        f"  parlai generate_model_card -mf {model} -fts {out}"
+    )
 
 
 def hf_facts(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.cli.train import FINISHED
+from parlai_prosocial.zoo.entry import Entry, read_entry
 
 SETTINGS = (
     "lora_rank",
@@ -114,13 +115,15 @@ def training_chain(model_file: str) -> list[TrainedStep]:
 
     A run is told from its ``.opt``; the one before it is its ``--init-model``, as long as that
     still lies there. Steps and seconds are from ``finished.json`` of ``prosocial train``, else
-    from ParlAI's ``.trainstats``.
+    from ParlAI's ``.trainstats``. A model of our zoo has it all in its entry.
     """
     chain: list[TrainedStep] = []
     seen: set[Path] = set()
     path = Path(model_file)
     while path.resolve() not in seen:
         seen.add(path.resolve())
+        if entry := entry_beside(path):
+            return [*(TrainedStep(**run) for run in entry.training), *chain]
         opt = _read(Path(f"{path}.opt"))
         if not opt.get("task"):
             break
@@ -129,6 +132,12 @@ def training_chain(model_file: str) -> list[TrainedStep]:
             break
         path = Path(opt["init_model"])
     return chain
+
+
+def entry_beside(model_file: Path) -> Entry | None:
+    """The zoo's entry of an installed model; None where the model is not of the zoo."""
+    file = model_file.with_name(f"{model_file.parent.name}.json")
+    return read_entry(file) if file.is_file() else None
 
 
 def corpora_of(chain: Sequence[TrainedStep]) -> list[Corpus]:

@@ -60,10 +60,10 @@ class Entry:
         commands: what trains it, in order, run where its ``builds`` shall lie.
         builds: the model files that the commands leave, the entry's own last.
         training: of each run: ``opt`` (task and settings), ``steps``, ``tokens``, ``seconds``,
-            ``command``.
+            ``command`` (None where the commands are not one a run).
         log: the training log beside the entry.
-        metrics: ``source``, ``row``, ``environment`` and ``tables``, as ``results.json`` has them,
-            of the model's own row.
+        metrics: of each file of results: ``source``, the model's ``row``, ``environment``, its
+            rows of the ``tables``, and ``samples`` of replies that fail.
         licence: of the weights.
         needs: the oldest versions it runs with, by distribution.
         notes: what else to know before using or building it.
@@ -87,7 +87,7 @@ class Entry:
     builds: Sequence[str] = ()
     training: Sequence[dict[str, Any]] = ()
     log: str | None = None
-    metrics: dict[str, Any] | None = None
+    metrics: Sequence[dict[str, Any]] = ()
     needs: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     files: Sequence[ZooFile] = ()

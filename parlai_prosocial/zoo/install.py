@@ -22,9 +22,6 @@ from parlai_prosocial.zoo.fetch import (
     verify,
 )
 
-ENTRY_FILE = "entry.json"
-"""The entry, kept with the installed model, so that it says what it is."""
-
 MAKERS: dict[str, Callable[[str | Path, Say], Path]] = {
     smollm2.NAME: smollm2.ensure_base,
     smollm2.HUB_NAME: smollm2.ensure_hub_base,
@@ -120,7 +117,8 @@ def _install_files(entry: Entry, folder: Path, say: Say) -> None:
         shutil.rmtree(part / "unpacked", ignore_errors=True)
         for archive in entry.archives:
             (part / archive.name).unlink()
-        shutil.copyfile(entry.folder.with_suffix(".json"), part / ENTRY_FILE)
+        # The entry goes with the model, so that it says what it is.
+        shutil.copyfile(entry.folder.with_suffix(".json"), part / f"{entry.name}.json")
         os.replace(part, folder)
     except (InterruptedDownload, KeyboardInterrupt):
         raise

@@ -1,0 +1,234 @@
+"""``prosocial zoo``: what models there are, whether they are whole, and how more are made."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from parlai_prosocial.cli.doctor import find_parlai
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.zoo.entry import ENTRIES, KINDS, Entry, entry_names, find_entry
+
+RECIPES = "parlai_prosocial/recipes/"
+DATAPATH = click.option(
+    "--datapath",
+    envvar="PARLAI_DATAPATH",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="ParlAI's data folder. [default: PARLAI_DATAPATH, else beside ParlAI]",
+)
+
+
+@click.group()
+def zoo() -> None:
+    """List, verify, build and add the models of the zoo.
+
+    They are used by their names, as parlai interactive -mf zoo:prosocial/NAME/model, and
+    installed on first use.
+    """
+
+
+@zoo.command("list")
+@DATAPATH
+def list_entries(datapath: Path | None) -> None:
+    """List the models, one a line."""
+    from parlai_prosocial.evaluation.tables import make_table, terminal_table
+    from parlai_prosocial.zoo.install import installed_folder
+
+    where = _datapath(datapath)
+    rows = []
+    for name in entry_names():
+        entry = find_entry(name)
+        installed = installed_folder(entry, where).is_dir()
+        rows.append(
+            {
+                "name": entry.name,
+                "kind": KINDS[entry.kind],
+                "size": _megabytes(entry.size),
+                "installed": "yes" if installed else "-",
+                "what": entry.what,
+            }
+        )
+    columns = {key: {"label": key} for key in rows[0]}
+    click.echo(terminal_table(make_table("zoo:prosocial/NAME/model", columns, rows)))
+
+
+@zoo.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show all that is known of a model."""
+    click.echo(description(find_entry(name)))
+
+
+@zoo.command()
+@click.argument("names", nargs=-1)
+@DATAPATH
+def verify(names: tuple[str, ...], datapath: Path | None) -> None:
+    """Hash the files of models, bundled and installed; of all where none is named.
+
+    Exit status 1 where one is not what its entry says.
+    """
+    from parlai_prosocial.zoo.install import installed_folder, verify_bundled, verify_installed
+
+    where, wrong = _datapath(datapath), 0
+    for name in names or entry_names():
+        entry = find_entry(name)
+        checked = []
+        try:
+            if entry.kind == "bundled":
+                verify_bundled(entry)
+                checked.append("bundled")
+            if installed_folder(entry, where).is_dir():
+                verify_installed(entry, where)
+                checked.append(f"installed in {installed_folder(entry, where)}")
+        except UserError as error:
+            wrong += 1
+            click.echo(f"wrong  {entry.name}: {error}")
+            continue
+        click.echo(f"ok     {entry.name}: {' and '.join(checked) or 'not here'}")
+    if wrong:
+        click.echo(f"Wrong: {wrong}.")
+        sys.exit(1)
+
+
+@zoo.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def build(name: str, yes: bool) -> None:
+    """Run the commands that train a model, in this folder."""
+    entry = find_entry(name)
+    if not entry.commands:
+        raise UserError(f"{entry.name} is not trained but {KINDS[entry.kind]}: just use it")
+    for note in entry.notes:
+        click.echo(note)
+    click.echo("This will run:")
+    for command in entry.commands:
+        click.echo(f"  {command}")
+    if not yes:
+        click.confirm("Go on?", default=True, abort=True)
+    for command in entry.commands:
+        program, *arguments = shlex.split(command)
+        beside = shutil.which(program, path=str(Path(sys.executable).parent))
+        status = subprocess.run([beside or program, *map(_of_the_package, arguments)]).returncode
+        if status:
+            raise UserError(f"`{command}` ended with status {status}; its own message is above")
+    click.echo(f"Talk to it:\n  parlai interactive -m {entry.agent} -mf {entry.builds[-1]}")
+
+
+@zoo.command()
+@click.argument("name")
+@click.option("--model", required=True, help="The finished run: ParlAI's -mf.")
+@click.option("--what", required=True, help="One line for the list.")
+@click.option(
+    "--results",
+    required=True,
+    multiple=True,
+    type=(click.Path(path_type=Path, dir_okay=False, exists=True), str),
+    metavar="FILE ROW",
+    help="Its measurements: results.json of compare or ablate, or summary.json of evaluate, and "
+    "the model's row in the tables.",
+)
+@click.option(
+    "--command",
+    "commands",
+    multiple=True,
+    help="What trained it, where no finished.json of prosocial train says so.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=ENTRIES,
+    help="Folder of entries. [default: the package's own]",
+)
+@DATAPATH
+def add(
+    name: str,
+    model: str,
+    what: str,
+    results: tuple[tuple[Path, str], ...],
+    commands: tuple[str, ...],
+    out: Path,
+    datapath: Path | None,
+) -> None:
+    """Bundle a finished run: for maintainers, in a checkout.
+
+    The adapter is rounded to bfloat16, hashed and put beside its entry, which says how it was
+    trained, on what, and how it measured. Run it where the run's relative paths hold.
+    """
+    from parlai_prosocial.cli.zoo_add import add_entry
+
+    entry, change = add_entry(name, model, what, results, commands, out, str(_datapath(datapath)))
+    click.echo(f"Greatest change of a score by bfloat16: {change:.4f}")
+    click.echo(f"{_megabytes(entry.size)} in {entry.folder}, described in {entry.folder}.json")
+
+
+def description(entry: Entry) -> str:
+    """An entry as text; nothing of it is left out."""
+    from parlai_prosocial.evaluation.tables import terminal_table
+
+    lines = [f"{entry.path}: {entry.what}", ""]
+    facts: dict[str, Any] = {
+        "kind": KINDS[entry.kind],
+        "agent": f"-m {entry.agent}",
+        "base": _one_line(entry.base),
+        "source": _one_line(entry.source),
+        "licence": entry.licence,
+        "needs": ", ".join(f"{name}>={oldest}" for name, oldest in entry.needs.items()),
+        "size": entry.size and _megabytes(entry.size),
+        "recipe": entry.recipe,
+        "log": entry.log and str(entry.folder / entry.log),
+    }
+    lines += [f"{key:<8} {value}" for key, value in facts.items() if value]
+    sections: dict[str, list[str]] = {
+        "Notes": list(entry.notes),
+        "Data": [f"{d['name']}: {d['source']}; licence: {d['licence']}" for d in entry.data],
+        "Training": list(entry.commands),
+        "It leaves": list(entry.builds),
+        "Runs": [_one_line(run | {"command": None}) for run in entry.training],
+        "Files": [_file_line(f.name, f.sha256, f.size, f.url) for f in entry.files],
+        "Archives": [_file_line(f.name, f.sha256, f.size, f.url) for f in entry.archives],
+    }
+    for title, texts in sections.items():
+        if texts:
+            lines += ["", title, *(f"  {text}" for text in texts)]
+    for measured in entry.metrics:
+        lines += ["", f"Measured: {measured['source']}, row {measured['row']!r}"]
+        for table in measured["tables"]:
+            lines += ["", terminal_table(table)]
+        lines += ["", f"Measured with: {_one_line(measured['environment'])}"]
+        for sample in measured["samples"]:
+            lines += ["", *(f"  {key}: {text}" for key, text in sample.items())]
+    return "\n".join(lines)
+
+
+def _file_line(name: str, sha256: str, size: int | None, url: str | None) -> str:
+    shown = "size not recorded" if size is None else f"{size:,} bytes"
+    return "  ".join(filter(None, [name, shown, f"sha256 {sha256}", url]))
+
+
+def _one_line(facts: dict[str, Any] | None) -> str:
+    shown = {k: _one_line(v) if isinstance(v, dict) else v for k, v in (facts or {}).items()}
+    return ", ".join(f"{key} {value}" for key, value in shown.items() if value is not None)
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:,.1f} MB"
+
+
+def _of_the_package(word: str) -> str:
+    """A preset of ours by its path in the package, from whatever folder."""
+    if word.startswith(RECIPES) and not Path(word).exists():
+        return str(Path(__file__).parents[2] / word)
+    return word
+
+
+def _datapath(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    parlai = find_parlai()
+    if parlai is None:
+        raise UserError("ParlAI is not installed: run `prosocial setup`, or give --datapath")
+    return parlai.parent / "data"
