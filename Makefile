@@ -15,7 +15,7 @@ demo: $(VENV)/.installed ## train the two steps on the real base and compare thr
 	$(BIN)/prosocial compare --recipe demo
 
 test: $(VENV)/.installed ## run the test suite (no network, no GPU)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed ## ruff, ruff format and mypy
 	$(BIN)/ruff check .

@@ -71,6 +71,9 @@ TENSORBOARD = ["tensorboardX>=2.6.2"]
 # Without these `transformers serve` does not start.
 SERVE = ["fastapi>=0.115", "openai>=2.0", "uvicorn>=0.32"]
 
+# The page of `prosocial chat`.
+CHAT = ["starlette>=0.40", "uvicorn>=0.32"]
+
 # The oldest that tests/peers passes with; before 0.29 DPO's reference was the bare base instead of
 # the adapter it starts from.
 BENCH = ["trl>=1.0"]
@@ -91,22 +94,27 @@ setup(
             "recipes/**/*.md",
             "zoo/entries/**/*",
             "recipes/**/*.yml",
+            "chat/page/*",
         ]
     },
     install_requires=[*OURS, *PARLAI_CORE, *PARLAI_FEATURES],
     extras_require={
         "tensorboard": TENSORBOARD,
+        "chat": CHAT,
         # Other trainers to compare with: the arms dpo and simpo of `prosocial ablate`.
         "bench": BENCH,
         # A judge for mining; it ships joblib pickles and loads them.
         "profanity": ["alt-profanity-check>=1.4"],
         "dev": [
             *TENSORBOARD,
+            *CHAT,
             *SERVE,
             *BENCH,
             "pytest>=8",
             "pytest-regressions>=2.5",
             "pytest-datadir>=1.5",
+            "pytest-xdist>=3.6",
+            "playwright>=1.45",  # drives the machine's own Chromium; brings none
             "sacrebleu>=2.4",  # what our BLEU-4 is checked against
             "ruff>=0.9",
             "mypy>=1.14",
