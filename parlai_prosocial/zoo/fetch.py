@@ -18,7 +18,9 @@ from parlai_prosocial.zoo.entry import ZooFile
 MIRROR = "PROSOCIAL_ZOO"
 """Environment variable: a folder, or an http address, that holds NAME/FILE of hosted models."""
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16
+"""Bytes read at once; what a broken connection loses at most."""
+
 ATTEMPTS = 3
 """How often a connection that breaks is taken up again before giving up."""
 
