@@ -44,7 +44,7 @@ def test_a_file_comes_whole(server, target, size):
 def test_a_broken_connection_is_taken_up_again(server, target):
     server.served["/w"] = CONTENT
     server.way = "breaking"
-    with pytest.raises(InterruptedDownload, match="connection broke.*run it again"):
+    with pytest.raises(InterruptedDownload, match=r"connection broke.*run it again"):
         download(f"{server.url}/w", target, zoo_file())
     # Each attempt went on behind what had come.
     begins = [int(asked.removeprefix("bytes=")[:-1]) for asked in server.ranges[1:]]
