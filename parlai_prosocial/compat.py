@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from parlai_prosocial import compat_chat
+from parlai_prosocial import compat_card, compat_chat
 from parlai_prosocial.data.example import BINARY_LABELS
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.task_data import mend_downloads
@@ -54,6 +54,7 @@ def apply() -> None:
     mend_gpt2_cache()
     mend_offensive_classifier()
     mend_chats()
+    mend_model_card()
     mend_failed_downloads()
     mend_prosocial_dialog()
     mend_twitter()
@@ -197,6 +198,11 @@ def mend_chats() -> None:
     _when_imported("parlai.scripts.safe_interactive", compat_chat.mend_safe_script)
     manager = "parlai.chat_service.services.websocket.websocket_manager"
     _when_imported(manager, compat_chat.mend_websocket_manager)
+
+
+def mend_model_card() -> None:
+    """``parlai generate_model_card`` fails on tasks with flags of their own; see compat_card."""
+    _when_imported("parlai.scripts.generate_model_card", compat_card.mend)
 
 
 def mend_failed_downloads() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from parlai_prosocial.cli.provenance import Corpus, TrainedStep, corpora_of
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.zoo.entry import PREFIX, find_entry
 
 SECTIONS = (
     "What it is",
@@ -27,11 +28,9 @@ SECTIONS = (
     "Citation",
 )
 MOST_SAMPLES = 12
-BASE_LICENCES = {
-    "zoo:prosocial/smollm2_135m": "apache-2.0",
-    "zoo:prosocial/smollm2_135m_hub": "apache-2.0",
-}
-HUB_NAMES = dict.fromkeys(BASE_LICENCES, "HuggingFaceTB/SmolLM2-135M-Instruct")
+HUB_NAMES = dict.fromkeys(
+    (f"{PREFIX}smollm2_135m", f"{PREFIX}smollm2_135m_hub"), "HuggingFaceTB/SmolLM2-135M-Instruct"
+)
 PAPER = (
     "Das and Srihari, Improving Dialog Safety using Socially Aware Contrastive Learning, "
     "SCI-CHAT at EACL 2024, https://arxiv.org/abs/2402.00446"
@@ -121,8 +120,47 @@ def _sample_failures(log: Path, row: str) -> list[dict[str, str]]:
     return chosen[:MOST_SAMPLES]
 
 
+PARLAI_SECTIONS = {
+    "recipe": "Recipe",
+    "intended_use": "Intended use and limits",
+    "training_data": "Training data",
+    "both_axes": "Evaluation",
+    "how_it_fails": "How it fails",
+    "licences": "Licences",
+    "environmental_cost": "Environmental cost",
+    "related_paper": "Citation",
+}
+"""What ParlAI's card is given of ours, by its names."""
+
+
 def model_card(facts: CardFacts) -> str:
     """The card in Markdown, with Hugging Face's metadata at its head."""
+    parts = [_metadata(facts, corpora_of(facts.chain)), f"# {facts.title}"]
+    parts += [f"## {name}\n\n{body}" for name, body in card_sections(facts).items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def parlai_arguments(facts: CardFacts, names: Sequence[str]) -> dict[str, Any]:
+    """``args.json`` for ``parlai generate_model_card``.
+
+    Its section on ParlAI's Safety Bench, which needs downloads, gives way to ours.
+
+    Args:
+        facts: of the model.
+        names: under which ParlAI may look for it: ``-mf`` as typed, and as a full path.
+    """
+    own = card_sections(facts)
+    model = {"title": facts.title, "description": own["What it is"], "author": "parlai-prosocial"}
+    model |= {theirs: own[ours] for theirs, ours in PARLAI_SECTIONS.items()}
+    sections = ["model_details", "quick_usage", "sample_input_and_output", *PARLAI_SECTIONS]
+    return {
+        "extra_models": dict.fromkeys(names, model),
+        "user_section_list": [*sections, "datasets_used", "evaluation", "hyperparameters"],
+    }
+
+
+def card_sections(facts: CardFacts) -> dict[str, str]:
+    """The texts of :data:`SECTIONS`, in that order."""
     corpora = corpora_of(facts.chain)
     bodies = (
         _what(facts),
@@ -136,17 +174,15 @@ def model_card(facts: CardFacts) -> str:
         _cost(facts),
         _citation(corpora),
     )
-    parts = [_metadata(facts, corpora), f"# {facts.title}"]
-    parts += [f"## {name}\n\n{body}" for name, body in zip(SECTIONS, bodies, strict=True)]
-    return "\n\n".join(parts) + "\n"
+    return dict(zip(SECTIONS, bodies, strict=True))
 
 
 def _metadata(facts: CardFacts, corpora: Sequence[Corpus]) -> str:
     base = HUB_NAMES.get(facts.backbone, facts.backbone)
     lines = ["---", "language: en", "library_name: transformers"]
     lines += [f"pipeline_tag: {facts.pipeline}"]
-    if facts.backbone in BASE_LICENCES:
-        lines.append(f"license: {BASE_LICENCES[facts.backbone]}")
+    if licence := _base_licence(facts):
+        lines.append(f"license: {licence.lower()}")
     if base.count("/") == 1 and ":" not in base:
         lines.append(f"base_model: {base}")
     if hubs := [corpus.hub for corpus in corpora if corpus.hub]:
@@ -265,13 +301,19 @@ def _limits(facts: CardFacts) -> str:
         "- English. Other languages were not looked at.",
         "- It can still agree with something harmful, and still lecture where nothing is wrong.",
     ]
-    if facts.backbone == "zoo:prosocial/smollm2_135m":
+    if facts.backbone == f"{PREFIX}smollm2_135m":
         lines.append("- Its base is small and 4-bit in origin: part of any gain over it is repair.")
     return "\n".join(lines)
 
 
+def _base_licence(facts: CardFacts) -> str | None:
+    """Known of the zoo's bases alone."""
+    is_ours = facts.backbone.startswith(PREFIX)
+    return find_entry(facts.backbone).licence if is_ours else None
+
+
 def _licences(facts: CardFacts, corpora: Sequence[Corpus]) -> str:
-    base = BASE_LICENCES.get(facts.backbone, "see there; not recorded here")
+    base = _base_licence(facts) or "see there; not recorded here"
     lines = [f"- Base `{facts.backbone}`: {base}.", "- Code: MIT."]
     return "\n".join(lines + [f"- {c.name}: {c.licence}." for c in corpora])
 

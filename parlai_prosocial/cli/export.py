@@ -110,8 +110,7 @@ def hf(
 
     check_new(out)
     where = str(find_model(model, datapath))
-    if not measured and (entry := entry_beside(Path(where))):
-        measured = list(entry.metrics)
+    measured = measured or _measured_in_zoo(where)
     opened = open_anything(model, datapath)
     facts = hf_facts(opened, where, push or out.name, title or out.name, measured, adapter)
     export_model(opened, out, adapter, model_card(facts))
@@ -207,6 +206,7 @@ def card(
 
     check_new(out)
     where = str(find_model(model, datapath))
+    measured = measured or _measured_in_zoo(where)
     opened = open_anything(model, datapath)
     facts = hf_facts(opened, where, where, title or out.name, measured)
     write_aside(out / CARD_FILE, model_card(facts))
@@ -217,6 +217,11 @@ def card(
         f"  parlai generate_model_card -mf {model} -fts {out} --mode gen:data_stats:eval:sample\n"
         f"  parlai generate_model_card -mf {model} -fts {out}"
     )
+
+
+def _measured_in_zoo(model_file: str) -> list[dict[str, Any]]:
+    entry = entry_beside(Path(model_file))
+    return list(entry.metrics) if entry else []
 
 
 def hf_facts(
