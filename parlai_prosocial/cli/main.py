@@ -20,6 +20,7 @@ COMMANDS = {
     "annotate": "Write safety labels and rules of thumb for the turns of any ParlAI task.",
     "zoo": "List, verify, build and add the models of the zoo.",
     "export": "Write a model for Hugging Face or llama.cpp, with its card.",
+    "chat": "Talk to one model or two on a local page; flag, edit and export their replies.",
     "evaluate": "Let models reply to suites of contexts, judge the replies, and compare.",
     "compare": "Train a recipe with and without contrast, and compare both with the base.",
     "ablate": "Train and measure the arms of a recipe under one token budget.",

@@ -48,6 +48,7 @@ def test_imports_are_found_at_any_depth():
         ("peers", ["evaluation", "mining", "cli"]),
         ("evaluation", ["mining", "peers", "cli"]),
         ("mining", ["peers", "cli"]),
+        ("chat", ["evaluation", "mining", "peers", "cli"]),
     ],
 )
 def test_no_import_against_the_stream(folder, forbidden):

@@ -1,0 +1,58 @@
+"""``prosocial chat``: talk to one model, or to two side by side, on a local page."""
+
+import click
+
+from parlai_prosocial.errors import UserError
+
+
+@click.command()
+@click.option(
+    "--model",
+    "models",
+    required=True,
+    multiple=True,
+    help="ParlAI's -mf of -m prosocial, zoo:prosocial/NAME, or a Hugging Face folder or hub name; "
+    "give it twice to compare two.",
+)
+@click.option("--classifier", default=None, help="A -m prosocial/classifier; it labels each turn.")
+@click.option(
+    "--port", default=8028, show_default=True, help="Port of the page; 0 is any free one."
+)
+@click.option("--datapath", default=None, help="ParlAI's data path.")
+def chat(models: tuple[str, ...], classifier: str | None, port: int, datapath: str | None) -> None:
+    """Talk to one model, or to two on the same history, on a page that only this machine can see.
+
+    You can regenerate and edit replies, and flag them with a reason. The page exports the
+    conversation in ParlAI's format, and what you flagged and edited as own data: the flagged
+    replies are its negatives. Whether a reply streams depends on the model's own decoding; with
+    beams or --rerank it comes at once.
+    """
+    if len(models) > 2:
+        raise UserError(f"--model: given {len(models)} times; the page shows one or two")
+    try:
+        from parlai_prosocial.chat.server import HOST, ChatApp, listen, serve
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"prosocial chat needs {error.name}: run `pip install 'parlai-prosocial[chat]'`"
+        ) from None
+    import torch
+
+    from parlai_prosocial.api import find_model, open_anything
+    from parlai_prosocial.chat.talking import StreamingModel
+    from parlai_prosocial.models.classifier import SafetyClassifier
+
+    listening = listen(port)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    opened = []
+    for number, name in enumerate(models):
+        model = open_anything(name, datapath)
+        model.backbone.to(device)
+        # Told apart in the page and its exports also where it is one model twice.
+        shown = f"{name} (2)" if number and name == models[0] else name
+        opened.append(StreamingModel(shown, model))
+    judge = None
+    if classifier is not None:
+        judge = SafetyClassifier.load(str(find_model(classifier, datapath))).to(device)
+    app = ChatApp(opened, judge, classifier)
+    click.echo(f"http://{HOST}:{listening.getsockname()[1]}/  (Ctrl+C ends it)")
+    serve(app, listening)
