@@ -1,14 +1,10 @@
-"""A server of files on this machine that can be told to misbehave, and a base to adapt."""
+"""A server of files on this machine that can be told to misbehave."""
 
-import json
 import re
-import shutil
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-
-from parlai_prosocial.models import smollm2
 
 PAGE = b"<!DOCTYPE html><html><body>Please log in.</body></html>"
 
@@ -64,13 +60,3 @@ def server():
         Thread(target=running.serve_forever, daemon=True).start()
         yield files
         running.shutdown()
-
-
-@pytest.fixture(scope="session")
-def datapath(tiny_backbones, tmp_path_factory):
-    """A data path in which a tiny model stands in for ``zoo:prosocial/smollm2_135m``."""
-    path = tmp_path_factory.mktemp("datapath")
-    hf = path / "models" / "prosocial" / "smollm2_135m" / "hf"
-    shutil.copytree(tiny_backbones["llama"], hf)
-    (hf / smollm2.RECORD).write_text(json.dumps({"sha256": smollm2.GGUF_SHA256}))
-    return path
