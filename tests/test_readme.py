@@ -180,5 +180,6 @@ def test_marked_commands_run(
 
     (script,) = blocks("python", mark="test")
     exec(compile(script, "README.md", "exec"), {})
-    assert Path("exported", "model.safetensors").is_file()
-    assert Path("exported", "tokenizer.json").is_file()
+    for file in ("model.safetensors", "tokenizer.json", "model-f16.gguf", "README.md"):
+        assert Path("exported", file).is_file()
+    assert "mean_log_p" in capsys.readouterr().out
