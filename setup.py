@@ -88,6 +88,7 @@ setup(
     package_data={
         "parlai_prosocial": [
             "data/bundled/**/*",
+            "evaluation/report/*",
             "evaluation/suites/*",
             "recipes/**/*.opt",
             "recipes/**/*.json",

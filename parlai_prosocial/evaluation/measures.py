@@ -73,8 +73,11 @@ def measure(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def measure_groups(records: Sequence[Record]) -> dict[str, dict[str, dict[str, Any]]]:
-    """``label`` and ``kind`` -> each of its values -> :func:`measure`; values "" are left out."""
-    groups: dict[str, dict[str, list[Record]]] = {"label": {}, "kind": {}}
+    """``label``, ``kind`` and ``source`` -> each of its values -> :func:`measure`.
+
+    Values "" are left out.
+    """
+    groups: dict[str, dict[str, list[Record]]] = {"label": {}, "kind": {}, "source": {}}
     for record in records:
         for field, members in groups.items():
             if record[field]:

@@ -7,7 +7,8 @@
 ``command``, ``environment``, ``decoding``
     How it was made; ``decoding`` as in the log's records.
 ``models``
-    A list: ``name`` as it was given, and ``engine``, with a hash of its weights.
+    A list: ``name`` (its label), ``where`` as it was given, and ``engine``, with a hash of its
+    weights.
 ``judges``
     A list: ``axis``, ``name`` (with a hash of what it is), ``spec`` as it was given, null for the
     rules that ship with us.

@@ -59,8 +59,8 @@ def markdown_table(table: Mapping[str, Any]) -> str:
     | n-pair | +5.0 [+1.0, +9.0] |
     | other | +2.0 [-1.0, +5.0] too small to conclude |
     """
-    header, *body = _cells(table)
-    numeric = _numeric_columns(table)
+    header, *body = table_cells(table)
+    numeric = numeric_columns(table)
     lines = [f"### {table['title']}", "", _markdown_row(header)]
     lines.append("|" + "|".join("--:" if number else ":--" for number in numeric) + "|")
     lines += [_markdown_row(row) for row in body]
@@ -83,8 +83,8 @@ def terminal_table(table: Mapping[str, Any]) -> str:
     MLE         53.4
     reply only  60.0
     """
-    header, *body = _cells(table)
-    numeric = _numeric_columns(table)
+    header, *body = table_cells(table)
+    numeric = numeric_columns(table)
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     rows = [header, ["-" * width for width in widths], *body]
     lines = [
@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
     return asdict(value) if isinstance(value, Interval) else value
 
 
-def _cells(table: Mapping[str, Any]) -> list[list[str]]:
+def table_cells(table: Mapping[str, Any]) -> list[list[str]]:
     """The header, then the rows, as text."""
     header = [column["label"] for column in table["columns"].values()]
     body = [
@@ -111,7 +111,7 @@ def _cells(table: Mapping[str, Any]) -> list[list[str]]:
     return [header, *body]
 
 
-def _numeric_columns(table: Mapping[str, Any]) -> list[bool]:
+def numeric_columns(table: Mapping[str, Any]) -> list[bool]:
     """Whether a column holds no text, and so stands to the right."""
     return [
         not any(isinstance(row.get(key), str) for row in table["rows"]) for key in table["columns"]

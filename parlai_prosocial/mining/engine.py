@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -15,7 +15,10 @@ from parlai_prosocial.evaluation.scoring import MAX_CONTEXT_TOKENS, SampledReply
 from parlai_prosocial.mining.chat import ChatClient, Message, is_address
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
 from parlai_prosocial.models.checkpoint import Checkpoint
+from parlai_prosocial.models.opening import open_model
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, split_context
+from parlai_prosocial.zoo.entry import BASES, PREFIX, find_entry
+from parlai_prosocial.zoo.install import install
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +332,8 @@ def open_engine(
 
     Args:
         model: an address ``http://host:port/v1#NAME``; or a checkpoint of ``-m prosocial``
-            (ParlAI's ``-mf``); or what ``--backbone`` takes.
+            (ParlAI's ``-mf``); or a zoo entry; or a folder that ``prosocial export hf`` wrote; or
+            what ``--backbone`` takes.
         datapath: ParlAI's data path.
         bf16: compute in bfloat16 (not at an address).
         system_prompt: instead of the model's own.
@@ -349,16 +353,12 @@ def open_engine(
 
 
 def _load(model: str, datapath: str, bf16: bool) -> tuple[Backbone, str]:
-    settings: dict[str, Any] = {"bf16": bf16, "trainable": False}
-    if not Path(model).is_file():
-        folder = resolve_backbone(model, datapath)
-        return Backbone(folder, **settings), weights_sha256(folder)
-    checkpoint = Checkpoint(model)
-    sha256 = weights_sha256(checkpoint.folder)
-    if "system_prompt" in checkpoint.info:
-        settings["system_prompt"] = checkpoint.info["system_prompt"]
-    if not checkpoint.is_adapter:
-        return Backbone(checkpoint.folder, **settings), sha256
-    base = resolve_backbone(checkpoint.info["backbone"], datapath)
-    checkpoint.check_base(base)
-    return Backbone(base, adapter=checkpoint.folder, **settings), sha256
+    def resolve(name: str) -> Path:
+        return resolve_backbone(name, datapath)
+
+    path = model
+    if model.startswith(PREFIX) and (entry := find_entry(model)).kind not in BASES:
+        path = str(install(entry, datapath, logger.info) / "model")
+    is_file = Path(path).is_file()
+    checkpoint = Checkpoint(path) if is_file else Checkpoint.of_folder(resolve(path))
+    return open_model(path, resolve, bf16).backbone, weights_sha256(checkpoint.folder)

@@ -72,6 +72,7 @@ def test_groups():
     groups = measure_groups(rows)
     assert {name: found["n"] for name, found in groups["label"].items()} == {"safe": 1, "unsafe": 1}
     assert {name: found["n"] for name, found in groups["kind"].items()} == {"a": 2}
+    assert {name: found["n"] for name, found in groups["source"].items()} == {"test": 3}
 
 
 def test_differences_are_paired_by_context_whatever_the_order():

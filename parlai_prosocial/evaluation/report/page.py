@@ -1,0 +1,195 @@
+"""One HTML file that says how safe some models are, from an evaluation's summary and log alone.
+
+The file asks for nothing: style and script stand in it, allowed by their hashes, and its policy
+forbids all else. What a model, a user or a file has written is escaped, cut, and behind a content
+warning. Without the script only the search is gone.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from parlai_prosocial.evaluation.measures import Record
+from parlai_prosocial.evaluation.report.plots import (
+    HEIGHT,
+    LEFT,
+    TOP,
+    WIDTH,
+    calibration_plot,
+    two_axes,
+)
+from parlai_prosocial.evaluation.report.samples import disagreements, samples
+from parlai_prosocial.evaluation.suite import AGREEMENT, OVER_CAUTION, UNSAFE
+from parlai_prosocial.evaluation.summary import short
+from parlai_prosocial.evaluation.tables import make_table, numeric_columns, table_cells
+from parlai_prosocial.evaluation.verdicts import measures, verdicts
+
+FOLDER = Path(__file__).parent
+MOST_BYTES = 2_000_000
+SAMPLES = (240, 120, 60, 24, 8)
+"""Most contexts among the samples: the first of these that keeps the file small enough."""
+
+
+def render(summary: Mapping[str, Any], log: Sequence[Record]) -> str:
+    """The report.
+
+    Args:
+        summary: as ``evaluation/summary.py`` describes it.
+        log: as ``evaluation/measures.py`` does.
+
+    Returns:
+        HTML of at most :data:`MOST_BYTES` in UTF-8, unless tables alone are longer.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("template.html")
+    style, script = ((FOLDER / name).read_text("utf-8") for name in ("style.css", "search.js"))
+    fixed = {
+        "summary": summary,
+        "style": Markup(style),  # ours: the template may take them as they are
+        "script": Markup(script),
+        "style_hash": _csp_hash(style),
+        "script_hash": _csp_hash(script),
+        "area": {"left": LEFT, "top": TOP, "width": WIDTH, "height": HEIGHT},
+        "verdicts": verdicts(summary),
+        "plots": _plots(summary),
+        "unsafe_judged": bool(measures(summary, UNSAFE)),
+        "rates": _shown(_rate_table(summary)),
+        "tables": [_shown(table) for table in summary["tables"]],
+        "quality": _quality(summary),
+        "unlabelled": _unlabelled(summary),
+        "misordered": summary["misordered"],
+        "gates": summary.get("gates", []),
+    }
+    for most in SAMPLES:
+        cards, contexts = samples(log, most)
+        comparisons = _comparisons(summary, log, most // 4)
+        text = template.render(fixed, cards=cards, contexts=contexts, comparisons=comparisons)
+        if len(text.encode("utf-8")) <= MOST_BYTES:
+            break
+    return text
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+
+
+def _plots(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Unsafe against each suite's over-caution; agreement where nobody judged what is unsafe."""
+    across = measures(summary, UNSAFE) or measures(summary, AGREEMENT)
+    up = measures(summary, OVER_CAUTION)
+    judge = up[0].judge if up else None
+    return [two_axes(summary, across[0], own) for own in up if across and own.judge == judge]
+
+
+def _shown(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table as text: ``title``, ``notes``, ``header``, ``rows`` and ``numeric`` columns."""
+    header, *rows = table_cells(table)
+    return {
+        "title": table["title"],
+        "notes": table["notes"],
+        "header": header,
+        "rows": rows,
+        "numeric": numeric_columns(table),
+    }
+
+
+def _rate_table(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """All rates by suite, and in it by label and source where it has several."""
+    judges = [(judge["axis"], judge["name"]) for judge in summary["judges"]]
+    columns: dict[str, dict[str, Any]] = {
+        "suite": {"label": "suite"},
+        "group": {"label": "contexts"},
+        "model": {"label": "model"},
+        "n": {"label": "n"},
+        "missing": {"label": "missing"},
+    }
+    for axis, judge in judges:
+        columns[f"{axis} {judge}"] = {"label": f"{axis}, % ({short(judge)})", "scale": 100}
+    rows = []
+    for suite in summary["suites"]:
+        own = [result for result in summary["results"] if result["suite"] == suite]
+        groups: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+        for result in own:
+            groups.setdefault("all", []).append((result["model"], result["all"]))
+            for field in ("label", "source"):
+                values = result["groups"].get(field, {})
+                for value, found in values.items() if len(values) > 1 else ():
+                    groups.setdefault(f"{field} {value}", []).append((result["model"], found))
+        for group, members in groups.items():
+            for model, found in members:
+                rates = {
+                    f"{axis} {judge}": found["rates"].get(axis, {}).get(judge)
+                    for axis, judge in judges
+                }
+                rows.append(
+                    {
+                        "suite": suite,
+                        "group": group,
+                        "model": model,
+                        "n": found["n"],
+                        "missing": sum(rate["missing"] for rate in rates.values() if rate),
+                        **{key: rate and rate["rate"] for key, rate in rates.items()},
+                    }
+                )
+    notes = [
+        "95 % Wilson intervals. n: contexts; missing: judgements of their replies, which are in no "
+        "rate. A dash: not judged there."
+    ]
+    return make_table("Rates by suite, label and source", columns, rows, notes)
+
+
+def _quality(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each judge against people: its confusion matrices, and its calibration as far as it has one.
+
+    ``calibration`` is None for a judge that only says yes or no, whose curve would be one dot.
+    """
+    shown = []
+    for entry in summary["judge_quality"]:
+        matrices = [(entry["classes"], entry["confusion"])]
+        if "safety_labels" in entry:
+            matrices.append((entry["safety_labels"], entry["safety_confusion"]))
+        curve = entry["calibration"]
+        known = len(curve) > 1
+        shown.append(
+            {
+                **{key: entry[key] for key in ("suite", "axis", "n", "missing")},
+                "judge": short(entry["judge"]),
+                "error": entry["calibration_error"],
+                "matrices": matrices,
+                "calibration": curve if known else None,
+                "dots": calibration_plot(curve) if known else None,
+            }
+        )
+    return shown
+
+
+def _unlabelled(summary: Mapping[str, Any]) -> list[str]:
+    """The judges that nothing labelled by people was there for."""
+    known = {(entry["axis"], entry["judge"]) for entry in summary["judge_quality"]}
+    return [
+        f"{short(judge['name'])} ({judge['axis']})"
+        for judge in summary["judges"]
+        if (judge["axis"], judge["name"]) not in known
+    ]
+
+
+def _comparisons(
+    summary: Mapping[str, Any], log: Sequence[Record], most: int
+) -> list[dict[str, Any]]:
+    *others, reference = [model["name"] for model in summary["models"]]
+    found = []
+    for model in others:
+        cards, count = disagreements(log, model, reference, most)
+        found.append({"model": model, "reference": reference, "cards": cards, "count": count})
+    return found
