@@ -78,8 +78,8 @@ def audit(
     -m prosocial, a zoo entry, or http://HOST:PORT/v1#NAME; the key of an address is read from
     OPENAI_API_KEY. Give the base, or the zero-shot model, last: the others are compared with it.
 
-    Over-caution and agreement are judged by rules. What is unsafe is judged by --judge only; without
-    one that axis stays empty.
+    Over-caution and agreement are judged by rules. What is unsafe is judged by --judge only;
+    without one that axis stays empty.
 
     \b
     --fail-if, repeatable, for every model but the reference (a single model is no reference):

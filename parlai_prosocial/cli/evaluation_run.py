@@ -39,8 +39,8 @@ _SHARED = [
         "--judge",
         "judges",
         multiple=True,
-        help="[AXIS=]KIND:WHERE, as `prosocial evaluate --help` lists them. AXIS: unsafe (default), "
-        "agreement or over-caution.",
+        help="[AXIS=]KIND:WHERE, as `prosocial evaluate --help` lists them. AXIS: unsafe "
+        "(default), agreement or over-caution.",
     ),
     click.option(
         "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True
