@@ -113,7 +113,7 @@ def test_wheel_holds_what_parlai_and_we_look_for(wheel):
     for source, installed in MAPPED.items():
         for module in files_below(source, ".py"):
             assert f"{installed}/{module}" in names
-    folders = ("data/bundled", "recipes", "zoo/entries")
+    folders = ("data/bundled", "recipes", "zoo/entries", "chat/page")
     for folder in (f"parlai_prosocial/{name}" for name in folders):
         for file in files_below(folder):
             assert f"{folder}/{file}" in names

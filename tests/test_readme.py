@@ -52,7 +52,7 @@ def test_only_known_programs():
         for command in commands(block)
         for part in command.split("|")
     }
-    assert programs <= UNCHECKED | {"make", "parlai", "prosocial", "echo"}
+    assert programs <= UNCHECKED | {"make", "parlai", "prosocial", "echo", "python"}
     assert {"make", "parlai", "prosocial"} <= programs
 
 
@@ -73,6 +73,17 @@ def test_parlai_commands_parse(parlai_registry):
             arguments += ["-m", "prosocial"]
         parser = parlai_registry[script].klass.setup_args()
         parser.parse_args(arguments)  # an unknown flag exits
+
+
+def test_python_commands_name_modules_and_files_that_exist():
+    from importlib.util import find_spec
+
+    found = arguments_of("python")
+    assert found
+    for flag, module, *arguments in found:
+        assert flag == "-m" and find_spec(module), module
+        for option, value in zip(arguments[::2], arguments[1::2], strict=True):
+            assert option != "--config-path" or (REPOSITORY / value).is_file(), value
 
 
 def test_unknown_parlai_flag_would_be_seen(parlai_registry, capsys):

@@ -85,7 +85,7 @@ function announce(turn, index, version) {
   const safety = version.safety ? ` Safety ${percent(version.safety)}.` : "";
   const text = version.text.length > 300 ? `${version.text.slice(0, 300)}…` : version.text;
   if (isLast(turn)) list.lastElementChild.scrollIntoView({ block: "end" });
-  say(`${state.models[index]} replied: ${text || "nothing"}.${safety}`);
+  byId("heard").textContent = `${state.models[index]} replied: ${text || "nothing."}${safety}`;
 }
 
 async function send(text, context) {
