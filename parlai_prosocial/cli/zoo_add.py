@@ -146,6 +146,9 @@ def public_command(command: str, name: str, number: int, steps: int) -> str:
     Model files go to ``runs/zoo/NAME``, presets are named by their path in the package, and the
     data path is left to the user's own.
 
+    Raises:
+        UserError: it is no ``parlai train_model`` with a value for each flag.
+
     >>> public_command("parlai train_model -o /a/parlai_prosocial/recipes/demo/step2.opt -mf "
     ...     "out/step2/model --init-model out/step1/model --datapath /d --seed 0", "x", 2, 2)
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -157,6 +160,10 @@ def public_command(command: str, name: str, number: int, steps: int) -> str:
         f"{folder}/step{i}/model" if steps > 1 else f"{folder}/model" for i in range(1, steps + 1)
     ]
     program, script, *arguments = shlex.split(command)
+    if (program, script) != ("parlai", "train_model") or len(arguments) % 2:
+        raise UserError(
+            f"`{command}`: is not of `prosocial train`; give the commands with --command, in order"
+        )
     words = [program, script]
     for flag, value in zip(arguments[::2], arguments[1::2], strict=True):
         if flag == "--datapath":
@@ -282,7 +289,9 @@ def _recorded(step: TrainedStep) -> str:
 
 def _preset(path: str) -> str:
     at = path.find("parlai_prosocial/recipes/")
-    return path[at:] if at >= 0 else path
+    if at < 0:
+        raise UserError(f"-o {path}: is no recipe of the package, so others could not train it")
+    return path[at:]
 
 
 def _word_after(command: str, flag: str) -> str | None:

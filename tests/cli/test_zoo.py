@@ -162,6 +162,12 @@ def test_what_is_installed_scores_as_the_run_did(add, finished, datapath, tmp_pa
         chain = training_chain(str(folder / "model"))
         assert [(step.steps, step.tasks) for step in chain] == [(2, ["prosocial:Contrastive"])] * 2
         assert chain[0].command.startswith("parlai train_model -o parlai_prosocial/recipes/tiny")
+
+        exporting = ["export", "hf", "--model", str(folder / "model"), "--datapath", str(datapath)]
+        done = CliRunner().invoke(cli, [*exporting, "--out", str(tmp_path / "exported")])
+        assert done.exit_code == 0, done.exception
+        card = (tmp_path / "exported" / "README.md").read_text()
+        assert "12.5 [10.0, 15.0]" in card and chain[1].command in card
     finally:
         shutil.rmtree(folder)
 
@@ -271,6 +277,17 @@ def test_a_run_that_others_cannot_have_is_refused(add, finished, tiny_backbones,
     assert "run this in the folder where it was trained" in message(
         add(model=str(moved / "model"), out=tmp_path / "zoo")
     )
+
+
+@pytest.mark.parametrize("command", ["prosocial ablate --arms dpo", "parlai train_model --flag"])
+def test_a_command_that_cannot_be_told_is_asked_for(command):
+    with pytest.raises(UserError, match="give the commands with --command"):
+        zoo_add.public_command(command, "tiny", 1, 1)
+
+
+def test_a_recipe_of_ones_own_is_refused():
+    with pytest.raises(UserError, match=r"-o /home/me/step1\.opt: is no recipe of the package"):
+        zoo_add.public_command("parlai train_model -o /home/me/step1.opt", "tiny", 1, 1)
 
 
 def test_list_and_show(datapath):
