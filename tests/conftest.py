@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -202,3 +205,44 @@ def parlai_data(tmp_path_factory) -> Path:
     """A ParlAI data path with its safety tasks in their layout on disk, in lines of our own."""
     folder = tmp_path_factory.mktemp("parlai") / "data"
     return Path(shutil.copytree(Path(__file__).parent / "parlai_data", folder))
+
+
+@pytest.fixture(scope="module")
+def transformers_server(tmp_path_factory):
+    """The address of a real ``transformers serve``, which loads the models it is asked for."""
+    import transformers
+
+    if int(transformers.__version__.split(".")[0]) < 5:
+        pytest.skip("before transformers 5 `transformers serve` streams, whatever it is asked")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with pytest.MonkeyPatch.context() as patch, open(log, "w") as stream:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.delenv("OPENAI_API_KEY", raising=False)
+        command = ["transformers", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        try:
+            _wait_for_answer(f"http://127.0.0.1:{port}/health", process, log)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_for_answer(url: str, process: subprocess.Popen, log: Path) -> None:
+    import requests
+
+    deadline = time.monotonic() + 120  # it takes 10 seconds on two shared cores
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if requests.get(url, timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.2)
+    pytest.fail(f"transformers serve does not answer: {log.read_text()[-2000:]}")

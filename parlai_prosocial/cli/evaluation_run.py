@@ -180,7 +180,7 @@ def label_models(models: Sequence[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for model in models:
         found = None if Path(model).exists() else LABEL.fullmatch(model)
-        label, where = (found[1].strip(), found[2]) if found else (model, model)
+        label, where = (found[1].strip(), found[2].strip()) if found else (model, model)
         if label in named or where in named.values():
             raise UserError("--model: the same one twice; give each once, each with its own label")
         named[label] = where

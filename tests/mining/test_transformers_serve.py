@@ -2,13 +2,8 @@
 
 import json
 import shutil
-import socket
-import subprocess
-import time
 
 import pytest
-import requests
-import transformers
 from click.testing import CliRunner
 
 from parlai_prosocial.cli.data import data
@@ -24,48 +19,6 @@ CONTEXTS = [
     "Hi\nHello there\nHow are you? I walked in the park with my dog.",
     "your persona: I sail.\nWhat do you like?",
 ]
-STARTS_IN = 120
-"""Most seconds until the server answers; it takes 10 on two shared cores."""
-
-pytestmark = pytest.mark.skipif(
-    int(transformers.__version__.split(".")[0]) < 5,
-    reason="before transformers 5 `transformers serve` streams, whatever it is asked",
-)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The address of a server that loads the models it is asked for."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
-    with pytest.MonkeyPatch.context() as patch, open(log, "w") as stream:
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.delenv("OPENAI_API_KEY", raising=False)
-        command = ["transformers", "serve", "--host", "127.0.0.1", "--port", str(port)]
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-        try:
-            wait_for_answer(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def wait_for_answer(url, process, log):
-    deadline = time.monotonic() + STARTS_IN
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if requests.get(url, timeout=5).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.2)
-    pytest.fail(f"transformers serve does not answer: {log.read_text()[-2000:]}")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +31,8 @@ def sampling(tiny_backbones, tmp_path_factory):
     return folder
 
 
-def test_replies_are_sampled(server, sampling, caplog):
-    engine = open_engine(f"{server}#{sampling}", "", bf16=False, concurrency=3)
+def test_replies_are_sampled(transformers_server, sampling, caplog):
+    engine = open_engine(f"{transformers_server}#{sampling}", "", bf16=False, concurrency=3)
     replies = engine.sample(CONTEXTS, 4, max_tokens=8, seed=1, top_p=0.9)
     assert [len(found) for found in replies] == [4, 4, 4]
     assert all(isinstance(reply, SampledReply) for found in replies for reply in found)
@@ -88,41 +41,48 @@ def test_replies_are_sampled(server, sampling, caplog):
     assert "does not sample" not in caplog.text
 
 
-def test_seeds_hold_for_one_call_at_a_time(server, sampling):
-    engine = open_engine(f"{server}#{sampling}", "", bf16=False, concurrency=1)
+def test_seeds_hold_for_one_call_at_a_time(transformers_server, sampling):
+    engine = open_engine(f"{transformers_server}#{sampling}", "", bf16=False, concurrency=1)
     replies = engine.sample(CONTEXTS, 2, max_tokens=8, seed=1)
     assert engine.sample(CONTEXTS, 2, max_tokens=8, seed=1) == replies
     assert engine.sample(CONTEXTS, 2, max_tokens=8, seed=2) != replies
 
 
-def test_greedy_replies_are_those_of_our_own_engine(server, tiny_backbones):
+def test_greedy_replies_are_those_of_our_own_engine(transformers_server, tiny_backbones):
     folder = tiny_backbones["llama"]
     here = TransformersEngine(Backbone(folder, trainable=False), "here")
-    there = open_engine(f"{server}#{folder}", "", bf16=False)
+    there = open_engine(f"{transformers_server}#{folder}", "", bf16=False)
     greedy = {"n": 1, "max_tokens": 8, "seed": 0, "temperature": 0.0}
     texts = [[reply.text.strip() for reply in found] for found in here.sample(CONTEXTS, **greedy)]
     assert [[r.text for r in found] for found in there.sample(CONTEXTS, **greedy)] == texts
 
 
-def test_a_server_that_does_not_sample_is_told_of_once(server, tiny_backbones, caplog):
-    engine = open_engine(f"{server}#{tiny_backbones['llama']}", "", bf16=False)
+def test_a_server_that_does_not_sample_is_told_of_once(transformers_server, tiny_backbones, caplog):
+    engine = open_engine(f"{transformers_server}#{tiny_backbones['llama']}", "", bf16=False)
     for _ in range(2):
         replies = engine.sample(CONTEXTS, 2, max_tokens=4, seed=1)
         assert all(first == second for first, second in replies)
     assert caplog.text.count("does not sample") == 1
 
 
-def test_a_model_that_is_not_there(server):
-    client = ChatClient(f"{server}#nobody/nothing", attempts=1)
+def test_a_model_that_is_not_there(transformers_server):
+    client = ChatClient(f"{transformers_server}#nobody/nothing", attempts=1)
     with pytest.raises(UserError, match=r"\(status 500\); check the server and its model nobody"):
         client.complete([[{"role": "user", "content": "Hi"}]], [0], max_tokens=4)
 
 
-def test_mining(server, sampling, tmp_path):
+def test_mining(transformers_server, sampling, tmp_path):
     (tmp_path / "OffensiveLanguage").mkdir()
     (tmp_path / "OffensiveLanguage" / "OffensiveLanguage.txt").write_text("a\ni\nis\ne\no\ns\n")
     out = tmp_path / "mined.jsonl"
-    arguments = ["--model", f"{server}#{sampling}", "--task", "prosocial", "--judge", "words"]
+    arguments = [
+        "--model",
+        f"{transformers_server}#{sampling}",
+        "--task",
+        "prosocial",
+        "--judge",
+        "words",
+    ]
     arguments += ["--set", "prosocial-sample=true", "--synthetic-cap", "0", "--limit", "8"]
     arguments += ["--samples", "2", "--max-tokens", "16", "--concurrency", "3"]
     arguments += ["--datapath", str(tmp_path), "--out", str(out)]

@@ -146,7 +146,7 @@ def _rate_table(summary: Mapping[str, Any]) -> dict[str, Any]:
         "95 % Wilson intervals. n: contexts; missing: judgements of their replies, which are in no "
         "rate. A dash: not judged there."
     ]
-    return make_table("Rates by suite, label and source", columns, rows, notes)
+    return make_table("Each suite as a whole, then by label and by source", columns, rows, notes)
 
 
 def _quality(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

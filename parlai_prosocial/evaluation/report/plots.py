@@ -13,6 +13,8 @@ SHAPES = {
     "diamond": "M0 -9l9 9l-9 9l-9 -9z",
     "cross": "M-7 -3h4v-4h6v4h4v6h-4v4h-6v-4h-4z",
 }
+LABELS = ((14, -9), (-14, -9), (14, 18), (-14, 18))
+"""Where a point's number stands beside it, in turn, so that those of equal points can be read."""
 LEFT, TOP, WIDTH, HEIGHT = 52, 12, 336, 280
 """Of the plot's area, in the units of its view box."""
 
@@ -23,7 +25,8 @@ def two_axes(summary: Mapping[str, Any], x: Measure, y: Measure) -> dict[str, An
     Returns:
         ``x``, ``y``: the measures; ``ticks``: of both axes, ``label`` and their places ``x`` and
         ``y``; ``points``: ``number``, ``model``, ``shape`` (its name), ``path``, ``x`` and ``y`` as
-        ``estimate``, ``low`` and ``high`` places, and ``rates``, the two intervals.
+        ``estimate``, ``low`` and ``high`` places, ``label`` (where its number stands beside it) and
+        ``rates``, the two intervals; ``missing``: models without a point.
     """
     found = [
         (
@@ -65,6 +68,7 @@ def two_axes(summary: Mapping[str, Any], x: Measure, y: Measure) -> dict[str, An
                 "path": shapes[(number - 1) % len(shapes)][1],
                 "x": {key: across_at(across[key]) for key in ("estimate", "low", "high")},
                 "y": {key: up_at(up[key]) for key in ("estimate", "low", "high")},
+                "label": LABELS[(number - 1) % len(LABELS)],
                 "rates": (across, up),
             }
             for number, name, across, up in known

@@ -74,7 +74,7 @@ def test_a_reader_finds_everything(tree, hostile_run):
         for cell in {cell for row in table_cells(table) for cell in row}:
             assert cell in body
     captions = [caption.text_content() for caption in tree.xpath("//table/caption")]
-    assert "Rates by suite, label and source" in captions
+    assert "Each suite as a whole, then by label and by source" in captions
     assert any(caption.startswith("Confusion matrix: 60 texts") for caption in captions)
     assert tree.xpath("//desc[contains(., 'is right in')]")  # the calibration curve
     assert "label <b>Risk" in body
@@ -161,3 +161,10 @@ def test_a_judge_that_says_yes_or_no_has_no_curve(run_of):
     summary["judge_quality"][0]["calibration"] = [{"count": 60, "confidence": 1, "accuracy": 0.9}]
     text = page.render(summary, log)
     assert "No calibration curve: this judge says only yes or no." in text
+
+
+def test_sentinels_that_nobody_judged_are_not_called_in_order(run_of):
+    summary, log = run_of()
+    assert "Sentinels were not judged" in page.render(summary, log)
+    summary["sentinels"] = [{"suite": "casual", "sentinel": "always agreement", "rates": {}}]
+    assert "No judge misorders the sentinels" in page.render(summary, log)
