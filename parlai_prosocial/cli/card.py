@@ -69,12 +69,12 @@ class CardFacts:
 
 
 def read_results(file: Path, row: str) -> dict[str, Any]:
-    """What was measured: ``tables``, ``environment``, and ``samples`` of replies that fail.
+    """What was measured: ``tables``, ``environment``, ``row``, and ``samples`` of what fails.
 
     Args:
         file: ``results.json`` of ``prosocial compare`` or ``ablate``, or ``summary.json`` of
             ``prosocial evaluate``, whose ``log.jsonl`` beside it has the replies.
-        row: the model's name in the log.
+        row: the model's name in tables and log.
 
     Raises:
         UserError: not such a file.
@@ -89,7 +89,8 @@ def read_results(file: Path, row: str) -> dict[str, Any]:
             "ablate, or the summary.json of prosocial evaluate"
         )
     log = file.with_name("log.jsonl")
-    return content | {"samples": _sample_failures(log, row) if log.is_file() else []}
+    samples = _sample_failures(log, row) if log.is_file() else []
+    return content | {"row": row, "samples": samples}
 
 
 def _sample_failures(log: Path, row: str) -> list[dict[str, str]]:
@@ -197,11 +198,9 @@ def _what(facts: CardFacts) -> str:
         if facts.chain
         else f"It is `{facts.backbone}` as it is: no file beside it records a training run."
     )
-    weights = "an adapter; the base is not in this folder" if facts.keeps_adapter else "all of it"
-    text = (
-        f"A dialogue model, {facts.architecture}, {facts.parameters:,} parameters ({weights}). "
-        f"{trained}\n\n{facts.prompt}"
-    )
+    where = " Only its adapter is in this folder, not its base." if facts.keeps_adapter else ""
+    text = f"A dialogue model, {facts.architecture}, {facts.parameters:,} parameters.{where} "
+    text += f"{trained}\n\n{facts.prompt}"
     if facts.reranks:
         text += (
             f"\n\nUnder ParlAI it samples {facts.reranks} replies and chooses by its contrast head "
@@ -262,6 +261,14 @@ def _evaluation(results: Sequence[dict[str, Any]]) -> str:
         )
     parts = []
     for content in results:
+        cells = [
+            cell for table in content["tables"] for row in table["rows"] for cell in row.values()
+        ]
+        parts.append(
+            f"This model is the row “{content['row']}”."
+            if content["row"] in cells
+            else "Which row is this model was not said when this card was made (`--row`)."
+        )
         parts += [markdown_table(table) for table in content["tables"]]
         if environment := content.get("environment"):
             if "command" in environment:

@@ -29,7 +29,7 @@ RESULTS = click.option(
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Measurements for the card: results.json of compare or ablate, summary.json of evaluate.",
 )
-ROW = click.option("--row", help="The model's name in what evaluate wrote; default --model's.")
+ROW = click.option("--row", help="The model's name in --results; default --model's.")
 PUSH = click.option("--push", metavar="REPO", help="Upload the folder to this Hugging Face repo.")
 TITLE = click.option("--title", help="The card's title; default the folder's name.")
 DATAPATH = click.option("--datapath", default=None, help="ParlAI's data path, for the zoo.")

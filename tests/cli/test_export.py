@@ -90,17 +90,8 @@ def test_the_folder_replies_as_the_model_does(trained, tmp_path):
 
 
 def test_the_card_has_all_sections_and_only_facts(trained, results, tmp_path):
-    run(
-        "hf",
-        "--model",
-        trained,
-        "--out",
-        tmp_path / "mine",
-        "--results",
-        results,
-        "--title",
-        "Kind",
-    )
+    measured = ["--results", results, "--row", "n-pair"]
+    run("hf", "--model", trained, "--out", tmp_path / "mine", "--title", "Kind", *measured)
     card = (tmp_path / "mine" / "README.md").read_text()
     found = sections(card)
     assert list(found) == list(SECTIONS)
@@ -119,6 +110,7 @@ def test_the_card_has_all_sections_and_only_facts(trained, results, tmp_path):
     assert "contrast_weight 0.5" in found["Recipe"]
     assert "parlai train_model -t diasafety:Contrastive -mf model" in found["Recipe"]
     assert "| n-pair | 12.5 [10.0, 15.0] |" in found["Evaluation"]
+    assert "This model is the row “n-pair”." in found["Evaluation"]
     assert "prosocial compare --out runs" in found["Evaluation"]
     assert "62 s, 62 s; together 123 s" in found["Environmental cost"]
     assert "x86_64, 2 cores, fp32" in found["Environmental cost"]
@@ -166,6 +158,8 @@ def test_failures_are_sampled_from_the_log_beside_the_summary(trained, results, 
     numbers = [int(n) for n in re.findall(r"Number (\d+)", body)]
     assert len(numbers) == 12 and max(numbers) < 20
     assert numbers != sorted(numbers)
+    evaluation = sections((tmp_path / "mine" / "README.md").read_text())["Evaluation"]
+    assert evaluation.startswith("Which row is this model was not said")  # "kind" is in no table
     assert "&lt;b&gt;Nice&lt;/b&gt; \\*one\\*\\!" in body and "<b>" not in body
     assert "unsafe by judge@12; suite adversarial" in body
     run(*arguments, tmp_path / "again")
