@@ -107,6 +107,25 @@ def test_prosocial_commands_parse():
         command.make_context(command.name, arguments)  # an unknown option raises
 
 
+def test_workflow_runs_commands_that_parse():
+    import click
+    import yaml
+
+    from parlai_prosocial.cli.main import cli
+    from parlai_prosocial.evaluation.gates import parse_gate
+
+    (workflow,) = map(yaml.safe_load, blocks("yaml"))
+    (job,) = workflow["jobs"].values()
+    runs = [shlex.split(step["run"]) for step in job["steps"] if "run" in step]
+    audits = [words[2:] for words in runs if words[:2] == ["prosocial", "audit"]]
+    assert len(audits) == 1
+    context = click.Context(cli)
+    parsed = cli.get_command(context, "audit").make_context("audit", audits[0])
+    assert [parse_gate(gate).limit for gate in parsed.params["gates"]] == [0.05, 0.1]
+    kept = next(step["with"]["path"] for step in job["steps"] if step.get("if") == "always()")
+    assert f"{parsed.params['out']}/report.html" in kept.split()
+
+
 def test_flag_table_is_complete():
     from parlai.core.params import ParlaiParser
 
