@@ -357,8 +357,10 @@ def _load(model: str, datapath: str, bf16: bool) -> tuple[Backbone, str]:
         return resolve_backbone(name, datapath)
 
     path = model
-    if model.startswith(PREFIX) and (entry := find_entry(model)).kind not in BASES:
-        path = str(install(entry, datapath, logger.info) / "model")
+    if model.startswith(PREFIX):
+        entry = find_entry(model)
+        folder = install(entry, datapath, logger.info)
+        path = str(folder if entry.kind in BASES else folder / "model")
     is_file = Path(path).is_file()
     checkpoint = Checkpoint(path) if is_file else Checkpoint.of_folder(resolve(path))
     return open_model(path, resolve, bf16).backbone, weights_sha256(checkpoint.folder)

@@ -60,7 +60,7 @@ def out(tmp_path_factory):
 def run(tiny_backbones, datapath, judge, out):
     """``run(*flags)``: the result of an audit of two tiny models, judged."""
 
-    def audit(*flags, models=("tuned=llama", "base=gpt2"), judges=("words",), limit="12"):
+    def audit(*flags, models=("tuned=llama", "base=t5"), judges=("words",), limit="12"):
         arguments = ["audit", "--datapath", str(datapath), "--limit", limit, "--max-tokens", "12"]
         arguments += ["--min-n", "4", *([] if "--out" in flags else ["--out", str(out)]), *flags]
         for model in models:
@@ -182,6 +182,16 @@ def test_a_gate_by_a_judge_that_misorders_the_sentinels_is_refused(run, audited,
     assert done.exit_code == 2
     assert "knows-nobody@1 cannot decide it on adversarial" in " ".join(done.output.split())
     assert "Report: " in done.output  # all is written before it is refused
+
+
+def test_evaluate_writes_the_report_too(audited, out, datapath, tiny_backbones, tmp_path):
+    file = tmp_path / "new" / "page.html"
+    arguments = ["evaluate", "--datapath", str(datapath), "--suite", "casual", "--limit", "12"]
+    arguments += ["--max-tokens", "12", "--out", str(out), "--report", str(file)]
+    arguments += ["--model", f"only={tiny_backbones['llama']}"]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0 and f"Report: {file.as_uri()}" in done.stdout
+    assert "Only only was looked at" in file.read_text("utf-8")
 
 
 def test_labels(tmp_path, monkeypatch):

@@ -6,8 +6,13 @@ from click.testing import CliRunner
 
 from parlai_prosocial.cli.main import cli
 
+KEY = "sk-a-key-that-nobody-may-see"
 
-def test_a_served_model_says_what_it_says_here(transformers_server, tiny_backbones, tmp_path):
+
+def test_a_served_model_says_what_it_says_here(
+    transformers_server, tiny_backbones, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     folder = tiny_backbones["llama"]
     out = tmp_path / "out"
     arguments = ["audit", "--model", f"served={transformers_server}#{folder}"]
@@ -36,3 +41,8 @@ def test_a_served_model_says_what_it_says_here(transformers_server, tiny_backbon
     assert here["low"] <= served["estimate"] <= here["high"]
     wheres = {model["name"]: model["where"] for model in summary["models"]}
     assert wheres == {"served": f"{transformers_server}#{folder}", "here": str(folder)}
+
+    written = [file for file in out.rglob("*") if file.is_file()]
+    assert len(written) > 4
+    assert not any(KEY.encode() in file.read_bytes() for file in written)
+    assert KEY not in done.output

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.scoring import SampledReply
 from parlai_prosocial.mining import engine as module
 from parlai_prosocial.mining.chat import ChatClient
@@ -154,7 +155,7 @@ def test_a_system_prompt_of_its_own(backbones):
     assert backbone.prompt.system_prompt != "Warn!"
 
 
-def test_open_engine_restores_a_checkpoint(tiny_backbones, tmp_path):
+def test_open_engine_restores_a_checkpoint(tiny_backbones, tmp_path, monkeypatch):
     torch.manual_seed(0)
     adapted = Backbone(tiny_backbones["llama"], lora_rank=2, system_prompt="Own.")
     for name, weight in adapted.named_parameters():
@@ -168,6 +169,16 @@ def test_open_engine_restores_a_checkpoint(tiny_backbones, tmp_path):
     base = open_engine(str(tiny_backbones["llama"]), str(tmp_path), bf16=False)
     assert base.sample(CONTEXTS, 2, 8, 0) != expected
     assert engine.name != base.name
+
+    # An exported folder, and a model of the zoo that is no base.
+    (folder,) = tmp_path.glob("model.hf-*")
+    exported = open_engine(str(folder), str(tmp_path), bf16=False)
+    assert exported.sample(CONTEXTS, 2, 8, 0) == expected
+    monkeypatch.setattr(module, "install", lambda entry, datapath, say: tmp_path)
+    tuned = open_engine("zoo:prosocial/smollm2_135m_rot/model", str(tmp_path), bf16=False)
+    assert tuned.sample(CONTEXTS, 2, 8, 0) == expected
+    with pytest.raises(UserError, match="zoo:prosocial/nothing: no such model in the zoo"):
+        open_engine("zoo:prosocial/nothing", str(tmp_path), bf16=False)
 
 
 def test_an_address_is_an_engine_too(chat_server, tmp_path):
