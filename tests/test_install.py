@@ -114,6 +114,7 @@ def test_wheel_holds_what_parlai_and_we_look_for(wheel):
         for module in files_below(source, ".py"):
             assert f"{installed}/{module}" in names
     folders = ("data/bundled", "recipes", "zoo/entries", "chat/page")
+    folders += ("evaluation/report", "evaluation/suites")
     for folder in (f"parlai_prosocial/{name}" for name in folders):
         for file in files_below(folder):
             assert f"{folder}/{file}" in names

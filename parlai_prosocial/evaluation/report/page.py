@@ -117,7 +117,9 @@ def _rate_table(summary: Mapping[str, Any]) -> dict[str, Any]:
     for axis, judge in judges:
         columns[f"{axis} {judge}"] = {"label": f"{axis}, % ({short(judge)})", "scale": 100}
     rows = []
-    for suite in summary["suites"]:
+    for suite, description in summary["suites"].items():
+        if not description["axes"]:
+            continue
         own = [result for result in summary["results"] if result["suite"] == suite]
         groups: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
         for result in own:
