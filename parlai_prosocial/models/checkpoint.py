@@ -149,7 +149,7 @@ def _read_manifest(manifest: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(
             f"{manifest}: not a checkpoint of the prosocial agent; use the ParlAI agent that wrote "
-            "it, or give a Hugging Face folder to --backbone"
+            "it, or make a Hugging Face folder of it with prosocial export parlai, and give that"
         )
     return content
 
