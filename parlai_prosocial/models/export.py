@@ -126,10 +126,10 @@ def _generation_config(model: OpenedModel) -> Any:
 
 def _tokenizer(backbone: Backbone) -> Any:
     prompt = backbone.prompt
-    tokenizer = AutoTokenizer.from_pretrained(backbone.folder)
+    # A causal model continues the last position of a batch's rows.
+    side = "right" if backbone.is_encoder_decoder else "left"
+    tokenizer = AutoTokenizer.from_pretrained(backbone.folder, padding_side=side)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(backbone.pad_id)
-    if not backbone.is_encoder_decoder:
-        tokenizer.padding_side = "left"  # it continues the last position of a batch's rows
     if prompt.has_template:
         tokenizer.chat_template = with_default_system(
             tokenizer.chat_template, prompt.system_prompt, prompt.takes_system_turn

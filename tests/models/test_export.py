@@ -207,7 +207,7 @@ def test_padding_is_not_the_end_of_turn(trained, tmp_path):
 )
 def test_decoding_is_the_agents(trained, tmp_path, opt, expected):
     export_model(open_model(trained("llama", opt=opt)), tmp_path / "out")
-    config = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    config = GenerationConfig.from_pretrained(tmp_path / "out").to_dict()
     assert expected.items() <= config.items()
 
 
