@@ -7,28 +7,27 @@ are programs that never import anything of ours, so they are as they are.
 import functools
 import json
 from contextlib import suppress
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 
 def mend_safe_human(human: ModuleType) -> None:
-    """``parlai safe_interactive`` cannot be left, and fetches what lies on this machine.
+    """``parlai safe_interactive`` cannot be left, and knows one classifier.
 
     Its human filters ``[EXIT]`` as if it were talk, so a filter that minds it asks for ever, and
-    stops with an EOFError where the input ends. Its word list comes from parl.ai even where it is
-    in the data path, and its classifier is always parl.ai's; ``--safety-model`` names another.
-    Needed in all versions.
+    stops with an EOFError where the input ends. Its classifier is always parl.ai's;
+    ``--safety-model`` names another. Needed in all versions.
 
     Args:
         human: ``parlai.agents.safe_local_human.safe_local_human``.
     """
-    original = human.SafeLocalHumanAgent.get_reply
+    original_reply = human.SafeLocalHumanAgent.get_reply
+    original_safety = human.SafeLocalHumanAgent._init_safety
 
-    @functools.wraps(original)
+    @functools.wraps(original_reply)
     def get_reply(self) -> str:
         try:
-            text: str = original(self)
+            text: str = original_reply(self)
         except EOFError:
             text = "[EXIT]"
         if "[EXIT]" in text or "[DONE]" in text:
@@ -36,18 +35,18 @@ def mend_safe_human(human: ModuleType) -> None:
             raise StopIteration
         return text
 
+    @functools.wraps(original_safety)
     def _init_safety(self, opt) -> None:
+        model = opt.get("safety_model")
+        if not model or opt["safety"] not in ("classifier", "all"):
+            return original_safety(self, opt)
+        rest = "string_matcher" if opt["safety"] == "all" else "none"
+        original_safety(self, {**opt, "safety": rest})
+
         from parlai.core.build_data import modelzoo_path
 
-        words = Path(opt["datapath"], "OffensiveLanguage", "OffensiveLanguage.txt")
-        if opt["safety"] in ("string_matcher", "all"):
-            source = str(words) if words.is_file() else opt["datapath"]
-            self.offensive_string_matcher = human.OffensiveStringMatcher(source)
-        if opt["safety"] in ("classifier", "all"):
-            model = opt.get("safety_model")
-            named = {"custom_model_file": modelzoo_path(opt["datapath"], model)} if model else {}
-            self.offensive_classifier = human.OffensiveLanguageClassifier(**named)
-        self.self_offensive = False
+        file = modelzoo_path(opt["datapath"], model)
+        self.offensive_classifier = human.OffensiveLanguageClassifier(custom_model_file=file)
 
     human.SafeLocalHumanAgent.get_reply = get_reply
     human.SafeLocalHumanAgent._init_safety = _init_safety

@@ -138,6 +138,7 @@ def _row(turn: dict, response: str, flagged: list[dict]) -> dict[str, Any]:
             for v in negatives
         ],
         "source": "chat",
+        "split": "train",
     }
     if turn["safety"] and turn["safety"]["label"] in SAFETY_LABELS:
         row["safety_label"] = turn["safety"]["label"]

@@ -154,15 +154,12 @@ def test_data_check_takes_the_rows(tmp_path):
     assert checked.exit_code == 0, checked.output
     assert "3 rows, 3 good, 0 bad" in checked.output
     assert "rows with negatives: 2 (2 negatives)" in checked.output
-    read = own.load_rows(str(file), str(tmp_path), own.split_of(rows[1] | NO_SPLIT))
+    read = own.load_rows(str(file), str(tmp_path), "train")
     examples = own.contrastive_examples(read)
     example = next(e for e in examples if e.response == "Why?")
     assert example.context == ["a b", "…", "So?"]
     assert example.safety_label == "__needs_caution__"
     assert own.mining_judges(read) == {"human"}
-
-
-NO_SPLIT = {"split": None, "contrast_group": None}
 
 
 @pytest.mark.parametrize(
