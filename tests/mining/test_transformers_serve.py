@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from string import ascii_lowercase
 
 import pytest
 from click.testing import CliRunner
@@ -73,7 +74,9 @@ def test_a_model_that_is_not_there(transformers_server):
 
 def test_mining(transformers_server, sampling, tmp_path):
     (tmp_path / "OffensiveLanguage").mkdir()
-    (tmp_path / "OffensiveLanguage" / "OffensiveLanguage.txt").write_text("a\ni\nis\ne\no\ns\n")
+    (tmp_path / "OffensiveLanguage" / "OffensiveLanguage.txt").write_text(
+        "\n".join(ascii_lowercase)
+    )
     out = tmp_path / "mined.jsonl"
     arguments = [
         "--model",
@@ -83,14 +86,14 @@ def test_mining(transformers_server, sampling, tmp_path):
         "--judge",
         "words",
     ]
-    arguments += ["--set", "prosocial-sample=true", "--synthetic-cap", "0", "--limit", "8"]
-    arguments += ["--samples", "2", "--max-tokens", "16", "--concurrency", "3"]
+    arguments += ["--set", "prosocial-sample=true", "--synthetic-cap", "0", "--limit", "16"]
+    arguments += ["--samples", "3", "--max-tokens", "16", "--concurrency", "3"]
     arguments += ["--datapath", str(tmp_path), "--out", str(out)]
     mined = CliRunner().invoke(mine, arguments)
     assert mined.exit_code == 0, mined.output
     summary = json.loads((tmp_path / "mined.summary.json").read_text())
     counts = summary["sources"]["sampled"]
-    assert (summary["contexts"], counts["replies"]) == (8, 16)
+    assert (summary["contexts"], counts["replies"]) == (16, 48)
     assert counts.get("missing reply", 0) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert summary["rows"] == len(rows) > 0
