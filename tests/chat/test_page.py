@@ -6,6 +6,7 @@ Skipped where the machine has no Chromium (Debian's package is enough).
 import json
 import re
 import shutil
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -198,6 +199,8 @@ def test_hostile_messages_are_only_text(visit, pair):
 
 def test_replies_stream_and_can_be_stopped(visit, serve_app, open_tiny):
     model = open_tiny(label_truncate=400, beam_min_length=400)
+    # At a person's pace: else a tiny model has ended before a slow browser finds the button.
+    model.backbone.model.register_forward_pre_hook(lambda *_: time.sleep(0.05))
     tab = visit(serve_app(ChatApp([model])).url)
     tab.keyboard.type("Hi!")
     tab.keyboard.press("Enter")
