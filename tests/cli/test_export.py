@@ -68,7 +68,7 @@ def sections(card):
 def test_the_folder_replies_as_the_model_does(trained, tmp_path):
     output = run("hf", "--model", trained, "--out", tmp_path / "mine", "--gguf")
     names = {file.name for file in (tmp_path / "mine").iterdir()}
-    assert names == {
+    assert names - {"special_tokens_map.json"} == {  # which transformers 4 adds
         "README.md",
         "config.json",
         "contrast_head.json",
