@@ -8,7 +8,7 @@ import torch
 
 from parlai_prosocial import compat
 from parlai_prosocial.data.annotation import parse_annotation
-from parlai_prosocial.data.example import ROT_PREFIX, rot_lines
+from parlai_prosocial.data.example import rot_lines, split_rots
 from parlai_prosocial.data.normalise import one_line
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import find_backbone
@@ -131,7 +131,7 @@ class Prosocial:
                 rots, turn_label = annotation.rots, annotation.safety_label
         context = [*rot_lines(rots or []), *lines]
         written, scores = self._answer(self.model, context, self.model.decoding["label_truncate"])
-        own_rots, text = _split_rots(written)
+        own_rots, text = split_rots(written)
         dialogue = "\n".join(lines)
         return Reply(
             text=text,
@@ -225,10 +225,3 @@ def open_anything(name: str, datapath: str | None = None) -> OpenedModel:
     if opened.name == path:  # a plain model of the hub lies in a folder named by a hash
         opened.name = name
     return opened
-
-
-def _split_rots(written: str) -> tuple[list[str], str]:
-    """The rules of thumb that a model wrote before its reply, and the reply as one line."""
-    lines = [line.strip() for line in written.split("\n")]
-    rots = [line.removeprefix(ROT_PREFIX) for line in lines if line.startswith(ROT_PREFIX)]
-    return rots, " ".join(line for line in lines if line and not line.startswith(ROT_PREFIX))
