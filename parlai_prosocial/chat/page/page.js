@@ -232,15 +232,21 @@ function busy() {
 
 // What people do to a turn
 
+let asked = 0;
+
 function ask(dialog) {
-  const opener = document.activeElement;
+  const opener = document.activeElement, own = ++asked;
   dialog.returnValue = "cancel";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      if (opener.isConnected) opener.focus();
-      resolve(dialog.returnValue === "save");
-    }, { once: true });
+    const closed = () => {
+      // The browser tells of a closing late: the dialog may be open again, for the next question.
+      if (own === asked && dialog.open) return;
+      dialog.removeEventListener("close", closed);
+      if (own === asked && opener.isConnected) opener.focus();
+      resolve(own === asked && dialog.returnValue === "save");
+    };
+    dialog.addEventListener("close", closed);
   });
 }
 
