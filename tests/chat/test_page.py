@@ -121,7 +121,7 @@ def test_a_conversation_by_keyboard_alone(visit, pair, tmp_path):
     tab.keyboard.type("Would you like to tell them?")
     tab.keyboard.press("Tab")
     tab.keyboard.press("Enter")
-    assert "Flagged as preachy. It preaches." in tab.inner_text("article.chosen")
+    tab.wait_for_selector("article.chosen >> text=Flagged as preachy. It preaches.")
     assert tab.evaluate("document.activeElement.textContent") == "Unflag"
     tab_to(tab, "Go on with this: the reply of t5")
     tab.keyboard.press("Space")
