@@ -44,6 +44,7 @@ from parlai_prosocial.evaluation.classification import (
 )
 from parlai_prosocial.evaluation.ranking import CONTEXT_BOUND, GIVE_AWAY
 from parlai_prosocial.evaluation.tables import make_table, markdown_table, terminal_table
+from parlai_prosocial.folders import write_aside
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.settings import parse_setting
 
@@ -88,7 +89,7 @@ def trained(arm: str, fold: int, out: Path, settings: tuple[str, ...]) -> dict[s
         "model_file": str(folder / "model"),
         "calibration": asdict(calibrate_checkpoint(str(folder / "model"))),
     }
-    write(finished, json.dumps(record, indent=2) + "\n")
+    write_aside(finished, json.dumps(record, indent=2) + "\n")
     return record
 
 
@@ -166,13 +167,6 @@ def results_table(records: list[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    os.replace(part, path)
-
-
 @click.command()
 @click.option("--fold", "folds", type=int, multiple=True, default=(0, 1, 2), show_default=True)
 @click.option(
@@ -207,8 +201,8 @@ def main(folds: tuple[int, ...], out: Path, results: Path, settings: tuple[str, 
         "models": records,
         "table": table,
     }
-    write(results / "classifier.json", json.dumps(content, indent=2) + "\n")
-    write(
+    write_aside(results / "classifier.json", json.dumps(content, indent=2) + "\n")
+    write_aside(
         results / "classifier.md",
         f"{markdown_table(table)}\n\nMade by `{content['command']}` in "
         f"{sum(record['seconds'] for record in records) / 60:.0f} minutes of training on "

@@ -13,7 +13,6 @@ Real dialogues: the bundled Self-dialogue sample, five turns of context each. Th
 replies of other dialogues, since only their number and length matter here.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -30,6 +29,7 @@ from parlai_prosocial.agents.options import DEFAULT_BACKBONE
 from parlai_prosocial.agents.prosocial import resolve_backbone
 from parlai_prosocial.data.self_dialogue import load_dialogues
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import json_text, write_aside
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.packing import PackedBatch, pack, pack_separately
 from parlai_prosocial.models.precision import bf16_is_faster
@@ -196,9 +196,7 @@ def main(
     }
     show(result)
     if json_file:
-        part = json_file.with_name(json_file.name + ".part")
-        part.write_text(json.dumps(result, indent=2) + "\n")
-        os.replace(part, json_file)
+        write_aside(json_file, json_text(result))
         click.echo(f"written: {json_file}")
 
 

@@ -19,7 +19,6 @@ from parlai_prosocial.cli.measuring import (
     load_model,
     read_plan,
     saved_rows,
-    write_aside,
     write_results,
 )
 from parlai_prosocial.cli.mined import MinedData, Scoring, trains_on_mined
@@ -34,6 +33,7 @@ from parlai_prosocial.cli.train import (
     write_finished,
 )
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import write_aside
 
 BASE = "zero-shot"
 MEASURED_ON = ("contexts_per_category", "casual_dialogues", "casual_replies", "sampled_replies")

@@ -15,10 +15,10 @@ from parlai_prosocial.cli.measuring import (
     load_model,
     read_plan,
     saved_rows,
-    write_aside,
     write_results,
 )
 from parlai_prosocial.cli.train import STEPS, StepResult, recipe_folder, train_recipe
+from parlai_prosocial.folders import write_aside
 
 ARM_SWITCHES = ("with_step1", "with_matched_mle")
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from parlai_prosocial.cli.measuring import Machine, environment, write_aside
+from parlai_prosocial.cli.measuring import Machine, environment
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import write_aside
 
 if TYPE_CHECKING:  # both load torch and ParlAI, which `--help` need not wait for
     from parlai_prosocial.cli.evaluating import Decoding, Work

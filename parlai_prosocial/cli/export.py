@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from parlai_prosocial.cli.card import CardFacts, model_card, parlai_arguments, read_results
-from parlai_prosocial.cli.measuring import write_aside
 from parlai_prosocial.cli.provenance import entry_beside, training_chain
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import write_aside
 
 OUT = click.option(
     "--out",

@@ -12,6 +12,7 @@ from typing import Any
 
 from parlai_prosocial.cli.train import StepResult
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import write_aside
 
 VERSIONS = ("parlai-prosocial", "torch", "transformers", "peft", "numpy", "parlai")
 
@@ -143,11 +144,3 @@ def write_results(
     footer = ", ".join(f"{key} {value}" for key, value in facts.items())
     markdown = "\n\n".join([*(markdown_table(t) for t in tables), f"Measured with: {footer}"])
     write_aside(out / "results.md", markdown + "\n")
-
-
-def write_aside(file: Path, text: str) -> None:
-    """Write a file aside and move it into place."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parlai_prosocial.cli.measuring import Machine, write_aside
+from parlai_prosocial.cli.measuring import Machine
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import write_aside
 
 ALL, UNSAFE_ALONE = "{mined}", "{mined-unsafe}"
 """What stands in ``arms.json`` for the file, and for it without its preachy negatives."""

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import click
 from tqdm import tqdm
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import json_text, write_aside
 from parlai_prosocial.settings import parse_setting
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -159,10 +159,7 @@ def finished_before(out: Path, command: str, title: str) -> StepResult | None:
 
 def write_finished(out: Path, result: StepResult) -> None:
     """Record a step as finished; :func:`finished_before` returns it from now on."""
-    finished = out / FINISHED
-    part = finished.with_suffix(".part")
-    part.write_text(json.dumps(asdict(result), indent=2) + "\n")
-    os.replace(part, finished)
+    write_aside(out / FINISHED, json_text(asdict(result)))
 
 
 def _processed_tokens(loop: Any, world: Any) -> int:

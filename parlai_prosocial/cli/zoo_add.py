@@ -13,10 +13,10 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from parlai_prosocial.cli.card import read_results
-from parlai_prosocial.cli.measuring import write_aside
 from parlai_prosocial.cli.provenance import TrainedStep, corpora_of, training_chain
 from parlai_prosocial.cli.train import STEPS
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import write_aside
 from parlai_prosocial.zoo.bundle import (
     LIMIT,
     bundled_files,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import write_aside
 
 
 class Journal:
@@ -107,6 +108,4 @@ def write_output(output: Path, rows: list[dict], summary: Mapping[str, Any]) -> 
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     # The output comes last: where it is, the run is finished.
     for file, content in ((summary_path(output), text), (output, lines)):
-        part = file.with_name(file.name + ".part")
-        part.write_text(content, encoding="utf-8", newline="\n")
-        os.replace(part, file)
+        write_aside(file, content)

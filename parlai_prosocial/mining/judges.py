@@ -1,6 +1,5 @@
 """Judges of replies: classifiers, guards and word lists, and the one that a flag names."""
 
-import hashlib
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +18,7 @@ from parlai_prosocial.evaluation.judgement import (
     judgement_of,
     pairs,
 )
+from parlai_prosocial.folders import file_sha256
 from parlai_prosocial.mining.chat import ChatClient, is_address
 from parlai_prosocial.mining.guards import (
     GuardJudge,
@@ -138,7 +138,7 @@ class ParlAIClassifierJudge:
         self.agent: Any = create_agent(opt, requireModelExists=True)
         self.labels = self.agent.class_list
         self.unsafe = find_unsafe_label(self.labels, unsafe_label)
-        self.name = f"parlai@{_file_sha256(Path(model_file))[:16]}"
+        self.name = f"parlai@{file_sha256(Path(model_file))[:16]}"
 
     @torch.no_grad()
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
@@ -180,7 +180,7 @@ class WordListJudge:
                 "(ParlAI's is http://parl.ai/downloads/offensive_language/OffensiveLanguage.txt)"
             )
         self.matcher: Any = OffensiveStringMatcher(str(file))
-        self.name = f"words@{_file_sha256(file)[:16]}"
+        self.name = f"words@{file_sha256(file)[:16]}"
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         found = [reply in self.matcher for reply in replies]
@@ -257,8 +257,3 @@ def open_judge(
 def _most_probable(probs: Sequence[float], labels: Sequence[str], safe: int) -> Judgement | None:
     judgement = judgement_of(probs, labels, safe)
     return judgement and Judgement(1 - judgement.p_unsafe, judgement.label)
-
-
-def _file_sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

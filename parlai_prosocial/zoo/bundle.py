@@ -10,12 +10,12 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import file_sha256, write_json
 from parlai_prosocial.models import checkpoint, classifier, minilm
-from parlai_prosocial.models.checkpoint import INFO_FILE, Checkpoint, write_json
+from parlai_prosocial.models.checkpoint import INFO_FILE, Checkpoint
 from parlai_prosocial.models.classifier import ClassifierCheckpoint
 from parlai_prosocial.models.opening import open_model
 from parlai_prosocial.zoo.entry import PREFIX, ZooFile
-from parlai_prosocial.zoo.fetch import sha256_of
 
 LIMIT = 25_000_000
 """Bytes of everything that is bundled, together."""
@@ -101,7 +101,7 @@ def _readable_config(config: dict[str, Any], backbone: str) -> dict[str, Any]:
 def bundled_files(folder: Path) -> list[ZooFile]:
     """All files of a bundle, with hashes and sizes."""
     return [
-        ZooFile(file.relative_to(folder).as_posix(), sha256_of(file), file.stat().st_size)
+        ZooFile(file.relative_to(folder).as_posix(), file_sha256(file), file.stat().st_size)
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     ]

@@ -13,6 +13,7 @@ import requests
 from tqdm import tqdm
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.folders import check_sha256, file_sha256
 from parlai_prosocial.zoo.entry import ZooFile
 
 MIRROR = "PROSOCIAL_ZOO"
@@ -35,19 +36,11 @@ class InterruptedDownload(UserError):
     """The connection broke. What came is kept, and the next try goes on from there."""
 
 
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def verify(path: Path, file: ZooFile, mend: str) -> None:
     """Raise :class:`UserError`, with both hashes, where ``path`` is not the entry's file."""
     if not path.is_file():
         raise UserError(f"{path} is missing: {mend}")
-    found = sha256_of(path)
-    if found != file.sha256:
-        raise UserError(f"{path} has sha256 {found}, should be {file.sha256}: {mend}")
+    check_sha256(path, file.sha256, mend)
 
 
 def copy_verified(source: Path, target: Path, file: ZooFile, mend: str) -> None:
@@ -60,7 +53,7 @@ def copy_verified(source: Path, target: Path, file: ZooFile, mend: str) -> None:
         raise UserError(f"{source} is missing: {mend}")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-    found = sha256_of(target)
+    found = file_sha256(target)
     if found != file.sha256:
         target.unlink()
         raise UserError(f"{source} has sha256 {found}, should be {file.sha256}: {mend}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import Say, locked
+from parlai_prosocial.folders import Say, file_sha256, locked
 from parlai_prosocial.models import smollm2
 from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile
 from parlai_prosocial.zoo.fetch import (
@@ -17,7 +17,6 @@ from parlai_prosocial.zoo.fetch import (
     InterruptedDownload,
     copy_verified,
     download,
-    sha256_of,
     unpack,
     verify,
 )
@@ -130,7 +129,7 @@ def _install_files(entry: Entry, folder: Path, say: Say) -> None:
 
 def _fetch(entry: Entry, file: ZooFile, target: Path, say: Say) -> None:
     """Get a hosted file from its address, or from the mirror or folder in ``PROSOCIAL_ZOO``."""
-    if target.is_file() and sha256_of(target) == file.sha256:
+    if target.is_file() and file_sha256(target) == file.sha256:
         return  # of a run that was interrupted
     place = os.environ.get(MIRROR, "")
     if place.startswith(("http://", "https://")):

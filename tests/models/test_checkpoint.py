@@ -216,7 +216,7 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint(
         elif moment == "training state":
             patch.setattr(checkpoint_module.torch, "save", killed)
         else:
-            patch.setattr(checkpoint_module.os, "replace", killed)
+            patch.setattr("os.replace", killed)
         with pytest.raises(Killed):
             save(tmp_path / "model", second)
     loaded = Backbone(Checkpoint(str(tmp_path / "model")).folder).eval()
