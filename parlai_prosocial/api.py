@@ -15,6 +15,7 @@ from parlai_prosocial.models.backbone import find_backbone
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.opening import OpenedModel, open_model
+from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 
 ANNOTATION_TOKENS = 96
@@ -98,15 +99,15 @@ class Prosocial:
         Raises:
             UserError: one of them does not exist, or is of another kind.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        where = device or best_device()
         opened = open_anything(str(model), datapath)
-        opened.backbone.to(device)
+        opened.backbone.to(where)
         judge = writer = None
         if classifier is not None:
-            judge = SafetyClassifier.load(str(find_model(str(classifier), datapath))).to(device)
+            judge = SafetyClassifier.load(str(find_model(str(classifier), datapath))).to(where)
         if rot_model is not None:
             writer = open_anything(str(rot_model), datapath)
-            writer.backbone.to(device)
+            writer.backbone.to(where)
         return cls(opened, judge, writer)
 
     def reply(self, history: str | Sequence[str]) -> Reply:

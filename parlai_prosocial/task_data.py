@@ -104,9 +104,7 @@ _HUMAN_EVAL = f"{_BAD}/human_eval", "HUMAN_SAFETY_EVAL_TESTSET_"
 
 SAFETY_TASKS = (
     _task(_BAD, "v0.2", f"{_BAD}/dialogue_datasets", "BOT_ADVERSARIAL_DIALOGUE_DATASETS_"),
-    _task(
-        f"{_BAD}:HumanSafetyEvaluation", "v0.1", f"{_BAD}/human_eval", "HUMAN_SAFETY_EVAL_TESTSET_"
-    ),
+    _task(f"{_BAD}:HumanSafetyEvaluation", "v0.1", *_HUMAN_EVAL),
     _task(
         f"{_BAD}:HumanNonadvSafetyEvaluation",
         "v0.1",

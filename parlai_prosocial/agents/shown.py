@@ -104,9 +104,8 @@ class ShownTurns(TorchAgent):
 
     def _judge(self, context: str, line: str) -> str:
         assert self.safety is not None
-        probabilities = self.safety.probabilities([context], [line])[0]
-        best = int(probabilities.argmax())
-        return f"{self.safety.labels[best]} {probabilities[best]:.2f}"
+        label, probability = self.safety.label_of(context, line)
+        return f"{label} {probability:.2f}"
 
 
 def _prints_fields(opt: Opt) -> bool:

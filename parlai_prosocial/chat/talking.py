@@ -141,6 +141,5 @@ def _without_half_a_prefix(text: str) -> str:
 def judge(classifier: SafetyClassifier, turns: Sequence[str]) -> dict[str, Any]:
     """The classifier's ``label`` of the last turn in its context, and its ``probability``."""
     *context, line = map(as_line, turns)
-    probabilities = classifier.probabilities(["\n".join(context)], [line])[0]
-    best = int(probabilities.argmax())
-    return {"label": classifier.labels[best], "probability": round(probabilities[best].item(), 4)}
+    label, probability = classifier.label_of("\n".join(context), line)
+    return {"label": label, "probability": round(probability, 4)}

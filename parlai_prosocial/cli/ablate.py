@@ -154,7 +154,7 @@ def ablate(
             results[seed] = rows | baselines
             if all(design[role] in rows for role in ("control", "primary")):
                 table = ablation_table(data, results, design["control"], design["primary"])
-                facts = environment(machine, time.monotonic() - started)
+                facts = environment(machine.device, machine.bf16, time.monotonic() - started)
                 facts |= {"arms": design["chosen"], "seeds": len(results)}
                 facts |= {"trl": metadata.version("trl")} if peers else {}
                 write_results(out, [table], results, facts)
@@ -216,7 +216,7 @@ class _Trainer:
     ):
         self.recipe, self.out, self.base = recipe, out, base
         self.settings, self.budget, self.arms = settings, budget, arms
-        self.mined: MinedData | None = mined
+        self.mined = mined
 
     def train(self, name: str) -> list[StepResult]:
         arm = self.arms[name]

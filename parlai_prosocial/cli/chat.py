@@ -35,14 +35,13 @@ def chat(models: tuple[str, ...], classifier: str | None, port: int, datapath: s
         raise UserError(
             f"prosocial chat needs {error.name}: run `pip install 'parlai-prosocial[chat]'`"
         ) from None
-    import torch
-
     from parlai_prosocial.api import find_model, open_anything
     from parlai_prosocial.chat.talking import StreamingModel
     from parlai_prosocial.models.classifier import SafetyClassifier
+    from parlai_prosocial.models.precision import best_device
 
     listening = listen(port)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device()
     opened = []
     for number, name in enumerate(models):
         model = open_anything(name, datapath)

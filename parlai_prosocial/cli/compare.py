@@ -98,7 +98,9 @@ def compare(
         demo_replies = {name: replies[name] for name in arms}
 
     tables = comparison.comparison_tables(data, results)
-    write_results(out, tables, results, environment(machine, time.monotonic() - started))
+    write_results(
+        out, tables, results, environment(machine.device, machine.bf16, time.monotonic() - started)
+    )
     for table in tables:
         click.echo("\n" + terminal_table(table))
     for i, context in enumerate(demo_contexts):

@@ -6,7 +6,6 @@ on, and another run into the same folder asks only for what is new. What failed 
 same command asks for it again.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -23,7 +22,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.judged import verdict
 from parlai_prosocial.evaluation.judgement import Judge, judge_each
 from parlai_prosocial.evaluation.scoring import score_replies
-from parlai_prosocial.evaluation.suite import SuiteContext
+from parlai_prosocial.evaluation.suite import SuiteContext, digest
 from parlai_prosocial.mining.engine import Engine, TransformersEngine
 from parlai_prosocial.mining.journal import Journal
 from parlai_prosocial.mining.turns import chunked, spread
@@ -129,9 +128,9 @@ class Work:
         ask: Callable[[list[int]], list[dict[str, Any] | None]],
     ) -> list[dict[str, Any] | None]:
         """An answer for each text, from the journal or by ``ask``; equal texts are asked once."""
-        keys = [_digest(text) for text in texts]
+        keys = [digest(text) for text in texts]
         settings = {"what": what, **settings}
-        name = re.sub(r"[^\w.-]+", "-", f"{what}-{who[-60:]}-{_digest(json.dumps(settings))}")
+        name = re.sub(r"[^\w.-]+", "-", f"{what}-{who[-60:]}-{digest(json.dumps(settings))}")
         journal = Journal(self.folder / name, settings)
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         pending = sorted(i for key, i in first.items() if key not in journal.chunks)
@@ -231,7 +230,3 @@ def _likelihoods(
             }
         )
     return found
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

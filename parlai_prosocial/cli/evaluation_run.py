@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from parlai_prosocial.cli.measuring import Machine, environment
+from parlai_prosocial.cli.measuring import environment
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.folders import write_aside
 
@@ -195,12 +195,11 @@ def carry_out(plan: Plan) -> tuple[dict[str, Any], Records, list[str]]:
         The summary, the log's records, and what is missing by more than the limit, in words.
     """
     started = time.monotonic()
-    import torch
-
     from parlai_prosocial.cli.evaluating import make_records
     from parlai_prosocial.cli.scoring import doubt, judge_records
     from parlai_prosocial.evaluation import summary as summaries
     from parlai_prosocial.mining.engine import open_engine
+    from parlai_prosocial.models.precision import best_device
 
     records: Records = {suite.name: {} for suite in plan.suites}
     engines = []
@@ -217,7 +216,6 @@ def carry_out(plan: Plan) -> tuple[dict[str, Any], Records, list[str]]:
         judge_records(plan.work, judge, records)
     results = summaries.results(records)
     faults = _missing(results, plan.work.max_missing)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     summary: dict[str, Any] = {
         "format": 1,
         "command": shlex.join(["prosocial", *sys.argv[1:]]),
@@ -240,8 +238,8 @@ def carry_out(plan: Plan) -> tuple[dict[str, Any], Records, list[str]]:
         "differences": summaries.corrected_differences(records),
     }
     summary["tables"] = summaries.tables(summary)
-    machine = Machine(plan.datapath, Path(), device, plan.bf16)
-    summary["environment"] = environment(machine, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    summary["environment"] = environment(best_device(), plan.bf16, seconds)
     return summary, records, faults
 
 

@@ -150,7 +150,7 @@ def parlai(
     from parlai_prosocial.api import find_model
     from parlai_prosocial.mining.run import find_datapath
     from parlai_prosocial.models.blenderbot import convert, read_generator
-    from parlai_prosocial.models.export import CARD_FILE, check_new, move_into_place
+    from parlai_prosocial.models.export import CARD_FILE, check_new, move_into_place, start_aside
 
     check_new(out)
     where = str(find_model(model, datapath))
@@ -171,9 +171,7 @@ def parlai(
         chain=training_chain(where),
         results=measured,
     )
-    aside = out.with_name(out.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    aside = start_aside(out)
     convert(generator, aside)
     (aside / CARD_FILE).write_text(model_card(facts), "utf-8")
     move_into_place(aside, out)

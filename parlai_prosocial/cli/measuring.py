@@ -41,15 +41,13 @@ class Machine:
 
 def find_machine(base: str | None, datapath: str | None) -> Machine:
     """Resolve the base and look at the device; raises UserError where the base is missing."""
-    import torch
-
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.agents.prosocial import resolve_backbone
     from parlai_prosocial.mining.run import find_datapath
-    from parlai_prosocial.models.precision import bf16_is_faster
+    from parlai_prosocial.models.precision import best_device, bf16_is_faster
 
     datapath = find_datapath(datapath)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     base_folder = resolve_backbone(base or DEFAULT_BACKBONE, datapath)
     return Machine(datapath, base_folder, device, bf16_is_faster(device))
 
@@ -115,11 +113,11 @@ def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def environment(machine: Machine, seconds: float) -> dict[str, Any]:
+def environment(device: Any, bf16: bool, seconds: float) -> dict[str, Any]:
     """The command, its wall time, the machine and the versions, for the record."""
     import torch
 
-    if machine.device.type == "cuda":
+    if device.type == "cuda":
         name = torch.cuda.get_device_name()
     else:
         name = platform.processor() or platform.machine()
@@ -128,7 +126,7 @@ def environment(machine: Machine, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds),
         "device": name,
         "cores": os.cpu_count(),
-        "precision": "bf16" if machine.bf16 else "fp32",
+        "precision": "bf16" if bf16 else "fp32",
         "python": platform.python_version(),
     } | {name: metadata.version(name) for name in VERSIONS}
 

@@ -51,12 +51,12 @@ class MinedData:
         """An arm's settings with the files in their places."""
         filled = list(settings)
         for place, ending, text in (
-            (ALL, ".jsonl", self.text),
-            (UNSAFE_ALONE, "-unsafe.jsonl", self._without_preachy()),
+            (ALL, ".jsonl", lambda: self.text),
+            (UNSAFE_ALONE, "-unsafe.jsonl", self._without_preachy),
         ):
             if any(place in setting for setting in filled):
                 file = Path(f"{self.stem}{ending}")
-                write_aside(file, text)
+                write_aside(file, text())
                 filled = [setting.replace(place, str(file)) for setting in filled]
         return filled
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.cli.doctor import find_parlai
+from parlai_prosocial.cli.doctor import default_datapath
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.zoo.entry import ENTRIES, KINDS, Entry, entry_names, find_entry
 
@@ -226,9 +226,7 @@ def _of_the_package(word: str) -> str:
 
 
 def _datapath(given: Path | None) -> Path:
-    if given is not None:
-        return given
-    parlai = find_parlai()
-    if parlai is None:
+    datapath = given or default_datapath()
+    if datapath is None:
         raise UserError("ParlAI is not installed: run `prosocial setup`, or give --datapath")
-    return parlai.parent / "data"
+    return datapath

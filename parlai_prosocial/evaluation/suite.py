@@ -185,7 +185,7 @@ def _diasafety(sources: Sources) -> Iterator[dict[str, Any]]:
     for context in contexts_with_replies(rows):
         if context.unsafe:
             yield {
-                "id": f"diasafety:{_digest(context.group)}",
+                "id": f"diasafety:{digest(context.group)}",
                 "turns": (context.context,),
                 "label": context.category,
                 "kind": "",
@@ -238,7 +238,7 @@ def _of_examples(examples: Sequence[ContrastiveExample]) -> Iterator[dict[str, A
         unfit = {normalise_text(n): n for e in group for n in e.negatives}
         disputed = fitting.keys() & unfit.keys()
         yield {
-            "id": f"{first.source}:{_digest(key)}",
+            "id": f"{first.source}:{digest(key)}",
             "turns": tuple(first.context),
             "label": first.safety_label or "",
             "kind": "",
@@ -270,7 +270,7 @@ def _mic_attributes(rows: Sequence[dict]) -> Iterator[dict[str, Any]]:
                 continue
             seen.add(key)
             yield {
-                "id": f"{attribute}:{_digest(key)}",
+                "id": f"{attribute}:{digest(key)}",
                 "turns": tuple(map(one_line, lines)),
                 "label": attribute,
                 "kind": "",
@@ -280,5 +280,6 @@ def _mic_attributes(rows: Sequence[dict]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """Short name of a text, the same in every run."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

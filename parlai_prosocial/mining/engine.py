@@ -14,8 +14,8 @@ from parlai_prosocial.agents.prosocial import resolve_backbone
 from parlai_prosocial.evaluation.scoring import MAX_CONTEXT_TOKENS, SampledReply
 from parlai_prosocial.mining.chat import ChatClient, Message, is_address
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
-from parlai_prosocial.models.checkpoint import Checkpoint
-from parlai_prosocial.models.opening import open_model
+from parlai_prosocial.models.opening import OpenedModel, open_model
+from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, split_context
 from parlai_prosocial.zoo.entry import BASES, PREFIX, find_entry
 from parlai_prosocial.zoo.install import install
@@ -346,13 +346,17 @@ def open_engine(
     if is_address(model):
         client = ChatClient(model, concurrency)
         return OpenAIEngine(client, system_prompt or DEFAULT_SYSTEM_PROMPT)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone, sha256 = _load(model, datapath, bf16)
-    name = f"{model}@{sha256[:16]}"
-    return TransformersEngine(backbone.to(device), name, bf16, system_prompt, max_context_tokens)
+    opened = _open(model, datapath, bf16)
+    return TransformersEngine(
+        opened.backbone.to(best_device()),
+        f"{model}@{weights_sha256(opened.folder)[:16]}",
+        bf16,
+        system_prompt,
+        max_context_tokens,
+    )
 
 
-def _load(model: str, datapath: str, bf16: bool) -> tuple[Backbone, str]:
+def _open(model: str, datapath: str, bf16: bool) -> OpenedModel:
     def resolve(name: str) -> Path:
         return resolve_backbone(name, datapath)
 
@@ -361,6 +365,4 @@ def _load(model: str, datapath: str, bf16: bool) -> tuple[Backbone, str]:
         entry = find_entry(model)
         folder = install(entry, datapath, logger.info)
         path = str(folder if entry.kind in BASES else folder / "model")
-    is_file = Path(path).is_file()
-    checkpoint = Checkpoint(path) if is_file else Checkpoint.of_folder(resolve(path))
-    return open_model(path, resolve, bf16).backbone, weights_sha256(checkpoint.folder)
+    return open_model(path, resolve, bf16)

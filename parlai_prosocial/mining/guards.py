@@ -10,6 +10,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.judgement import Judgement, in_batches, pairs
 from parlai_prosocial.mining.chat import ChatClient, Message
 from parlai_prosocial.models.backbone import Backbone
+from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.prompt import split_context
 
 GUARD_TOKENS = 64
@@ -95,7 +96,7 @@ def ask_address(client: ChatClient) -> Ask:
 
 
 def ask_folder(folder: Path, bf16: bool) -> Ask:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     backbone = Backbone(folder, bf16=bf16, trainable=False).to(device).eval()
     tokenizer = backbone.prompt.tokenizer
     if tokenizer.chat_template is None:

@@ -28,6 +28,7 @@ from parlai_prosocial.mining.guards import (
     parse_qwen3guard,
 )
 from parlai_prosocial.models.backbone import weights_sha256
+from parlai_prosocial.models.precision import best_device
 
 BATCH_SIZE = 32
 
@@ -79,7 +80,7 @@ class TextClassifierJudge:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             first_line = str(error).strip().split("\n")[0]
             raise UserError(f"--judge hf:{folder}: cannot be loaded ({first_line})") from None
-        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.eval().to(best_device())
         names = model.config.id2label
         self.labels = [names[i] for i in range(model.config.num_labels)]
         self.unsafe = find_unsafe_label(self.labels, unsafe_label)
@@ -243,9 +244,8 @@ def open_judge(
     if kind == "classifier":
         from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         name = f"classifier@{weights_sha256(ClassifierCheckpoint(where).folder)[:16]}"
-        return ClassifierJudge(SafetyClassifier.load(where).to(device), name)
+        return ClassifierJudge(SafetyClassifier.load(where).to(best_device()), name)
     folder = Path(where).expanduser()
     if not folder.is_dir():
         raise UserError(f"--judge {spec}: there is no folder {folder}; give a model folder")

@@ -4,11 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from parlai_prosocial.mining.journal import begun_with
 from parlai_prosocial.mining.turns import Turn
-from parlai_prosocial.models.precision import bf16_is_faster
+from parlai_prosocial.models.precision import best_device, bf16_is_faster
 
 
 def find_datapath(given: str | None) -> str:
@@ -28,7 +26,7 @@ def computes_in_bf16(out: Path) -> bool:
     begun = begun_with(out, "precision")
     if begun is not None:
         return begun == "bf16"
-    return bf16_is_faster(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return bf16_is_faster(best_device())
 
 
 def turns_sha256(turns: Sequence[Turn]) -> str:

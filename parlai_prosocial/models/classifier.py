@@ -170,6 +170,12 @@ class SafetyClassifier(nn.Module):
         """
         return (self.logits(contexts, replies, batch_size) / self.temperature).softmax(1)
 
+    def label_of(self, context: str, line: str) -> tuple[str, float]:
+        """The most probable class of a line in its newline-packed context, and its probability."""
+        probabilities = self.probabilities([context], [line])[0]
+        best = int(probabilities.argmax())
+        return self.labels[best], probabilities[best].item()
+
     @classmethod
     def load(cls, model_file: str) -> "SafetyClassifier":
         """A trained classifier, frozen, in evaluation mode, on the CPU.

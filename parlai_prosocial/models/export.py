@@ -49,9 +49,7 @@ def export_model(model: OpenedModel, out: Path, keep_adapter: bool = False, card
     if keep_adapter and not backbone.adapted:
         raise UserError("--adapter: this model has no adapter; leave --adapter out")
     check_new(out)
-    aside = out.with_name(out.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    aside = start_aside(out)
     info = {
         "backbone": model.name if keep_adapter else public_name(model.name),
         "system_prompt": backbone.prompt.system_prompt,
@@ -96,6 +94,14 @@ def check_new(out: Path) -> None:
     """Raise :class:`UserError` where ``out`` is a file, or a folder with something in it."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"--out {out}: exists already; give a new folder, or delete it")
+
+
+def start_aside(out: Path) -> Path:
+    """An empty folder beside ``out``; :func:`move_into_place` gives it that name."""
+    aside = out.with_name(out.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    return aside
 
 
 def move_into_place(aside: Path, out: Path) -> None:

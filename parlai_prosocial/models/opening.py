@@ -18,6 +18,7 @@ class OpenedModel:
 
     Attributes:
         name: of the backbone, as it was asked for in training; a folder where nobody says more.
+        folder: of its own weights; of an adapter not those of its base.
         backbone: with adapter and contrast head, where it has them.
         info: what its checkpoint says of it; empty for a plain model.
         opt: ParlAI's options it was trained with; empty where there are none.
@@ -25,6 +26,7 @@ class OpenedModel:
     """
 
     name: str
+    folder: Path
     backbone: Backbone
     info: dict[str, Any]
     opt: dict[str, Any]
@@ -66,4 +68,4 @@ def open_model(
     checkpoint.load_contrast_head(backbone)
     name = checkpoint.info.get("backbone") or opt.get("backbone") or model
     decoding = decoding_options(checkpoint.info.get("decoding", opt))
-    return OpenedModel(name, backbone.eval(), checkpoint.info, opt, decoding)
+    return OpenedModel(name, checkpoint.folder, backbone.eval(), checkpoint.info, opt, decoding)

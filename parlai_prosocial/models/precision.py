@@ -1,8 +1,13 @@
-"""Whether bfloat16 pays on this machine."""
+"""Where to compute, and whether bfloat16 pays there."""
 
 import time
 
 import torch
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def bf16_is_faster(device: torch.device) -> bool:
