@@ -246,3 +246,35 @@ def _wait_for_answer(url: str, process: subprocess.Popen, log: Path) -> None:
         except requests.ConnectionError:
             time.sleep(0.2)
     pytest.fail(f"transformers serve does not answer: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_backbones, tmp_path_factory):
+    """The file of an untrained ``-m prosocial``, which decodes greedily."""
+    from parlai.core.agents import create_agent
+    from parlai.core.params import ParlaiParser
+
+    model_file = tmp_path_factory.mktemp("generator") / "model"
+    opt = ParlaiParser(True, True).parse_kwargs(
+        model="prosocial",
+        backbone=str(tiny_backbones["llama"]),
+        lora_rank=0,
+        precision="fp32",
+        label_truncate=8,
+    )
+    create_agent(opt).save(str(model_file))
+    return model_file
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; what asks for it is skipped where the machine has none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=chromium, args=flags)
+        yield started
+        started.close()

@@ -5,7 +5,6 @@ Skipped where the machine has no Chromium (Debian's package is enough).
 
 import json
 import re
-import shutil
 import time
 
 import pytest
@@ -14,20 +13,7 @@ from click.testing import CliRunner
 from parlai_prosocial.chat.server import ChatApp
 from parlai_prosocial.cli.data import data
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
 WAIT = 60_000
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -15,19 +15,6 @@ def installed(monkeypatch):
     return versions
 
 
-@pytest.fixture
-def runs(monkeypatch):
-    """The commands that are run, none of them in earnest."""
-    commands = []
-
-    def run(command):
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(module.subprocess, "run", run)
-    return commands
-
-
 def test_installs_what_is_missing_without_dependencies(installed, runs):
     installed["parlai"] = "1.7.2"
     result = CliRunner().invoke(module.setup, ["--yes"])

@@ -321,18 +321,6 @@ def test_verify(add, datapath, tmp_path, monkeypatch):
     assert result.exit_code == 1 and f"{entry.folder}/model has sha256" in result.output
 
 
-@pytest.fixture
-def runs(monkeypatch):
-    commands = []
-
-    def run(command):
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(module.subprocess, "run", run)
-    return commands
-
-
 def test_build_says_what_it_runs_and_asks(runs):
     result = run("build", "t5_base", input="n\n")
     assert result.exit_code == 1 and runs == []

@@ -12,8 +12,6 @@ import sys
 import zipfile
 
 import pytest
-from parlai.core.agents import create_agent
-from parlai.core.params import ParlaiParser
 from parlai.scripts.train_model import TrainModel
 
 from parlai_prosocial.errors import UserError
@@ -98,18 +96,9 @@ def bench(parlai_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ours(tiny_backbones, bench, tmp_path_factory):
+def ours(generator, bench):
     """A checkpoint of ``-m prosocial`` that decodes greedily."""
-    model_file = tmp_path_factory.mktemp("ours") / "model"
-    opt = ParlaiParser(True, True).parse_kwargs(
-        model="prosocial",
-        backbone=str(tiny_backbones["llama"]),
-        lora_rank=0,
-        precision="fp32",
-        label_truncate=8,
-    )
-    create_agent(opt).save(str(model_file))
-    return str(model_file)
+    return str(generator)
 
 
 @pytest.fixture(scope="module")

@@ -56,21 +56,6 @@ def classifier(tiny_encoder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def generator(tiny_backbones, tmp_path_factory):
-    """The file of an untrained ``-m prosocial``."""
-    model_file = tmp_path_factory.mktemp("generator") / "model"
-    opt = ParlaiParser(True, True).parse_kwargs(
-        model="prosocial",
-        backbone=str(tiny_backbones["llama"]),
-        lora_rank=0,
-        precision="fp32",
-        label_truncate=8,
-    )
-    create_agent(opt).save(str(model_file))
-    return model_file
-
-
-@pytest.fixture(scope="module")
 def evaluate(parlai_data):
     def run(task, model_file, *flags):
         report = EvalModel.main(
