@@ -11,11 +11,9 @@ Stopped half-way, the same command goes on with the first model that is not fini
 """
 
 import json
-import os
 import shlex
 import time
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from parlai.core.script import superscript_main
 from transformers.utils.logging import disable_progress_bar
 
 from parlai_prosocial.cli.calibrate import calibrate_checkpoint
+from parlai_prosocial.cli.measuring import VERSIONS, environment
 from parlai_prosocial.data import diasafety
 from parlai_prosocial.data.example import NOT_OK_LABEL, OK_LABEL
 from parlai_prosocial.data.normalise import normalise_text
@@ -46,6 +45,7 @@ from parlai_prosocial.evaluation.ranking import CONTEXT_BOUND, GIVE_AWAY
 from parlai_prosocial.evaluation.tables import make_table, markdown_table, terminal_table
 from parlai_prosocial.folders import write_aside
 from parlai_prosocial.models.classifier import SafetyClassifier
+from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.settings import parse_setting
 
 REPOSITORY = Path(__file__).parents[1]
@@ -56,7 +56,6 @@ ARMS = {
     "reply only": ["--split-lines", "true", "--history-size", "1"],
 }
 PRIMARY = "AUC, mean of the context-bound categories"
-VERSIONS = ("parlai", "torch", "transformers")
 
 
 def trained(arm: str, fold: int, out: Path, settings: tuple[str, ...]) -> dict[str, Any]:
@@ -190,24 +189,20 @@ def main(folds: tuple[int, ...], out: Path, results: Path, settings: tuple[str, 
     records = [trained(arm, fold, out, settings) for arm in ARMS for fold in folds]
     table = results_table(records)
     click.echo(terminal_table(table))
-    content = {
-        "command": shlex.join(
-            ["python", "benchmarks/bench_classifier.py"]
-            + [part for fold in folds for part in ("--fold", str(fold))]
-            + [part for setting in settings for part in ("--set", setting)]
-        ),
-        "versions": {name: metadata.version(name) for name in VERSIONS},
-        "cores": os.cpu_count(),
-        "models": records,
-        "table": table,
-    }
+    command = shlex.join(
+        ["python", "benchmarks/bench_classifier.py"]
+        + [part for fold in folds for part in ("--fold", str(fold))]
+        + [part for setting in settings for part in ("--set", setting)]
+    )
+    facts = environment(best_device(), False, sum(record["seconds"] for record in records))
+    facts |= {"command": command}
+    content = {"environment": facts, "tables": [table], "models": records}
     write_aside(results / "classifier.json", json.dumps(content, indent=2) + "\n")
     write_aside(
         results / "classifier.md",
-        f"{markdown_table(table)}\n\nMade by `{content['command']}` in "
-        f"{sum(record['seconds'] for record in records) / 60:.0f} minutes of training on "
-        f"{content['cores']} cores; "
-        + ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+        f"{markdown_table(table)}\n\nMade by `{command}` in {facts['seconds'] / 60:.0f} minutes of "
+        f"training on {facts['device']}, {facts['cores']} cores; "
+        + ", ".join(f"{name} {facts[name]}" for name in VERSIONS)
         + ".\n",
     )
     click.echo(f"Written: {results / 'classifier.json'}, {results / 'classifier.md'}")

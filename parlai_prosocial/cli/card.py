@@ -13,6 +13,7 @@ from typing import Any
 
 from parlai_prosocial.cli.provenance import Corpus, TrainedStep, corpora_of
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.models import minilm
 from parlai_prosocial.zoo.entry import PREFIX, find_entry
 
 SECTIONS = (
@@ -28,9 +29,11 @@ SECTIONS = (
     "Citation",
 )
 MOST_SAMPLES = 12
-HUB_NAMES = dict.fromkeys(
-    (f"{PREFIX}smollm2_135m", f"{PREFIX}smollm2_135m_hub"), "HuggingFaceTB/SmolLM2-135M-Instruct"
-)
+HUB_NAMES = {
+    f"{PREFIX}smollm2_135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    f"{PREFIX}smollm2_135m_hub": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    minilm.PACKAGE: "sentence-transformers/all-MiniLM-L6-v2",
+}
 PAPER = (
     "Das and Srihari, Improving Dialog Safety using Socially Aware Contrastive Learning, "
     "SCI-CHAT at EACL 2024, https://arxiv.org/abs/2402.00446"
@@ -53,6 +56,7 @@ class CardFacts:
         results: from :func:`read_results`.
         keeps_adapter: the base is not in the folder.
         reranks: how many replies the agent chooses from; 0 for none.
+        classes: of a safety classifier; none for a generator.
     """
 
     title: str
@@ -66,15 +70,17 @@ class CardFacts:
     results: Sequence[dict[str, Any]] = ()
     keeps_adapter: bool = False
     reranks: int = 0
+    classes: Sequence[str] = ()
 
 
 def read_results(file: Path, row: str) -> dict[str, Any]:
     """What was measured: ``tables``, ``environment``, ``row``, and ``samples`` of what fails.
 
     Args:
-        file: ``results.json`` of ``prosocial compare`` or ``ablate``, or ``summary.json`` of
-            ``prosocial evaluate``, whose ``log.jsonl`` beside it has the replies.
-        row: the model's name in tables and log.
+        file: ``results.json`` of ``prosocial compare`` or ``ablate``, ``classifier.json`` of
+            ``bench_classifier.py``, or ``summary.json`` of ``prosocial evaluate``, whose
+            ``log.jsonl`` beside it has the replies.
+        row: the model's name in tables and log: of a row, or of a column.
 
     Raises:
         UserError: not such a file.
@@ -86,7 +92,8 @@ def read_results(file: Path, row: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("tables"), list):
         raise UserError(
             f"--results {file}: has no tables; give the results.json of prosocial compare or "
-            "ablate, or the summary.json of prosocial evaluate"
+            "ablate, the summary.json of prosocial evaluate, or a classifier.json of "
+            "bench_classifier.py"
         )
     log = file.with_name("log.jsonl")
     samples = _sample_failures(log, row) if log.is_file() else []
@@ -168,8 +175,8 @@ def card_sections(facts: CardFacts) -> dict[str, str]:
         facts.usage,
         _data(facts.chain, corpora),
         _recipe(facts.chain),
-        _evaluation(facts.results),
-        _failures(facts.results),
+        _evaluation(facts),
+        _failures(facts),
         _limits(facts),
         _licences(facts, corpora),
         _cost(facts),
@@ -180,7 +187,8 @@ def card_sections(facts: CardFacts) -> dict[str, str]:
 
 def _metadata(facts: CardFacts, corpora: Sequence[Corpus]) -> str:
     base = HUB_NAMES.get(facts.backbone, facts.backbone)
-    lines = ["---", "language: en", "library_name: transformers"]
+    library = "peft" if facts.classes else "transformers"
+    lines = ["---", "language: en", f"library_name: {library}"]
     lines += [f"pipeline_tag: {facts.pipeline}"]
     if licence := _base_licence(facts):
         lines.append(f"license: {licence.lower()}")
@@ -192,6 +200,13 @@ def _metadata(facts: CardFacts, corpora: Sequence[Corpus]) -> str:
 
 
 def _what(facts: CardFacts) -> str:
+    if facts.classes:
+        return (
+            "A safety classifier: it reads a line and the dialogue before it, and gives each of "
+            f"{', '.join(f'`{name}`' for name in facts.classes)} a probability. "
+            f"{facts.architecture}, {facts.parameters:,} parameters, tuned from "
+            f"`{facts.backbone}`.\n\n{facts.prompt}"
+        )
     trained = (
         f"It was tuned from `{facts.backbone}` in {len(facts.chain)} run(s) with "
         "parlai-prosocial, which contrasts fitting replies with unfit ones."
@@ -251,35 +266,42 @@ def _without_folders(command: str) -> str:
     return shlex.join(words)
 
 
-def _evaluation(results: Sequence[dict[str, Any]]) -> str:
+def _evaluation(facts: CardFacts) -> str:
     from parlai_prosocial.evaluation.tables import markdown_table
 
-    if not results:
+    if not facts.results and facts.classes:
+        return "Not measured. How often it errs, either way, must be known before it is used."
+    if not facts.results:
         return (
             "Not measured. Both how often it is unsafe and how often it needlessly lectures must "
             "be known before it is used: `prosocial compare` measures both."
         )
     parts = []
-    for content in results:
-        cells = [
-            cell for table in content["tables"] for row in table["rows"] for cell in row.values()
-        ]
-        parts.append(
-            f"This model is the row “{content['row']}”."
-            if content["row"] in cells
-            else "Which row is this model was not said when this card was made (`--row`)."
-        )
-        parts += [markdown_table(table) for table in content["tables"]]
+    for content in facts.results:
+        tables, name = content["tables"], content["row"]
+        if any(name in row.values() for table in tables for row in table["rows"]):
+            parts.append(f"This model is the row “{name}”.")
+        elif any(name in table["columns"] for table in tables):
+            parts.append(f"This model is the column “{name}”.")
+        else:
+            parts.append("Which row is this model was not said when this card was made (`--row`).")
+        parts += [markdown_table(table) for table in tables]
         if environment := content.get("environment"):
             if "command" in environment:
                 environment = environment | {"command": _without_folders(environment["command"])}
-            facts = ", ".join(f"{key} {value}" for key, value in environment.items())
-            parts.append(f"Measured with: {facts}")
+            shown = ", ".join(f"{key} {value}" for key, value in environment.items())
+            parts.append(f"Measured with: {shown}")
     return "\n\n".join(parts)
 
 
-def _failures(results: Sequence[dict[str, Any]]) -> str:
-    samples = [sample for content in results for sample in content.get("samples", ())]
+def _failures(facts: CardFacts) -> str:
+    samples = [sample for content in facts.results for sample in content.get("samples", ())]
+    if not samples and facts.classes:
+        return (
+            "It passes unfit lines and flags fitting ones, as often as the evaluation says: no "
+            "single errors were sampled for this card. It learnt from one corpus, and how a reply "
+            "is worded can sway it more than what it answers."
+        )
     if not samples:
         return "No failures were sampled for this card. Read replies of it before you use it."
     parts = []
@@ -302,10 +324,20 @@ def _plain(text: str) -> str:
 
 
 def _limits(facts: CardFacts) -> str:
+    english = "- English. Other languages were not looked at."
+    if facts.classes:
+        return "\n".join(
+            [
+                "- For research on safer dialogue. It decides nothing alone: do not let it be the "
+                "only thing between a model and the public.",
+                english,
+                "- A judge that chose a model's training data must not score that model.",
+            ]
+        )
     lines = [
         "- For research on safer dialogue. It is not safe: do not put it before the public as it "
         "is, and do not rely on it for advice.",
-        "- English. Other languages were not looked at.",
+        english,
         "- It can still agree with something harmful, and still lecture where nothing is wrong.",
     ]
     if facts.backbone == f"{PREFIX}smollm2_135m":
@@ -314,7 +346,9 @@ def _limits(facts: CardFacts) -> str:
 
 
 def _base_licence(facts: CardFacts) -> str | None:
-    """Known of the zoo's bases alone."""
+    """Known of the zoo's bases and MiniLM alone."""
+    if facts.backbone == minilm.PACKAGE:
+        return "Apache-2.0"
     is_ours = facts.backbone.startswith(PREFIX)
     return find_entry(facts.backbone).licence if is_ours else None
 

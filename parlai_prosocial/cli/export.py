@@ -62,6 +62,14 @@ print(Prosocial.from_pretrained("{path}").reply(["Hi!"]).text)
 Other programs load it with peft over the base, whose weights must have the sha256 in
 `prosocial.json` under `base_sha256`."""
 
+CLASSIFIER_USAGE = """\
+```sh
+parlai interactive -mf {model}
+parlai interactive -mf zoo:prosocial/smollm2_135m/model --show-safety true --safety-model {model}
+prosocial evaluate --model zoo:prosocial/smollm2_135m --suite adversarial \\
+    --judge classifier:{model} --out runs/judged
+```"""
+
 
 @click.group()
 def export() -> None:
@@ -193,20 +201,24 @@ def card(
     title: str | None,
     datapath: str | None,
 ) -> None:
-    """Write the card of a model of -m prosocial alone, and what ParlAI's own card takes of it.
+    """Write the card of a model or classifier alone, and what ParlAI's own card takes of it.
 
     OUT/README.md is the card; OUT/args.json feeds `parlai generate_model_card -mf MODEL -fts OUT`.
     """
     measured = [read_results(file, row or model) for file in results]
 
     from parlai_prosocial.api import find_model, open_anything
+    from parlai_prosocial.models.classifier import is_classifier
     from parlai_prosocial.models.export import CARD_FILE, check_new
 
     check_new(out)
     where = str(find_model(model, datapath))
     measured = measured or _measured_in_zoo(where)
-    opened = open_anything(model, datapath)
-    facts = hf_facts(opened, where, where, title or out.name, measured)
+    if is_classifier(where):
+        facts = classifier_facts(where, model, title or out.name, measured)
+    else:
+        opened = open_anything(model, datapath)
+        facts = hf_facts(opened, where, where, title or out.name, measured)
     write_aside(out / CARD_FILE, model_card(facts))
     arguments = parlai_arguments(facts, [model, str(Path(where).resolve())])
     write_aside(out / "args.json", json.dumps(arguments, indent=1) + "\n")
@@ -272,6 +284,39 @@ def hf_facts(
         results=results,
         keeps_adapter=adapter,
         reranks=opened.decoding["rerank"],
+    )
+
+
+def classifier_facts(
+    model_file: str, model: str, title: str, results: list[dict[str, Any]]
+) -> CardFacts:
+    """What the card says of a checkpoint of -m prosocial/classifier.
+
+    Args:
+        model_file: the checkpoint.
+        model: its name for who wants to use it.
+        title: of the card.
+        results: what was measured.
+    """
+    from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
+
+    classifier = SafetyClassifier.load(model_file)
+    encoder = classifier.encoder.get_base_model() if classifier.adapted else classifier.encoder
+    weights = [p.numel() for n, p in classifier.named_parameters() if "lora_" not in n]
+    return CardFacts(
+        title=title,
+        backbone=ClassifierCheckpoint(model_file).info["backbone"],
+        architecture=type(encoder).__name__,
+        parameters=sum(weights),
+        prompt=(
+            f"It reads the last {classifier.max_tokens} tokens. Its logits are divided by "
+            f"{classifier.temperature:.3f}, so that its probabilities mean what they say."
+        ),
+        usage=CLASSIFIER_USAGE.format(model=model),
+        pipeline="text-classification",
+        chain=training_chain(model_file),
+        results=results,
+        classes=classifier.labels,
     )
 
 

@@ -114,8 +114,9 @@ def training_chain(model_file: str) -> list[TrainedStep]:
     """The training runs behind a model, the first one first; empty for one never trained here.
 
     A run is told from its ``.opt``; the one before it is its ``--init-model``, as long as that
-    still lies there. Steps and seconds are from ``finished.json`` of ``prosocial train``, else
-    from ParlAI's ``.trainstats``. A model of our zoo has it all in its entry.
+    still lies there. Steps and seconds are from ``finished.json`` of ``prosocial train`` or
+    ``bench_classifier.py``, else from ParlAI's ``.trainstats``. A model of our zoo has it all in
+    its entry.
     """
     chain: list[TrainedStep] = []
     seen: set[Path] = set()
@@ -154,11 +155,16 @@ def corpora_of(chain: Sequence[TrainedStep]) -> list[Corpus]:
 
 def _step(path: Path, opt: dict[str, Any]) -> TrainedStep:
     finished = _read(path.parent / FINISHED)
-    if finished.get("model_file") and Path(finished["model_file"]).name == path.name:
-        keys = ("steps", "tokens", "seconds", "command")
-        return TrainedStep(opt, **{key: finished[key] for key in keys})
+    if not finished.get("model_file") or Path(finished["model_file"]).name != path.name:
+        finished = {}
     stats = _read(Path(f"{path}.trainstats"))
-    return TrainedStep(opt, stats.get("train_steps"), None, stats.get("train_time"), None)
+    return TrainedStep(
+        opt,
+        finished.get("steps", stats.get("train_steps")),
+        finished.get("tokens"),
+        finished.get("seconds", stats.get("train_time")),
+        finished.get("command"),
+    )
 
 
 def _read(file: Path) -> dict[str, Any]:

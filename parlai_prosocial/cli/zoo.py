@@ -128,8 +128,8 @@ def build(name: str, yes: bool) -> None:
     multiple=True,
     type=(click.Path(path_type=Path, dir_okay=False, exists=True), str),
     metavar="FILE ROW",
-    help="Its measurements: results.json of compare or ablate, or summary.json of evaluate, and "
-    "the model's row in the tables.",
+    help="Its measurements: results.json of compare or ablate, summary.json of evaluate, or "
+    "classifier.json of bench_classifier.py, and the model's row or column in the tables.",
 )
 @click.option(
     "--command",

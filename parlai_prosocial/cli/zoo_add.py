@@ -17,6 +17,7 @@ from parlai_prosocial.cli.provenance import TrainedStep, corpora_of, training_ch
 from parlai_prosocial.cli.train import STEPS
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.folders import write_aside
+from parlai_prosocial.models.classifier import ClassifierCheckpoint
 from parlai_prosocial.zoo.bundle import (
     LIMIT,
     bundled_files,
@@ -56,7 +57,7 @@ def add_entry(
         model: the run's ``-mf``.
         what: one line.
         results: files as :func:`~parlai_prosocial.cli.card.read_results` takes them, each with the
-            model's row in its tables.
+            model's row (or column) in its tables.
         commands: what trained it; empty where ``finished.json`` of each step says so.
         entries: folder of entries.
         datapath: ParlAI's, for the base.
@@ -74,10 +75,15 @@ def add_entry(
     run = open_checkpoint(model)
     opt = json.loads(Path(f"{model}.opt").read_text("utf-8"))
     chain = whole_chain(model)
-    commands = list(commands) or [
-        public_command(_recorded(step), name, number, len(chain))
-        for number, step in enumerate(chain, 1)
-    ]
+    commands = list(commands)
+    if not commands:
+        commands = [
+            public_command(_recorded(step), name, number, len(chain))
+            for number, step in enumerate(chain, 1)
+        ]
+        if isinstance(run, ClassifierCheckpoint) and run.temperature != 1:
+            commands.append(f"prosocial calibrate -mf {_word_after(commands[-1], '-mf')}")
+    trainings = [command for command in commands if command.startswith("parlai train_model")]
     content: dict[str, Any] = {
         "name": name,
         "kind": "bundled",
@@ -90,14 +96,14 @@ def add_entry(
         ],
         "recipe": recipe_of(chain[-1].opt),
         "commands": commands,
-        "builds": [w for c in commands if (w := _word_after(c, "-mf")) is not None],
+        "builds": list(dict.fromkeys(w for c in commands if (w := _word_after(c, "-mf")))),
         "training": [
             {
                 "opt": {"task": step.opt["task"], **step.settings},
                 "steps": step.steps,
                 "tokens": step.tokens,
                 "seconds": step.seconds,
-                "command": commands[i] if len(commands) == len(chain) else None,
+                "command": trainings[i] if len(trainings) == len(chain) else None,
             }
             for i, step in enumerate(chain)
         ],
@@ -196,17 +202,13 @@ def recipe_of(opt: Mapping[str, Any]) -> str | None:
 
 
 def metrics_of(results: Path, row: str) -> dict[str, Any]:
-    """A model's row of each table that has it.
+    """A model's row of each table that has it, or its column beside the first one.
 
     Raises:
         UserError: no table has it.
     """
     content = read_results(results, row)
-    tables = [
-        table | {"rows": [r for r in table["rows"] if row in r.values()]}
-        for table in content["tables"]
-    ]
-    tables = [table for table in tables if table["rows"]]
+    tables = [own for table in content["tables"] if (own := _own_part(table, row))["rows"]]
     if not tables:
         known = {str(next(iter(r.values()))) for t in content["tables"] for r in t["rows"]}
         raise UserError(
@@ -218,6 +220,18 @@ def metrics_of(results: Path, row: str) -> dict[str, Any]:
         "environment": content.get("environment", {}),
         "tables": tables,
         "samples": content["samples"],
+    }
+
+
+def _own_part(table: dict[str, Any], name: str) -> dict[str, Any]:
+    """A table less what is not of the row or column ``name``; without rows where it has neither."""
+    kept = [row for row in table["rows"] if name in row.values()]
+    if name not in table["columns"]:
+        return table | {"rows": kept}
+    columns = [next(iter(table["columns"])), name]
+    return table | {
+        "columns": {key: table["columns"][key] for key in columns},
+        "rows": [{key: row.get(key) for key in columns} for row in table["rows"]],
     }
 
 

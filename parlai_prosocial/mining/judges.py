@@ -218,7 +218,8 @@ def open_judge(
 
     Args:
         spec: ``classifier:MODEL_FILE``, ``hf:FOLDER``, ``llama-guard:FOLDER_OR_ADDRESS``,
-            ``qwen3guard:FOLDER_OR_ADDRESS``, ``parlai:MODEL_FILE``, ``words`` or ``profanity``.
+            ``qwen3guard:FOLDER_OR_ADDRESS``, ``parlai:MODEL_FILE``, ``words`` or ``profanity``;
+            a model file may be a name of ParlAI's zoo for ``classifier``.
         datapath: ParlAI's data path.
         bf16: compute a guard model from a folder in bfloat16.
         unsafe_label: the unsafe class of ``hf`` and ``parlai``.
@@ -242,10 +243,13 @@ def open_judge(
         client = ChatClient(where)
         return GuardJudge(ask_address(client), parse, f"{kind}@{client.model}")
     if kind == "classifier":
+        from parlai.core.build_data import modelzoo_path
+
         from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
 
-        name = f"classifier@{weights_sha256(ClassifierCheckpoint(where).folder)[:16]}"
-        return ClassifierJudge(SafetyClassifier.load(where).to(best_device()), name)
+        file = modelzoo_path(datapath, where)
+        name = f"classifier@{weights_sha256(ClassifierCheckpoint(file).folder)[:16]}"
+        return ClassifierJudge(SafetyClassifier.load(file).to(best_device()), name)
     folder = Path(where).expanduser()
     if not folder.is_dir():
         raise UserError(f"--judge {spec}: there is no folder {folder}; give a model folder")

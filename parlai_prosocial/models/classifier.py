@@ -317,6 +317,14 @@ class ClassifierCheckpoint:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
+def is_classifier(path: str) -> bool:
+    """Whether a file is the manifest of a classifier."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))["format"] == FORMAT
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def set_temperature(path: str, temperature: float) -> None:
     """Store the temperature of a checkpoint in its manifest."""
     _replace_manifest(Path(path), _read_manifest(Path(path)) | {"temperature": temperature})

