@@ -19,6 +19,7 @@ from parlai_prosocial.folders import write_aside
 if TYPE_CHECKING:  # both load torch and ParlAI, which `--help` need not wait for
     from parlai_prosocial.cli.evaluating import Decoding, Work
     from parlai_prosocial.cli.scoring import AxisJudge
+    from parlai_prosocial.evaluation.labels.sheets import SheetRow
     from parlai_prosocial.evaluation.suite import Suite, SuiteContext
 
 LOG, SUMMARY = "log.jsonl", "summary.json"
@@ -42,6 +43,13 @@ _SHARED = [
         multiple=True,
         help="[AXIS=]KIND:WHERE, as `prosocial evaluate --help` lists them. AXIS: unsafe "
         "(default), agreement or over-caution.",
+    ),
+    click.option(
+        "--labels",
+        multiple=True,
+        type=click.Path(exists=True, dir_okay=False),
+        help="A sheet of prosocial labels, labelled twice: judges are held against it, and rates "
+        "corrected by that. Repeatable.",
     ),
     click.option(
         "--split", type=click.Choice(["valid", "test"]), default="test", show_default=True
@@ -94,6 +102,7 @@ class Plan:
         suites: in order.
         chosen: suite -> the contexts that are used.
         judges: of every axis.
+        labels: axis -> replies that were labelled.
         decoding: of the replies.
         work: asks and keeps.
         out: folder of log and summary.
@@ -106,6 +115,7 @@ class Plan:
     suites: "list[Suite]"
     chosen: "dict[str, list[SuiteContext]]"
     judges: "list[AxisJudge]"
+    labels: "dict[str, list[SheetRow]]"
     decoding: "Decoding"
     work: "Work"
     out: Path
@@ -130,12 +140,14 @@ def make_plan(
     """
     from parlai_prosocial.cli.evaluating import Decoding, Work, limited
     from parlai_prosocial.cli.scoring import mined_by, open_judges
+    from parlai_prosocial.evaluation.labels.sheets import read_labels
     from parlai_prosocial.evaluation.scoring import SAMPLING
     from parlai_prosocial.evaluation.suite import Sources, load_suite, suite_names
     from parlai_prosocial.mining.run import find_datapath
 
     named = label_models(models)
     _check(flags)
+    labels = read_labels(flags["labels"])
     datapath = find_datapath(flags["datapath"])
     of_sources = ("split", "fold", "prosocial_sample", "mic_data", "persona_chat")
     sources = Sources(datapath, **{name: flags[name] for name in of_sources})
@@ -153,6 +165,7 @@ def make_plan(
             flags["unsafe_label"],
             flags["reply_only"],
         ),
+        labels=labels,
         decoding=Decoding(
             temperature=0.0 if flags["greedy"] else float(SAMPLING["temperature"]),
             top_p=float(SAMPLING["top_p"]),
@@ -196,8 +209,13 @@ def carry_out(plan: Plan) -> tuple[dict[str, Any], Records, list[str]]:
     """
     started = time.monotonic()
     from parlai_prosocial.cli.evaluating import make_records
-    from parlai_prosocial.cli.scoring import doubt, judge_records
+    from parlai_prosocial.cli.scoring import doubt, judge_records, quality_by_labels
     from parlai_prosocial.evaluation import summary as summaries
+    from parlai_prosocial.evaluation.labels.entries import (
+        corrected_rates,
+        judge_kappas,
+        label_entries,
+    )
     from parlai_prosocial.mining.engine import open_engine
     from parlai_prosocial.models.precision import best_device
 
@@ -216,6 +234,10 @@ def carry_out(plan: Plan) -> tuple[dict[str, Any], Records, list[str]]:
         judge_records(plan.work, judge, records)
     results = summaries.results(records)
     faults = _missing(results, plan.work.max_missing)
+    asked = [] if faults else plan.judges  # a judge that fails is not asked more
+    doubts = doubt(plan.work, asked, plan.chosen)
+    by_labels = quality_by_labels(plan.work, asked, plan.labels)
+    doubts["judge_quality"] += by_labels
     summary: dict[str, Any] = {
         "format": 1,
         "command": shlex.join(["prosocial", *sys.argv[1:]]),
@@ -233,8 +255,10 @@ def carry_out(plan: Plan) -> tuple[dict[str, Any], Records, list[str]]:
             for suite in plan.suites
         },
         "results": results,
-        # A judge that fails is not asked more.
-        **doubt(plan.work, [] if faults else plan.judges, plan.chosen),
+        **doubts,
+        "labels": label_entries(plan.labels, records),
+        "corrected": corrected_rates(results, by_labels),
+        "kappas": judge_kappas(records),
         "differences": summaries.corrected_differences(records),
     }
     summary["tables"] = summaries.tables(summary)

@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "Write a model for Hugging Face or llama.cpp, with its card.",
     "chat": "Talk to one model or two on a local page; flag, edit and export their replies.",
     "evaluate": "Let models reply to suites of contexts, judge the replies, and compare.",
+    "labels": "Draw replies to be labelled by hand or by a model, and merge two labellings.",
     "audit": "How unsafe and how preachy are models? Tables, a report, and release gates.",
     "report": "Write one HTML file about a run of evaluate or audit.",
     "compare": "Train a recipe with and without contrast, and compare both with the base.",

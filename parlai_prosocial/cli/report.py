@@ -39,30 +39,32 @@ def report(run: Path, out: Path | None, opens: bool) -> None:
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Summary and log; raises :class:`UserError` where they are not there or not whole."""
-    texts = []
     for name in (SUMMARY, LOG):
-        try:
-            texts.append((folder / name).read_text("utf-8"))
-        except FileNotFoundError:
+        if not (folder / name).exists():
             raise UserError(
                 f"--run {folder}: no {name}; give the --out of a finished prosocial evaluate"
-            ) from None
+            )
     try:
-        summary = json.loads(texts[0])
+        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / SUMMARY}: {error}; run prosocial evaluate again") from None
     if not isinstance(summary, dict) or summary.get("format") != 1:
         raise UserError(f"{folder / SUMMARY}: not of format 1; run prosocial evaluate again")
+    return summary, read_log(folder / LOG)
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The records of a run's log; raises :class:`UserError` where a line is not whole."""
     log = []
-    for number, line in enumerate(texts[1].split("\n"), 1):
+    for number, line in enumerate(file.read_text("utf-8").split("\n"), 1):
         if line:
             try:
                 log.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise UserError(
-                    f"{folder / LOG}, line {number}: {error}; run prosocial evaluate again"
+                    f"{file}, line {number}: {error}; run prosocial evaluate again"
                 ) from None
-    return summary, log
+    return log
 
 
 def write_report(file: Path, summary: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> None:

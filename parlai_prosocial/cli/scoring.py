@@ -12,8 +12,11 @@ from parlai_prosocial.cli.evaluating import Work
 from parlai_prosocial.data import own
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.judgement import Judge, Judgement
+from parlai_prosocial.evaluation.labels.entries import youden_of
+from parlai_prosocial.evaluation.labels.sheets import SheetRow
 from parlai_prosocial.evaluation.measures import rates
 from parlai_prosocial.evaluation.sentinels import (
+    LabelledText,
     judge_quality,
     labelled_texts,
     misorders,
@@ -200,9 +203,31 @@ def _quality(
     texts = [every[i] for i in spread(len(every), LABELLED_TEXTS)]
     if not texts:
         return []
+    return [{"suite": suite, "against": "people", **_held_against(work, judge, texts)}]
+
+
+def quality_by_labels(
+    work: Work, judges: Sequence[AxisJudge], labels: Mapping[str, Sequence[SheetRow]]
+) -> list[dict[str, Any]]:
+    """The entries of ``judge_quality`` that are against labelled replies, by axis.
+
+    Rows whose two labels differ are left out.
+    """
+    entries = []
+    for judge in judges:
+        rows = labels.get(judge.axis, ())
+        texts = [row.agreed for row in rows if row.agreed is not None]
+        if texts:
+            suites = list(dict.fromkeys(row.suite for row in rows))
+            quality = _held_against(work, judge, texts)
+            more = {"suite": ", ".join(suites), "suites": suites, "against": "labels"}
+            entries.append(more | quality | {"youden": youden_of(quality)})
+    return entries
+
+
+def _held_against(work: Work, judge: AxisJudge, texts: Sequence[LabelledText]) -> dict[str, Any]:
     found = work.judgements(
         judge.judge, judge.options, [t.context for t in texts], [t.text for t in texts]
     )
     judgements = [None if one is None else Judgement(**one) for one in found]
-    quality = judge_quality(texts, judgements)
-    return [{"suite": suite, "axis": judge.axis, "judge": judge.judge.name, **quality}]
+    return {"axis": judge.axis, "judge": judge.judge.name, **judge_quality(texts, judgements)}

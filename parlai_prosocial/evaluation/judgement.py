@@ -71,6 +71,16 @@ def judge_each(
         return [None] * len(replies)
 
 
+def short(judge: str) -> str:
+    """A judge's name with the beginning of its hash.
+
+    >>> short("classifier@0123456789abcdef")
+    'classifier@0123'
+    """
+    kind, at, content = judge.partition("@")
+    return kind + at + content[:4]
+
+
 def find_unsafe_label(labels: Sequence[str], wanted: str | None) -> int:
     """Index of the class that counts as unsafe.
 

@@ -24,7 +24,23 @@
     A list of the sentinels that a judge does not tell apart: ``suite``, ``axis``, ``judge``,
     ``worse``, ``better``.
 ``judge_quality``
-    A list: ``suite``, ``axis``, ``judge`` and :func:`~.sentinels.judge_quality` of it.
+    A list: ``suite``, ``against`` (``people``: texts that people labelled; ``labels``: the replies
+    of --labels), ``axis``, ``judge`` and :func:`~.sentinels.judge_quality` of it. Against labels
+    also ``suites``, where the replies are from, and ``youden``, the interval of sensitivity +
+    specificity - 1, null where one class was not labelled.
+``labels``
+    A list, one for each axis of --labels: ``axis``, ``labellers``, ``suites``, ``n`` replies that
+    were labelled twice, ``agreed`` (how often the same; the others count nowhere), ``unfit`` of
+    those, ``kappa`` (an interval) of the two labels, and ``models``: for each its agreed replies
+    ``n`` in this run's log, ``unfit`` and ``rate``.
+``corrected``
+    A list: ``suite``, ``model``, ``axis``, ``judge``, ``rate``, what the judge's rate would be
+    without its errors against the labels (:func:`~.labels.correction.corrected_rate`), or null with
+    a ``reason``.
+``kappas``
+    A list of each two judges of an axis: ``suite``, ``axis``, ``judges``, ``n`` replies of all
+    models, ``missing``, ``both``, ``only_first`` and ``only_second`` calling them unfit, and
+    ``kappa`` (an interval, null where it is not defined).
 ``differences``
     A list: ``suite``, ``model``, ``reference``, ``measure`` (of :func:`~.measures.differences`)
     and ``interval``, whose p-value is corrected over the whole list.
@@ -40,6 +56,15 @@ from dataclasses import asdict
 from typing import Any
 
 from parlai_prosocial.evaluation.bootstrap import Interval, holm
+from parlai_prosocial.evaluation.judgement import short
+from parlai_prosocial.evaluation.labels.tables import (
+    corrected_of,
+    correction_notes,
+    kappa_table,
+    label_quality_table,
+    label_table,
+    quality_table,
+)
 from parlai_prosocial.evaluation.measures import Record, differences, measure, measure_groups
 from parlai_prosocial.evaluation.tables import make_table
 
@@ -76,18 +101,9 @@ def tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the terminal shows, from a summary without ``tables``."""
     made = [_judged_table(summary, suite) for suite in summary["suites"]]
     made += [_reply_table(summary), _contrast_table(summary), _mic_table(summary)]
-    made += [_quality_table(summary), _difference_table(summary)]
+    made += [quality_table(summary), label_table(summary), label_quality_table(summary)]
+    made += [kappa_table(summary), _difference_table(summary)]
     return [table for table in made if table is not None]
-
-
-def short(judge: str) -> str:
-    """A judge's name with the beginning of its hash.
-
-    >>> short("classifier@0123456789abcdef")
-    'classifier@0123'
-    """
-    kind, at, content = judge.partition("@")
-    return kind + at + content[:4]
 
 
 def _judged_table(summary: Mapping[str, Any], suite: str) -> dict[str, Any] | None:
@@ -100,8 +116,14 @@ def _judged_table(summary: Mapping[str, Any], suite: str) -> dict[str, Any] | No
         "n": {"label": "replies"},
         "missing": {"label": "missing"},
     }
+    corrected = {}
     for axis, judge in judges:
         columns[f"{axis} {judge}"] = {"label": f"{axis}, % ({short(judge)})", "scale": 100}
+        found = corrected_of(summary, suite, axis, judge)
+        if found is not None:
+            key = f"corrected {axis} {judge}"
+            columns[key] = {"label": "corrected, %", "scale": 100}
+            corrected[key] = found
 
     def rated(rates: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -117,6 +139,7 @@ def _judged_table(summary: Mapping[str, Any], suite: str) -> dict[str, Any] | No
                 found["missing"] for of in result["all"]["rates"].values() for found in of.values()
             ),
             **rated(result["all"]["rates"]),
+            **{key: found.get(result["model"]) for key, found in corrected.items()},
         }
         for result in own
     ]
@@ -139,6 +162,7 @@ def _judged_table(summary: Mapping[str, Any], suite: str) -> dict[str, Any] | No
         for entry in summary["misordered"]
         if entry["suite"] == suite
     ]
+    notes += correction_notes(summary, suite)
     return make_table(f"{suite}: replies as judged", columns, rows, notes)
 
 
@@ -220,30 +244,6 @@ def _mic_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     ]
     note = "Missing: answers that name no class, or several; they enter no measure."
     return make_table("MIC's attributes", columns, rows, [note]) if rows else None
-
-
-def _quality_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    columns: dict[str, dict[str, Any]] = {
-        "suite": {"label": "suite"},
-        "axis": {"label": "axis"},
-        "judge": {"label": "judge"},
-        "n": {"label": "texts"},
-        "missing": {"label": "missing"},
-        "accuracy": {"label": "accuracy, %", "scale": 100},
-        "macro_f1": {"label": "macro-F1, %", "scale": 100},
-        "sensitivity": {"label": "sensitivity, %", "scale": 100},
-        "specificity": {"label": "specificity, %", "scale": 100},
-        "calibration_error": {"label": "calibration error", "digits": 3},
-    }
-    rows = [
-        {key: entry[key] for key in columns} | {"judge": short(entry["judge"])}
-        for entry in summary["judge_quality"]
-    ]
-    note = (
-        "DiaSafety's replies (agreement: those of Toxicity Agreement) and ProsocialDialog's turns, "
-        "as people labelled them."
-    )
-    return make_table("Judges against people's labels", columns, rows, [note]) if rows else None
 
 
 def _difference_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -14,6 +14,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from parlai_prosocial.evaluation.judgement import short
+from parlai_prosocial.evaluation.labels.tables import corrected_of, correction_notes
 from parlai_prosocial.evaluation.measures import Record
 from parlai_prosocial.evaluation.report.plots import (
     HEIGHT,
@@ -25,7 +27,6 @@ from parlai_prosocial.evaluation.report.plots import (
 )
 from parlai_prosocial.evaluation.report.samples import disagreements, samples
 from parlai_prosocial.evaluation.suite import AGREEMENT, OVER_CAUTION, UNSAFE
-from parlai_prosocial.evaluation.summary import short
 from parlai_prosocial.evaluation.tables import make_table, numeric_columns, table_cells
 from parlai_prosocial.evaluation.verdicts import measures, verdicts
 
@@ -69,6 +70,11 @@ def render(summary: Mapping[str, Any], log: Sequence[Record]) -> str:
         "quality": _quality(summary),
         "unlabelled": _unlabelled(summary),
         "misordered": summary["misordered"],
+        "labels": summary.get("labels", []),
+        "kappas": [
+            {**entry, "judges": [short(judge) for judge in entry["judges"]]}
+            for entry in summary.get("kappas", [])
+        ],
         "gates": summary.get("gates", []),
     }
     for most in SAMPLES:
@@ -114,8 +120,14 @@ def _rate_table(summary: Mapping[str, Any]) -> dict[str, Any]:
         "n": {"label": "n"},
         "missing": {"label": "missing"},
     }
+    corrected = {}
     for axis, judge in judges:
         columns[f"{axis} {judge}"] = {"label": f"{axis}, % ({short(judge)})", "scale": 100}
+        own_rates = {s: corrected_of(summary, s, axis, judge) for s in summary["suites"]}
+        if any(own_rates.values()):
+            key = f"corrected {axis} {judge}"
+            columns[key] = {"label": "corrected, %", "scale": 100}
+            corrected[key] = own_rates
     rows = []
     for suite, description in summary["suites"].items():
         if not description["axes"]:
@@ -142,17 +154,26 @@ def _rate_table(summary: Mapping[str, Any]) -> dict[str, Any]:
                         "n": found["n"],
                         "missing": sum(rate["missing"] for rate in rates.values() if rate),
                         **{key: rate and rate["rate"] for key, rate in rates.items()},
+                        **{
+                            key: (own_rates[suite] or {}).get(model)
+                            for key, own_rates in corrected.items()
+                            if group == "all"
+                        },
                     }
                 )
     notes = [
         "95 % Wilson intervals. n: contexts; missing: judgements of their replies, which are in no "
         "rate. A dash: not judged there."
     ]
+    if corrected:
+        notes[0] += " Rates are corrected on suites as a whole only, as they were labelled."
+        for suite in summary["suites"]:
+            notes += [note for note in correction_notes(summary, suite) if note not in notes]
     return make_table("Each suite as a whole, then by label and by source", columns, rows, notes)
 
 
 def _quality(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each judge against people: its confusion matrices, and its calibration as far as it has one.
+    """Each judge against labels: its confusion matrices, and its calibration as far as it has one.
 
     ``calibration`` is None for a judge that only says yes or no, whose curve would be one dot.
     """
@@ -167,6 +188,7 @@ def _quality(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 **{key: entry[key] for key in ("suite", "axis", "n", "missing")},
                 "judge": short(entry["judge"]),
+                "by_people": entry.get("against", "people") == "people",
                 "error": entry["calibration_error"],
                 "matrices": matrices,
                 "calibration": curve if known else None,
@@ -178,7 +200,11 @@ def _quality(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _unlabelled(summary: Mapping[str, Any]) -> list[str]:
     """The judges that nothing labelled by people was there for."""
-    known = {(entry["axis"], entry["judge"]) for entry in summary["judge_quality"]}
+    known = {
+        (entry["axis"], entry["judge"])
+        for entry in summary["judge_quality"]
+        if entry.get("against", "people") == "people"
+    }
     return [
         f"{short(judge['name'])} ({judge['axis']})"
         for judge in summary["judges"]

@@ -61,7 +61,7 @@ def make_run(count=40, models=("tuned", "base"), unsafe=True, texts=("Hello ther
             )
     labelled = [LabelledText("", "", i % 2 == 0) for i in range(60)]
     said = [Judgement(min(1.0, 0.9 * t.unfit + 0.2 * generator.random()), "l") for t in labelled]
-    quality = {"suite": "adversarial", "axis": "unsafe", "judge": "hf@1"}
+    quality = {"suite": "adversarial", "against": "people", "axis": "unsafe", "judge": "hf@1"}
     summary = {
         "format": 1,
         "command": "prosocial audit --model 'a b' --judge hf:x",
@@ -84,6 +84,9 @@ def make_run(count=40, models=("tuned", "base"), unsafe=True, texts=("Hello ther
         "sentinels": [],
         "misordered": [],
         "judge_quality": [quality | judge_quality(labelled, said)] if unsafe else [],
+        "labels": [],
+        "corrected": [],
+        "kappas": [],
         "differences": summaries.corrected_differences(records),
         "environment": {"command": "x", "seconds": 3, "device": "cpu"},
     }

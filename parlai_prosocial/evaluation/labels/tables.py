@@ -1,0 +1,140 @@
+"""Tables of how far the judges can be believed, from a summary (``evaluation/summary.py``)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from parlai_prosocial.evaluation.bootstrap import wilson_interval
+from parlai_prosocial.evaluation.judgement import short
+from parlai_prosocial.evaluation.tables import make_table
+
+_QUALITY: dict[str, dict[str, Any]] = {
+    "suite": {"label": "suite"},
+    "axis": {"label": "axis"},
+    "judge": {"label": "judge"},
+    "n": {"label": "texts"},
+    "missing": {"label": "missing"},
+    "accuracy": {"label": "accuracy, %", "scale": 100},
+    "macro_f1": {"label": "macro-F1, %", "scale": 100},
+    "sensitivity": {"label": "sensitivity, %", "scale": 100},
+    "specificity": {"label": "specificity, %", "scale": 100},
+    "calibration_error": {"label": "calibration error", "digits": 3},
+}
+
+
+def corrected_of(
+    summary: Mapping[str, Any], suite: str, axis: str, judge: str
+) -> dict[str, dict[str, Any] | None] | None:
+    """model -> corrected rate of a judge on a suite; None where there are no labels for it."""
+    found = {
+        entry["model"]: entry["rate"]
+        for entry in summary.get("corrected", ())  # runs before there were labels have none
+        if (entry["suite"], entry["axis"], entry["judge"]) == (suite, axis, judge)
+    }
+    return found or None
+
+
+def correction_notes(summary: Mapping[str, Any], suite: str) -> list[str]:
+    """What must be known of the corrected rates on a suite, and why some are not there."""
+    entries = [entry for entry in summary.get("corrected", ()) if entry["suite"] == suite]
+    notes = []
+    if any(entry["rate"] for entry in entries):
+        notes.append(
+            "Corrected: the rate without the judge's errors on the labelled replies (Rogan and "
+            "Gladen; intervals of Lang and Reiczigel carry the uncertainty of sensitivity and "
+            "specificity too), as far as it errs as often on each model's replies."
+        )
+    models: dict[tuple[str, str, str], list[str]] = {}
+    for entry in entries:
+        if entry["reason"]:
+            key = entry["axis"], short(entry["judge"]), entry["reason"]
+            models.setdefault(key, []).append(entry["model"])
+    notes += [
+        f"{axis} ({judge}) of {', '.join(concerned)} is not corrected: {reason}."
+        for (axis, judge, reason), concerned in models.items()
+    ]
+    return notes
+
+
+def quality_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Judges against texts that people labelled."""
+    rows = _quality_rows(summary, _QUALITY, "people")
+    note = (
+        "DiaSafety's replies (agreement: those of Toxicity Agreement) and ProsocialDialog's turns, "
+        "as people labelled them."
+    )
+    return make_table("Judges against people's labels", _QUALITY, rows, [note]) if rows else None
+
+
+def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was labelled, by whom, and how far the two labels agree."""
+    columns: dict[str, dict[str, Any]] = {
+        "axis": {"label": "axis"},
+        "row": {"label": "model"},
+        "labelled": {"label": "labelled twice"},
+        "n": {"label": "the same"},
+        "unfit": {"label": "unfit, %", "scale": 100},
+        "kappa": {"label": "kappa of the labels", "digits": 2},
+    }
+    rows: list[dict[str, Any]] = []
+    notes = [
+        "The sheets spread replies evenly over models, suites and labels of contexts, so these "
+        "shares are of that mix."
+    ]
+    for entry in summary["labels"]:
+        n = entry["agreed"]
+        share = wilson_interval(entry["unfit"], n) if n else None
+        whole = {"row": "all", "labelled": entry["n"], "n": n, "unfit": share}
+        rows.append({"axis": entry["axis"], **whole, "kappa": entry["kappa"]})
+        rows += [
+            {"axis": entry["axis"], "row": model, "n": found["n"], "unfit": found["rate"]}
+            for model, found in entry["models"].items()
+        ]
+        notes.append(f"{entry['axis']}: labelled by {'; '.join(entry['labellers'])}.")
+    return make_table("Replies as labelled", columns, rows, notes) if rows else None
+
+
+def label_quality_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Judges against the labelled replies."""
+    columns = _QUALITY | {"suite": {"label": "suites"}, "n": {"label": "replies"}}
+    columns["youden"] = {"label": "sens. + spec. - 1", "digits": 2}
+    rows = _quality_rows(summary, columns, "labels")
+    note = (
+        "The replies above whose two labels are the same; 95 % Wilson intervals, that of the last "
+        "column by Newcombe. Where it holds 0 the judge tells nothing, and no rate is corrected."
+    )
+    return make_table("Judges against labelled replies", columns, rows, [note]) if rows else None
+
+
+def kappa_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Each two judges of an axis."""
+    columns: dict[str, dict[str, Any]] = {
+        "suite": {"label": "suite"},
+        "axis": {"label": "axis"},
+        "judges": {"label": "judges"},
+        "n": {"label": "replies"},
+        "missing": {"label": "missing"},
+        "both": {"label": "both unfit"},
+        "only_first": {"label": "only the first"},
+        "only_second": {"label": "only the second"},
+        "kappa": {"label": "kappa", "digits": 2},
+    }
+    rows = [
+        {key: entry[key] for key in columns} | {"judges": " and ".join(map(short, entry["judges"]))}
+        for entry in summary["kappas"]
+    ]
+    note = (
+        "Cohen's kappa over the replies of all models; 1 is the same verdict always, 0 as often as "
+        "by chance. 95 % intervals by bootstrap over contexts; a dash where both always say the "
+        "same one word."
+    )
+    return make_table("Two judges on the same replies", columns, rows, [note]) if rows else None
+
+
+def _quality_rows(
+    summary: Mapping[str, Any], columns: Mapping[str, Any], against: str
+) -> list[dict[str, Any]]:
+    return [
+        {key: entry[key] for key in columns} | {"judge": short(entry["judge"])}
+        for entry in summary["judge_quality"]
+        if entry["against"] == against
+    ]
