@@ -5,7 +5,7 @@ It says what files say and no more: what nobody recorded or measured stands as s
 
 import hashlib
 import json
-import shlex
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,15 +255,18 @@ def _recipe(chain: Sequence[TrainedStep]) -> str:
             facts.append(f"{step.tokens:,} processed tokens")
         text = f"{number}. " + "; ".join(fact for fact in facts if fact) + "."
         if step.command:
-            text += f"\n\n   ```\n   {_without_folders(step.command)}\n   ```"
+            text += f"\n\n   ```\n   {without_folders(step.command)}\n   ```"
         parts.append(text)
     return "\n".join(parts)
 
 
-def _without_folders(command: str) -> str:
-    """A command with the folders of this machine cut from its paths."""
-    words = (Path(word).name if Path(word).is_absolute() else word for word in shlex.split(command))
-    return shlex.join(words)
+def without_folders(command: str) -> str:
+    """A command with the folders of this machine cut from its absolute paths.
+
+    >>> without_folders("prosocial ablate --judge classifier:/a/b/model --out runs/x http://h:1/v1")
+    'prosocial ablate --judge classifier:model --out runs/x http://h:1/v1'
+    """
+    return re.sub(r"(?<![\w./])/(?!/)([^\s/]+/)*", "", command)
 
 
 def _evaluation(facts: CardFacts) -> str:
@@ -288,7 +291,7 @@ def _evaluation(facts: CardFacts) -> str:
         parts += [markdown_table(table) for table in tables]
         if environment := content.get("environment"):
             if "command" in environment:
-                environment = environment | {"command": _without_folders(environment["command"])}
+                environment = environment | {"command": without_folders(environment["command"])}
             shown = ", ".join(f"{key} {value}" for key, value in environment.items())
             parts.append(f"Measured with: {shown}")
     return "\n\n".join(parts)

@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from parlai_prosocial.cli.card import read_results
+from parlai_prosocial.cli.card import read_results, without_folders
 from parlai_prosocial.cli.provenance import TrainedStep, corpora_of, training_chain
 from parlai_prosocial.cli.train import STEPS
 from parlai_prosocial.errors import UserError
@@ -214,10 +214,13 @@ def metrics_of(results: Path, row: str) -> dict[str, Any]:
         raise UserError(
             f"--results {results}: no row {row!r}; there are {'; '.join(sorted(known))}"
         )
+    environment = content.get("environment", {})
+    if "command" in environment:
+        environment = environment | {"command": without_folders(environment["command"])}
     return {
         "source": results.name if results.is_absolute() else results.as_posix(),
         "row": row,
-        "environment": content.get("environment", {}),
+        "environment": environment,
         "tables": tables,
         "samples": content["samples"],
     }

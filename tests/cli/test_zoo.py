@@ -90,7 +90,8 @@ def results(tmp_path):
     ]
     tables = [make_table("Both axes", columns, rows), make_table("Other", columns, rows[:1])]
     file = tmp_path / "results.json"
-    file.write_text(json.dumps({"environment": {"device": "x86_64"}, "tables": tables}))
+    environment = {"device": "x86_64", "command": "prosocial ablate --judge classifier:/home/me/m"}
+    file.write_text(json.dumps({"environment": environment, "tables": tables}))
     return file
 
 
@@ -126,6 +127,7 @@ def test_a_finished_run_becomes_an_entry(add, finished, datapath, tmp_path):
     (measured,) = entry.metrics
     assert [t["title"] for t in measured["tables"]] == ["Both axes"]
     assert measured["tables"][0]["rows"][0]["unsafe"]["low"] == 0.1
+    assert measured["environment"]["command"] == "prosocial ablate --judge classifier:m"
     log = [json.loads(line) for line in (entry.folder / entry.log).read_text().splitlines()]
     assert {line["run"] for line in log} == {1, 2}
     assert all(line["loss"] > 0 for line in log)
