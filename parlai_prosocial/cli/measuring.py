@@ -108,7 +108,8 @@ def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:
     content = json.loads(file.read_text())
     if content["measured_on"] != measured_on:
         raise UserError(
-            f"{file}: measured by another compare.json; give another --out, or delete it"
+            f"{file}: measured by another compare.json or with other flags; give another --out, "
+            "or delete it"
         )
     return content
 

@@ -78,7 +78,7 @@ class Scoring:
     """The judges of sampled replies.
 
     Attributes:
-        unsafe: the judge of the seed, None without ``--judge``.
+        spec: as ``--judge``, None without.
         over_cautious: the rules.
     """
 
@@ -93,37 +93,33 @@ class Scoring:
 
         self.spec, self.machine = spec, machine
         self.mined_by: set[str] = mined.judges if mined and not allow_mining_judge else set()
-        self.unsafe: Any = None
         self.over_cautious = PreachyRules()
 
-    def open(self, seed: int) -> None:
-        """Load the seed's judge.
+    def spec_of(self, seed: int) -> str | None:
+        """Which judge is the seed's; None without ``--judge``."""
+        return self.spec and self.spec.replace("{seed}", str(seed))
+
+    def open(self, spec: str) -> Any:
+        """Load a judge of unsafe replies.
 
         Raises:
             UserError: there is none, or it chose the mined negatives.
         """
         from parlai_prosocial.mining.judges import open_judge
 
-        if self.spec is None:
-            return
-        spec = self.spec.replace("{seed}", str(seed))
-        self.unsafe = open_judge(spec, self.machine.datapath, self.machine.bf16)
-        if self.unsafe.name in self.mined_by:
+        judge = open_judge(spec, self.machine.datapath, self.machine.bf16)
+        if judge.name in self.mined_by:
             raise UserError(
                 f"--judge {spec}: it mined the negatives of --mined, so it cannot score the arms "
                 "trained on them; give another judge, or --allow-mining-judge"
             )
+        return judge
 
-    @property
-    def name(self) -> str | None:
-        """Of the seed's judge, for the record."""
-        return None if self.unsafe is None else self.unsafe.name
-
-    def judges_of(self, mined: MinedData | None) -> Any:
-        """Those that may judge an arm trained on that data; None without ``--judge``."""
+    def judges_of(self, unsafe: Any, on_mined: bool) -> Any:
+        """Those that may judge a model, trained on mined data or not; None without ``--judge``."""
         from parlai_prosocial.evaluation.judged import Judges
 
-        if self.unsafe is None:
+        if unsafe is None:
             return None
-        mined_itself = mined is not None and self.over_cautious.name in self.mined_by
-        return Judges(self.unsafe, None if mined_itself else self.over_cautious)
+        mined_itself = on_mined and self.over_cautious.name in self.mined_by
+        return Judges(unsafe, None if mined_itself else self.over_cautious)

@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from parlai_prosocial.cli.ablate import ablate
+from parlai_prosocial.cli.ablation_rows import parallel_order
 from parlai_prosocial.cli.train import RECIPES, recipe_folder, step_arguments
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.mining.judges import WordListJudge
@@ -85,7 +86,7 @@ def test_arms_share_steps_and_stay_within_the_budget(recipe, tiny_backbones, tmp
     assert rows["mle"]["trained_tokens"] < rows["n-pair"]["trained_tokens"]
     # The first step of "n-pair" is the arm "step1": trained once.
     assert result.output.count("finished before") >= 1
-    steps = [folder.name for folder in (tmp_path / "out" / "seed-0").iterdir() if folder.is_dir()]
+    steps = [folder.parent.name for folder in (tmp_path / "out").glob("seed-0/*/finished.json")]
     assert sorted(name.split("-")[0] for name in steps) == ["step1"] * 3 + ["step2"] * 3
 
     [table] = summary["tables"]
@@ -100,6 +101,62 @@ def test_arms_share_steps_and_stay_within_the_budget(recipe, tiny_backbones, tmp
     assert "measuring" not in again.output
     other = CliRunner().invoke(ablate, [*arguments, "--token-budget", "700"])
     assert "measured by another compare.json" in str(other.exception)
+
+
+def rows_of(out, name):
+    """The saved rows of a task by seed, without the time they took."""
+    files = sorted(out.glob(f"seed-*/rows/{name}.json"))
+    saved = {file.parts[-3]: json.loads(file.read_text())["results"] for file in files}
+    for rows in saved.values():
+        rows.get(name, {}).pop("train_seconds", None)
+    return saved
+
+
+def test_side_by_side_as_one_after_the_other(recipe, tiny_backbones, tmp_path):
+    arguments = ["--recipe", str(recipe), "--base", str(tiny_backbones["llama"])]
+    arguments += ["--datapath", str(tmp_path / "data"), "--token-budget", "300"]
+    arguments += ["--seed", "3", "--seed", "1"]
+    one, many = tmp_path / "one", tmp_path / "many"
+    result = CliRunner().invoke(
+        ablate, [*arguments, "--arms", "step1", "--out", str(one)], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    assert "[10/10] seed 3 step1: " in result.output
+
+    arguments += ["--arms", "step1,never", "--out", str(many), "--jobs", "3"]
+    result = CliRunner().invoke(ablate, arguments)
+    # The arm that cannot be trained is named with its log; the others are in the table.
+    assert isinstance(result.exception, UserError)
+    assert "2 of 12 rows failed; run again to try them again" in str(result.exception)
+    assert "[12/12] seed " in result.output
+    assert f"; see {many / 'seed-1' / 'logs' / 'never.log'}" in result.output
+    assert "no-such-flag" in (many / "seed-1" / "logs" / "never.log").read_text()
+    assert "seed 1: measuring n-pair" in (many / "seed-1" / "logs" / "n-pair.log").read_text()
+    summary = json.loads((many / "results.json").read_text())
+    assert summary["environment"]["seeds"] == [1, 3]
+    assert list(summary["results"]["3"])[:4] == ["zero-shot", "n-pair", "mle", "step1"]
+    for name in ("zero-shot", "baselines", "n-pair", "mle", "step1"):
+        assert rows_of(many, name) == rows_of(one, name), name
+        assert rows_of(many, name).keys() == {"seed-1", "seed-3"}
+    assert len(list(many.glob("seed-1/step*/finished.json"))) == 4  # none is trained twice
+
+    # What is missing, and nothing else, is measured by the next run, also one after the other.
+    (many / "seed-3" / "rows" / "mle.json").unlink()
+    arguments[arguments.index("step1,never")] = "step1"
+    again = CliRunner().invoke(ablate, [*arguments, "--jobs", "1"], catch_exceptions=False)
+    assert "9 of 10 rows were measured before" in again.output
+    assert again.output.count(": measuring ") == again.output.count("seed 3: measuring mle") == 1
+    assert rows_of(many, "mle") == rows_of(one, "mle")
+
+
+def test_arms_that_others_wait_for_come_first():
+    arms = ARMS["arms"] | {"dpo": {"steps": ["step2"], "then": "dpo"}}
+    names = ["baselines", "zero-shot", *arms]
+    order = parallel_order([(seed, name) for seed in (0, 1) for name in names], arms, {"n-pair"})
+    assert order[:4] == [(0, "n-pair"), (1, "n-pair"), (0, "cosine"), (1, "cosine")]
+    assert len(order) == 2 * len(names)
+    # These have the first step of an arm before them: "n-pair" and "mined".
+    assert [name for seed, name in order if seed == 1][-2:] == ["mle", "step1"]
 
 
 @pytest.fixture
@@ -182,7 +239,7 @@ def test_peers_go_on_from_the_same_step(recipe, tiny_backbones, tmp_path, monkey
     assert result.exit_code == 0, result.output
     assert "simpo step2: finished before" in result.output
     folder = tmp_path / "out" / "seed-0"
-    names = [path.name.split("-")[0] for path in folder.iterdir() if path.is_dir()]
+    names = [file.parent.name.split("-")[0] for file in folder.glob("*/finished.json")]
     assert sorted(names) == ["dpo", "simpo", "step1", "step1", "step2", "step2", "step2"]
     summary = json.loads((tmp_path / "out" / "results.json").read_text())
     assert summary["environment"]["trl"]
@@ -195,13 +252,16 @@ def test_peers_go_on_from_the_same_step(recipe, tiny_backbones, tmp_path, monkey
         assert rows[name]["trained_tokens"] > finished["tokens"] + 800
     assert rows["dpo"]["casual_nll"] != rows["simpo"]["casual_nll"]
 
-    (folder / "results.json").unlink()
+    for name in ("dpo", "simpo"):
+        (folder / "rows" / f"{name}.json").unlink()
     again = CliRunner().invoke(ablate, arguments, catch_exceptions=False)
     assert "dpo dpo: finished before" in again.output
     assert "simpo simpo: finished before" in again.output
 
 
 def test_mistakes_are_named(recipe, tmp_path):
+    result = CliRunner().invoke(ablate, ["--recipe", str(recipe), "--seed", "3", "--seeds", "1"])
+    assert "--seed, --seeds: give one of them" in str(result.exception)
     result = CliRunner().invoke(ablate, ["--recipe", str(recipe), "--arms", "n-pair,dpo"])
     assert isinstance(result.exception, UserError)
     assert "--arms dpo: no such arm; there are n-pair, mle" in str(result.exception)
