@@ -47,7 +47,7 @@ _SHARED = [
     click.option(
         "--labels",
         multiple=True,
-        type=click.Path(exists=True, dir_okay=False),
+        type=click.Path(dir_okay=False),
         help="A sheet of prosocial labels, labelled twice: judges are held against it, and rates "
         "corrected by that. Repeatable.",
     ),

@@ -8,7 +8,7 @@ from parlai_prosocial.cli.report import read_log
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.folders import write_aside
 
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _OUT = click.option(
     "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .jsonl file."
 )
@@ -42,6 +42,8 @@ def export(log: Path, axis: str, n: int, seed: int, out: Path) -> None:
         raise UserError(f"--n {n}: must be at least 1")
     if out.exists():
         raise UserError(f"--out {out}: is there already and may hold labels; name another file")
+    if not log.exists():
+        raise UserError(f"--log {log}: no such file; give log.jsonl of prosocial evaluate")
     records = read_log(log)
     needed = {"model", "suite", "id", "context", "label", "axes", "reply"}
     for number, record in enumerate(records, 1):

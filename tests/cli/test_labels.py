@@ -184,15 +184,19 @@ def test_two_judges_of_an_axis(place, evaluate, log):
 
 def test_mistakes(place, log, tmp_path):
     run_log = place / "run" / "log.jsonl"
+    other = tmp_path / "other.jsonl"
     export = ["labels", "export", "--axis", "unsafe", "--log"]
     with pytest.raises(UserError, match=r"--n 5000: the log has .* give --n"):
         prosocial(*export, run_log, "--n", 5000, "--out", tmp_path / "a.jsonl")
     with pytest.raises(UserError, match="--n 0: must be at least 1"):
         prosocial(*export, run_log, "--n", 0, "--out", tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match=r"--log .*nowhere: no such file; give log.jsonl"):
+        prosocial(*export, tmp_path / "nowhere", "--out", tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="nowhere: no such file or folder; check the path"):
+        prosocial("labels", "merge", tmp_path / "nowhere", other, "--out", tmp_path / "a.jsonl")
     (tmp_path / "full.jsonl").write_text("labels of a day's work\n")
     with pytest.raises(UserError, match=r"--out .*full.jsonl: is there already"):
         prosocial(*export, run_log, "--n", 5, "--out", tmp_path / "full.jsonl")
-    other = tmp_path / "other.jsonl"
     other.write_text('{"model": "m"}\n')
     with pytest.raises(UserError, match=r"other.jsonl, line 1: no field 'axes'"):
         prosocial(*export, other, "--n", 5, "--out", tmp_path / "a.jsonl")
