@@ -28,8 +28,9 @@ test-matrix: ## the test suite on Python 3.11 to 3.13 with transformers 4 and 5
 bench: $(VENV)/.installed ## measure packed scoring against separate passes, on the CPU
 	$(BIN)/python benchmarks/bench_packed.py --device cpu
 
-bench-gpu: $(VENV)/.installed ## the same on one GPU
-	$(BIN)/python benchmarks/bench_packed.py --device cuda
+bench-gpu: $(VENV)/.installed ## the same on one GPU, FlexAttention too, into benchmarks/results
+	$(BIN)/python benchmarks/bench_packed.py --device cuda --flex --repeats 10 --burn-in 3 \
+	  --batchsize 16 --batchsize 32 --batchsize 64 --json benchmarks/results/packed-gpu.json
 
 clean: ## remove environments, build outputs and caches; data and trained models stay
 	rm -rf .venv .venv-matrix-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

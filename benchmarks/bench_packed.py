@@ -3,11 +3,12 @@
 Times a training step (forward and backward, LoRA as the agent trains it) and plain scoring of the
 same real dialogues in both ways, interleaved in one run, so that a machine which slows down does
 so for both. The separate passes get what is best for them: right-padded rows need no attention
-mask, and only the positions that predict a reply reach the output layer. Before anything is timed,
-both ways must give the same numbers.
+mask, and only the positions that predict a reply reach the output layer. With ``--flex`` a third
+way joins them on a GPU: the packed pass through FlexAttention, which skips the blocks that the mask
+leaves empty. Before anything is timed, all ways must give the same numbers.
 
     python benchmarks/bench_packed.py --device cpu
-    python benchmarks/bench_packed.py --device cuda --batchsize 32 --json packed.json
+    python benchmarks/bench_packed.py --device cuda --batchsize 16 --batchsize 64 --flex
 
 Real dialogues: the bundled Self-dialogue sample, five turns of context each. The negatives are
 replies of other dialogues, since only their number and length matter here.
@@ -24,6 +25,9 @@ from pathlib import Path
 import click
 import torch
 from parlai.core.params import ParlaiParser
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 
 from parlai_prosocial.agents.options import DEFAULT_BACKBONE
 from parlai_prosocial.agents.prosocial import resolve_backbone
@@ -38,6 +42,9 @@ from parlai_prosocial.models.scores import token_log_probs
 CONTEXT_TURNS = 5
 MODES = ("train", "score")
 WAYS = ("packed", "separate")
+TOLERANCE = 1e-3
+"""Of a token's log p in float32, between packed and any other way."""
+FLEX = "flex_under_autocast"
 
 
 def packed_log_probs(backbone: Backbone, batch: PackedBatch) -> torch.Tensor:
@@ -53,14 +60,78 @@ def separate_log_probs(backbone: Backbone, batch: PackedBatch) -> torch.Tensor:
     return token_log_probs(logits, batch.target_ids)[0]
 
 
-LOG_PROBS = {"packed": packed_log_probs, "separate": separate_log_probs}
-PACK = {"packed": pack, "separate": pack_separately}
+def block_mask_mod(batch: PackedBatch) -> Callable[..., torch.Tensor]:
+    """:meth:`PackedBatch.attention_mask` as FlexAttention asks for it, one entry at a time."""
+    example, candidate = batch.example_ids, batch.candidate_ids  # (rows, length)
+
+    def sees(row: torch.Tensor, head: torch.Tensor, q: torch.Tensor, k: torch.Tensor):
+        same_example = example[row, q] == example[row, k]
+        same_candidate = candidate[row, q] == candidate[row, k]
+        return same_example & (same_candidate | (candidate[row, k] == -1)) & (q >= k)
+
+    return sees
+
+
+def block_mask(batch: PackedBatch) -> BlockMask:
+    """The whole mask in blocks of 128, built by one compiled kernel as transformers does it."""
+    rows, length = batch.input_ids.shape
+    build = torch.compile(create_block_mask)
+    return build(block_mask_mod(batch), rows, None, length, length, device=batch.input_ids.device)
+
+
+def flex_under_autocast(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: BlockMask,
+    **kwargs: object,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """transformers' flex attention. SDPA takes what autocast gives it; this wants one dtype."""
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+AttentionInterface.register(FLEX, flex_under_autocast)
+
+
+def flex_log_probs(backbone: Backbone, batch: PackedBatch) -> torch.Tensor:
+    """As :func:`packed_log_probs`, of a model whose attention is :data:`FLEX`."""
+    hidden = backbone.lm.base_model(
+        input_ids=batch.input_ids,
+        attention_mask=block_mask(batch),
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    logits = backbone.lm.get_output_embeddings()(hidden.flatten(0, 1)[batch.query_positions])
+    return token_log_probs(logits, batch.target_ids)[0]
+
+
+LOG_PROBS = {
+    "packed": packed_log_probs,
+    "separate": separate_log_probs,
+    "flex": flex_log_probs,
+}
+PACK = {"packed": pack, "separate": pack_separately, "flex": pack}
+
+
+def set_attention(backbone: Backbone, way: str) -> None:
+    """Outside what is timed: it walks through all modules."""
+    backbone.lm.set_attn_implementation(FLEX if way == "flex" else "sdpa")
 
 
 def make_batches(
-    backbone: Backbone, datapath: str, count: int, batchsize: int, negatives: int
+    backbone: Backbone,
+    datapath: str,
+    count: int,
+    batchsize: int,
+    negatives: int,
+    ways: Sequence[str] = WAYS,
 ) -> list[dict[str, PackedBatch]]:
-    """``count`` batches, each packed in both ways."""
+    """``count`` batches, each packed in all ways."""
     dialogues = load_dialogues(datapath, "train")
     dialogues = [d["turns"] for d in dialogues if len(d["turns"]) > CONTEXT_TURNS]
     if len(dialogues) < count * batchsize:
@@ -83,17 +154,50 @@ def make_batches(
         batches.append(
             {
                 way: PACK[way](contexts, candidates, backbone.pad_id).to(backbone.device)
-                for way in WAYS
+                for way in ways
             }
         )
     return batches
 
 
 @torch.no_grad()
-def check_equal(backbone: Backbone, batch: dict[str, PackedBatch]) -> float:
-    """Largest difference of log p between the two ways, in float32."""
-    scores = {way: LOG_PROBS[way](backbone, batch[way]) for way in WAYS}
-    return (scores["packed"] - scores["separate"]).abs().max().item()
+def difference_from_packed(backbone: Backbone, batch: dict[str, PackedBatch], way: str) -> float:
+    """Largest difference of a token's log p between packed and another way, in float32."""
+    scores = []
+    for each in ("packed", way):
+        set_attention(backbone, each)
+        scores.append(LOG_PROBS[each](backbone, batch[each]))
+    return (scores[0] - scores[1]).abs().max().item()
+
+
+def step(backbone: Backbone, mode: str, way: str, batch: PackedBatch, bf16: bool) -> None:
+    """What is timed."""
+    with (
+        torch.set_grad_enabled(mode == "train"),
+        torch.autocast(backbone.device.type, torch.bfloat16, enabled=bf16),
+    ):
+        loss = -LOG_PROBS[way](backbone, batch).mean()
+    if mode == "train":
+        loss.backward()
+        backbone.zero_grad(set_to_none=True)
+
+
+def why_not_flex(backbone: Backbone, batch: dict[str, PackedBatch], bf16: bool) -> str:
+    """What keeps FlexAttention from being timed here; empty where nothing does.
+
+    Its kernels are compiled for the machine at hand, so anything may be raised.
+    """
+    try:
+        difference = difference_from_packed(backbone, batch, "flex")
+        if not difference <= TOLERANCE:
+            return f"its log p differs from packed's by {difference:.1e}, over {TOLERANCE:.0e}"
+        set_attention(backbone, "flex")
+        step(backbone, "train", "flex", batch["flex"], bf16)
+    except Exception as error:
+        backbone.zero_grad(set_to_none=True)
+        first_line = (str(error).strip() or "no message").split("\n")[0]
+        return f"raises {type(error).__name__}: {first_line}"
+    return ""
 
 
 def seconds_of(step: Callable[[], None], device: torch.device) -> float:
@@ -110,23 +214,30 @@ def seconds_of(step: Callable[[], None], device: torch.device) -> float:
 def run(
     backbone: Backbone, batches: Sequence[dict[str, PackedBatch]], burn_in: int, bf16: bool
 ) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each batch in each mode and way; the first ``burn_in`` batches don't count."""
+    """Seconds of each batch in each mode and way; the first ``burn_in`` batches don't count.
+
+    A way that does not fit into the GPU's memory has none.
+    """
     device = backbone.device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    seconds: dict[str, dict[str, list[float]]] = {mode: {way: [] for way in WAYS} for mode in MODES}
-
-    def step(mode: str, way: str, batch: PackedBatch) -> None:
-        with torch.set_grad_enabled(mode == "train"), autocast:
-            loss = -LOG_PROBS[way](backbone, batch).mean()
-        if mode == "train":
-            loss.backward()
-            backbone.zero_grad(set_to_none=True)
-
+    ways = list(batches[0])
+    seconds: dict[str, dict[str, list[float]]] = {mode: {way: [] for way in ways} for mode in MODES}
     for mode in MODES:
+        fitting = set(ways)
         for i, batch in enumerate(batches):
             # Who goes first alternates: the second one finds warmer caches.
-            for way in WAYS if i % 2 else reversed(WAYS):
-                taken = seconds_of(lambda m=mode, w=way, b=batch: step(m, w, b[w]), device)
+            for way in ways if i % 2 else reversed(ways):
+                if way not in fitting:
+                    continue
+                set_attention(backbone, way)
+                try:
+                    taken = seconds_of(
+                        lambda m=mode, w=way, b=batch: step(backbone, m, w, b[w], bf16), device
+                    )
+                except torch.OutOfMemoryError:
+                    fitting.remove(way)
+                    seconds[mode][way] = []
+                    backbone.zero_grad(set_to_none=True)
+                    continue
                 if i >= burn_in:
                     seconds[mode][way].append(taken)
     return seconds
@@ -135,27 +246,44 @@ def run(
 @click.command()
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--base", default=DEFAULT_BACKBONE, show_default=True, help="A causal backbone.")
-@click.option("--batchsize", type=click.IntRange(1), default=4, show_default=True)
+@click.option(
+    "--batchsize",
+    "batchsizes",
+    type=click.IntRange(1),
+    multiple=True,
+    default=[4],
+    show_default=True,
+    help="Contexts a batch; may be given several times.",
+)
 @click.option("--negatives", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--burn-in", type=click.IntRange(0), default=1, show_default=True)
 @click.option("--lora-rank", type=click.IntRange(0), default=16, show_default=True)
+@click.option("--flex", is_flag=True, help="Time FlexAttention too, with --device cuda.")
 @click.option("--datapath", default=None, help="ParlAI's data path.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all times there.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    help="Write all times there, and the tables into a .md beside it.",
+)
 def main(
     device: str,
     base: str,
-    batchsize: int,
+    batchsizes: Sequence[int],
     negatives: int,
     repeats: int,
     burn_in: int,
     lora_rank: int,
+    flex: bool,
     datapath: str | None,
     json_file: Path | None,
 ) -> None:
     """Time a packed pass against separate passes."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+    if flex and device == "cpu":
+        raise UserError("--flex: FlexAttention trains on a GPU only; add --device cuda")
     opt = ParlaiParser(True, False).parse_args(["--datapath", datapath] if datapath else [])
     folder = resolve_backbone(base, opt["datapath"])
     torch.manual_seed(0)
@@ -165,59 +293,102 @@ def main(
     backbone = Backbone(folder, lora_rank=lora_rank).to(where).train()
     if not getattr(backbone.scorer, "shares_context", False):
         raise UserError(f"--base {base}: needs a causal model that takes a block attention mask")
-    batches = make_batches(backbone, opt["datapath"], burn_in + repeats, batchsize, negatives)
-    difference = check_equal(backbone, batches[0])
-    if difference > 1e-3:
-        raise UserError(f"--base {base}: packed and separate log p differ by {difference:.1e}")
 
-    seconds = run(backbone, batches, burn_in, bf16)
+    ways: tuple[str, ...] = WAYS
+    if flex:
+        # Each shape, dtype and mode compiles once; beyond the limit torch goes on uncompiled.
+        torch._dynamo.config.recompile_limit = 64
+        [batch] = make_batches(
+            backbone, opt["datapath"], 1, min(batchsizes), negatives, ("packed", "flex")
+        )
+        if reason := why_not_flex(backbone, batch, bf16):
+            click.echo(f"FlexAttention is left out: {reason}")
+        else:
+            ways = (*WAYS, "flex")
+
+    runs = []
+    for batchsize in batchsizes:
+        count = burn_in + repeats
+        batches = make_batches(backbone, opt["datapath"], count, batchsize, negatives, ways)
+        differences = {way: difference_from_packed(backbone, batches[0], way) for way in ways[1:]}
+        for way, difference in differences.items():
+            if not difference <= TOLERANCE:
+                raise UserError(f"--base {base}: packed and {way} log p differ: {difference:.1e}")
+        seconds = run(backbone, batches, burn_in, bf16)
+        tokens = {
+            way: statistics.median(b[way].input_ids.numel() for b in batches[burn_in:])
+            for way in ways
+        }
+        runs.append(
+            {
+                "batchsize": batchsize,
+                "largest_difference": differences,
+                "tokens": tokens,
+                "seconds": seconds,
+                "speedup": {mode: speedups(times) for mode, times in seconds.items()},
+            }
+        )
     result = {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "precision": "bf16 autocast" if bf16 else "fp32",
         "base": base,
-        "batchsize": batchsize,
         "negatives": negatives,
         "lora_rank": lora_rank,
+        "burn_in": burn_in,
+        "repeats": repeats,
         "versions": {n: metadata.version(n) for n in ("torch", "transformers", "peft")},
-        "largest_difference": difference,
-        "tokens": {
-            way: statistics.median(b[way].input_ids.numel() for b in batches[burn_in:])
-            for way in WAYS
-        },
-        "seconds": seconds,
-        "speedup": {
-            mode: statistics.median(
-                s / p for p, s in zip(times["packed"], times["separate"], strict=True)
-            )
-            for mode, times in seconds.items()
-        },
+        "runs": runs,
     }
-    show(result)
+    text = table(result)
+    click.echo(text)
     if json_file:
         write_aside(json_file, json_text(result))
-        click.echo(f"written: {json_file}")
+        write_aside(json_file.with_suffix(".md"), text + "\n")
+        click.echo(f"written: {json_file} and {json_file.with_suffix('.md')}")
 
 
-def show(result: dict) -> None:
-    click.echo(
-        f"{result['base']} on {result['device']} ({result['threads']} threads), "
-        f"{result['precision']}, LoRA rank {result['lora_rank']}: "
-        f"{result['batchsize']} contexts with {result['negatives'] + 1} replies each"
-    )
-    click.echo(f"log p of the two ways differs by at most {result['largest_difference']:.1e}")
-    packed, separate = result["tokens"]["packed"], result["tokens"]["separate"]
-    click.echo(f"{'':<8}{'packed':>12}{'separate':>12}{'speed-up':>12}{'range':>16}")
-    click.echo(f"{'tokens':<8}{packed:>12,.0f}{separate:>12,.0f}{separate / packed:>11.2f}x")
-    for mode, times in result["seconds"].items():
-        packed, separate = (statistics.median(times[way]) for way in WAYS)
-        ratios = [s / p for p, s in zip(times["packed"], times["separate"], strict=True)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        click.echo(
-            f"{mode:<8}{packed:>10.3f} s{separate:>10.3f} s"
-            f"{result['speedup'][mode]:>11.2f}x{spread:>16}"
-        )
+def speedups(times: dict[str, list[float]]) -> dict[str, list[float]]:
+    """How many times faster than separate passes each other way was, batch by batch."""
+    return {
+        way: [s / t for s, t in zip(times["separate"], taken, strict=True)]
+        for way, taken in times.items()
+        if way != "separate" and taken and times["separate"]
+    }
+
+
+def table(result: dict) -> str:
+    """Markdown."""
+    lines = [
+        "# One packed pass against a pass for each reply",
+        "",
+        f"{result['base']} on {result['device']} ({result['cores']} cores, {result['threads']} "
+        f"threads), {result['precision']}, LoRA rank {result['lora_rank']}, "
+        f"{result['negatives'] + 1} replies to each context; "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        + f". Medians of {result['repeats']} batches after {result['burn_in']}; speed-up over "
+        "separate passes of the same batch, with its range.",
+        "",
+        "| contexts | step | way | tokens | seconds | speed-up | log p differs by |",
+        "|--:|:--|:--|--:|--:|--:|--:|",
+    ]
+    for each in result["runs"]:
+        for mode, times in each["seconds"].items():
+            for way, taken in times.items():
+                ratios = each["speedup"][mode].get(way)
+                gain = "" if way == "separate" else "unknown"
+                if ratios:
+                    gain = (
+                        f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+                    )
+                difference = each["largest_difference"].get(way)
+                lines.append(
+                    f"| {each['batchsize']} | {mode} | {way} | {each['tokens'][way]:,.0f} "
+                    f"| {f'{statistics.median(taken):.4f}' if taken else 'out of memory'} "
+                    f"| {gain} | {'' if difference is None else f'{difference:.1e}'} |"
+                )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
