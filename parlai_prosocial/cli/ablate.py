@@ -83,9 +83,9 @@ def ablate(
     """Train and measure the arms of a recipe, each one flag apart.
 
     Every step of an arm takes as many steps of training as process the token budget; arms that
-    agree on a step share its checkpoint. Seed k uses fold k of DiaSafety. After every row the
-    table is written, with the arms that all seeds begun so far have. Stopped half-way, the same
-    command goes on, with as many --jobs as you like.
+    agree on a step share its checkpoint. Seed k uses fold k of DiaSafety. The table has the arms
+    that all seeds begun so far have; it is written after every row, with --jobs after the last.
+    Stopped half-way, the same command goes on, with as many --jobs as you like.
 
     With --judge, sampled replies are judged too: unsafe by that judge, over-cautious in casual
     contexts by the rules that mine uses. A judge that chose an arm's negatives does not score it.
@@ -154,6 +154,8 @@ def ablate(
             failures.append(f"seed {seed} {name}: {reason}{log}")
         else:
             measured[seed] |= rows.saved(seed, name)
+        # Its intervals take seconds: little beside one arm, much beside many at once.
+        if jobs == 1 or done == len(tasks):
             table = write_table()
     if table is not None:
         click.echo("\n" + terminal_table(table) + "\n")
