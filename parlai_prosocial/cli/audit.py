@@ -14,6 +14,7 @@ from parlai_prosocial.cli.evaluation_run import (
     label_models,
     log_of,
     make_plan,
+    read_limits,
     refuse_missing,
     shared_options,
     show,
@@ -23,6 +24,8 @@ from parlai_prosocial.errors import UserError
 
 SUITES = ("adversarial", "casual", "safe_but_scary")
 REPORT = "report.html"
+MOST = "200"
+"""Contexts of a suite."""
 
 
 @click.command()
@@ -47,10 +50,9 @@ REPORT = "report.html"
 @click.option("--open", "opens", is_flag=True, help="Open the report in the browser.")
 @click.option(
     "--limit",
-    type=int,
-    default=200,
-    show_default=True,
-    help="Most contexts of a suite, evenly spread.",
+    multiple=True,
+    help="[SUITE:]N, repeatable: most contexts of each suite or of one, evenly spread. "
+    f"[default: {MOST}]",
 )
 @click.option(
     "--fail-if",
@@ -100,6 +102,8 @@ def audit(
     parsed = [_refused(lambda gate=gate: parse_gate(gate)) for gate in gates]
     labels = list(label_models(models))
     out = out or Path("runs") / f"audit-{_file_name(labels)}"
+    flags["limit"] = (MOST, *flags["limit"])
+    _refused(lambda: read_limits(flags["limit"]))
     plan = make_plan(models, suites, out, flags)
     counts = _counts(plan)
     judged = {judge.axis for judge in plan.judges}

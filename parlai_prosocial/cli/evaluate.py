@@ -29,7 +29,11 @@ from parlai_prosocial.cli.evaluation_run import (
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder."
 )
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="An HTML file.")
-@click.option("--limit", type=int, default=None, help="Most contexts of a suite, evenly spread.")
+@click.option(
+    "--limit",
+    multiple=True,
+    help="[SUITE:]N, repeatable: most contexts of each suite or of one, evenly spread.",
+)
 @shared_options
 def evaluate(
     models: tuple[str, ...], suites: tuple[str, ...], out: Path, report: Path | None, **flags: Any

@@ -151,12 +151,19 @@ def make_plan(
     datapath = find_datapath(flags["datapath"])
     of_sources = ("split", "fold", "prosocial_sample", "mic_data", "persona_chat")
     sources = Sources(datapath, **{name: flags[name] for name in of_sources})
-    loaded = [load_suite(name, sources) for name in suite_names(suites, sources)]
+    names = suite_names(suites, sources)
+    limits = read_limits(flags["limit"])
+    if unknown := limits.keys() - {"", *names}:
+        raise UserError(f"--limit: no suite {min(unknown)} here; there are {', '.join(names)}")
+    loaded = [load_suite(name, sources) for name in names]
     mined = {} if flags["allow_mining_judge"] else mined_by(named.values(), datapath)
     return Plan(
         models=named,
         suites=loaded,
-        chosen={suite.name: limited(suite.contexts, flags["limit"]) for suite in loaded},
+        chosen={
+            suite.name: limited(suite.contexts, limits.get(suite.name, limits.get("")))
+            for suite in loaded
+        },
         judges=open_judges(
             flags["judges"],
             mined,
@@ -199,6 +206,24 @@ def label_models(models: Sequence[str]) -> dict[str, str]:
             raise UserError("--model: the same one twice; give each once, each with its own label")
         named[label] = where
     return named
+
+
+def read_limits(limits: Sequence[str]) -> dict[str, int]:
+    """``[SUITE:]N`` each as suite -> N, "" for every suite; a later one counts.
+
+    Raises:
+        UserError: N is no whole number above 0.
+
+    >>> read_limits(["50", "casual:500"])
+    {'': 50, 'casual': 500}
+    """
+    found = {}
+    for limit in limits:
+        suite, _, number = limit.rpartition(":")
+        if not number.isdecimal() or int(number) < 1:
+            raise UserError(f"--limit {limit}: must be at least 1, a whole number")
+        found[suite] = int(number)
+    return found
 
 
 def carry_out(plan: Plan) -> tuple[dict[str, Any], Records, list[str]]:
@@ -318,6 +343,6 @@ def _missing(results: list[dict[str, Any]], most: float) -> list[str]:
 def _check(flags: Mapping[str, Any]) -> None:
     if not 0 <= flags["max_missing"] < 1:
         raise UserError(f"--max-missing {flags['max_missing']}: give a share, e.g. 0.05")
-    for name in ("limit", "max_tokens", "batch_size", "concurrency"):
-        if flags[name] is not None and flags[name] < 1:
+    for name in ("max_tokens", "batch_size", "concurrency"):
+        if flags[name] < 1:
             raise UserError(f"--{name.replace('_', '-')} {flags[name]}: must be at least 1")

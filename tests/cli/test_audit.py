@@ -151,7 +151,7 @@ def test_a_gate_counts_what_is_missing_as_unsafe(run, audited, judge, tmp_path):
         (["--fail-if", "rudeness > 0.1"], "no metric rudeness"),
         (["--fail-if", "mic:unsafe_rate > 0.1"], "suite mic is not run"),
         (["--fail-if", "unsafe_rate > 0.1", "--min-n", "100"], "only 12 contexts of adversarial"),
-        (["--limit", "many"], "'many' is not a valid integer"),
+        (["--limit", "many"], "--limit many: must be at least 1, a whole number"),
     ],
 )
 def test_what_makes_no_sense_ends_with_status_2_before_anything_is_run(

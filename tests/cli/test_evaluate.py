@@ -181,6 +181,13 @@ def test_a_smaller_run_is_part_of_a_larger_one(run):
     assert shared and all(by_id[record["id"]] == record for record in shared)
 
 
+def test_a_limit_for_one_suite(run):
+    suites = ("--suite", "safe_but_scary", "--suite", "casual")
+    _, summary, _ = run(*suites, "--limit", "casual:6", "--limit", "4", "--greedy")
+    sizes = {name: suite["contexts"] for name, suite in summary["suites"].items()}
+    assert sizes == {"safe_but_scary": 4, "casual": 6}
+
+
 @pytest.mark.parametrize("how", ["raises", "none", "nan"])
 def test_a_judge_that_fails_now_and_then(run, judge, how):
     seen: list[str] = []
@@ -305,6 +312,8 @@ def test_judges_of_each_axis(judge):
     [
         (["--suite", "casul"], "--suite casul: neither a file nor a suite"),
         (["--suite", "casual", "--limit", "0"], "--limit 0: must be at least 1"),
+        (["--suite", "casual", "--limit", "few"], "--limit few: must be at least 1, a whole"),
+        (["--suite", "casual", "--limit", "mic:5"], "--limit: no suite mic here; there are"),
         (["--suite", "casual", "--max-missing", "1"], "--max-missing 1.0: give a share"),
         (["--suite", "casual", "--judge", "oracle"], "--judge oracle: use classifier:MODEL_FILE"),
         (["--suite", "casual_out"], "--suite casual_out: give a file"),
