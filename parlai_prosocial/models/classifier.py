@@ -312,9 +312,9 @@ class ClassifierCheckpoint:
         return classifier
 
     def training_state(self) -> dict[str, Any]:
-        """Optimiser and scheduler state, read without unpickling code."""
+        """Optimiser and scheduler state, read without unpickling code; empty for a bundled one."""
         file = self.folder / TRAINING_FILE
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else {}
 
 
 def is_classifier(path: str) -> bool:

@@ -12,6 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
+from parlai.core.agents import create_agent
+from parlai.core.message import Message
+from parlai.core.params import ParlaiParser
 from safetensors.torch import load_file
 
 import parlai_prosocial
@@ -215,7 +218,8 @@ def judge(tiny_encoder, tmp_path, monkeypatch):
     path = tmp_path / "judge" / "model"
     classifier.save(str(path), minilm.PACKAGE, {})
     set_temperature(str(path), 1.5)
-    opt = {"model": "prosocial/classifier", "task": "diasafety:Safety", "lora_rank": 2}
+    flags = ["-m", "prosocial/classifier", "-t", "diasafety:Safety", "--lora-rank", "2"]
+    opt = dict(ParlaiParser(True, True).parse_args(flags))
     opt["init_opt"] = "parlai_prosocial/recipes/classifier/diasafety.opt"
     path.with_name("model.opt").write_text(json.dumps(opt | {"dict_file": "/home/me/model.dict"}))
     reports = {"train_reports": [{"loss": 0.7, "train_steps": 1}], "valid_reports": []}
@@ -296,6 +300,11 @@ def test_a_classifier_of_the_benchmark_tells_its_commands_and_has_a_card(
     data = str(tmp_path / "data")
     found = open_judge(f"classifier:{name}", data, bf16=False).judge(["Hi!"], ["Go away!"])
     assert 0 <= found[0].p_unsafe <= 1
+    opt = ParlaiParser(True, True).parse_args(["-mf", name, "--datapath", data])
+    agent = create_agent(opt, requireModelExists=True)
+    agent.observe(Message({"text": "Hi!\nGo away!", "episode_done": True}))
+    said = agent.act()["text"]
+    assert ("__notok__" in said) == (found[0].p_unsafe > 0.5)
 
     exporting = [
         "export",
