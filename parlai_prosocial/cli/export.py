@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,14 @@ model = AutoModelForSeq2SeqLM.from_pretrained("{path}")
 inputs = tokenizer({text!r}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 ```"""
-ADAPTER_USAGE = """\
+OWN_USAGE = """\
 ```python
 from parlai_prosocial import Prosocial
 
 print(Prosocial.from_pretrained("{path}").reply(["Hi!"]).text)
-```
+```"""
+ADAPTER_USAGE = f"""\
+{OWN_USAGE}
 
 Other programs load it with peft over the base, whose weights must have the sha256 in
 `prosocial.json` under `base_sha256`."""
@@ -218,7 +221,9 @@ def card(
         facts = classifier_facts(where, model, title or out.name, measured)
     else:
         opened = open_anything(model, datapath)
-        facts = hf_facts(opened, where, where, title or out.name, measured)
+        facts = hf_facts(opened, where, model, title or out.name, measured)
+        # As it is, and not exported, transformers cannot open it.
+        facts = replace(facts, usage=OWN_USAGE.format(path=model))
     write_aside(out / CARD_FILE, model_card(facts))
     arguments = parlai_arguments(facts, [model, str(Path(where).resolve())])
     write_aside(out / "args.json", json.dumps(arguments, indent=1) + "\n")
