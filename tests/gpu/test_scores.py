@@ -49,7 +49,10 @@ def one_by_one(backbone, contexts, candidates):
 def gradients(backbone, scores):
     backbone.zero_grad(set_to_none=True)
     (scores * torch.linspace(-1, 2, len(scores), device=scores.device)).sum().backward()
-    return {n: p.grad.cpu() for n, p in backbone.named_parameters() if p.grad is not None}
+    # Copied, since moving a module to another device moves its gradients in place.
+    return {
+        n: p.grad.to("cpu", copy=True) for n, p in backbone.named_parameters() if p.grad is not None
+    }
 
 
 def assert_same_gradients(found, expected):
@@ -119,7 +122,8 @@ def test_losses_are_those_of_the_cpu_also_under_autocast(gpu, loss):
     }
     losses, slopes = [], []
     for device in (torch.device("cpu"), gpu):
-        moved = {name: tensor.to(device) for name, tensor in inputs.items()}
+        # Detached: a leaf on each device, which has a gradient of its own.
+        moved = {name: tensor.to(device).detach() for name, tensor in inputs.items()}
         positive = moved["positive_scores"].requires_grad_()
         with torch.autocast(device.type, torch.bfloat16):
             result = loss(**moved, in_batch_log_weight=-1.0)
