@@ -265,8 +265,10 @@ def without_folders(command: str) -> str:
 
     >>> without_folders("prosocial ablate --judge classifier:/a/b/model --out runs/x http://h:1/v1")
     'prosocial ablate --judge classifier:model --out runs/x http://h:1/v1'
+    >>> without_folders("--judge classifier:runs/judge-{seed}/model")
+    '--judge classifier:runs/judge-{seed}/model'
     """
-    return re.sub(r"(?<![\w./])/(?!/)([^\s/]+/)*", "", command)
+    return re.sub(r"(?<![\w./}])/(?!/)([^\s/]+/)*", "", command)
 
 
 def _evaluation(facts: CardFacts) -> str:
