@@ -202,10 +202,6 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             scores = self.model(packed.to(self.backbone.device))
         return scores, padding, scores
 
-    def eval_step(self, batch: Batch) -> Any:
-        with self._autocast():
-            return super().eval_step(batch)
-
     def _construct_label_token_losses(
         self, labels: torch.Tensor, model_output: CandidateScores
     ) -> list[list[tuple[str, float]]]:
@@ -227,14 +223,15 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
     ) -> tuple[list[tuple[torch.Tensor, None, None]], list]:
         if prefix_tokens is not None:
             raise UserError("prefix tokens are not supported by -m prosocial")
-        replies = generate_replies(
-            self.backbone,
-            batch.contexts,
-            max_ts,
-            rerank=self.opt["rerank"],
-            alpha=self.opt["rerank_alpha"],
-            **generation_settings({**self.opt, "beam_size": beam_size}),
-        )
+        with self._autocast():
+            replies = generate_replies(
+                self.backbone,
+                batch.contexts,
+                max_ts,
+                rerank=self.opt["rerank"],
+                alpha=self.opt["rerank_alpha"],
+                **generation_settings({**self.opt, "beam_size": beam_size}),
+            )
         return [(torch.tensor(reply), None, None) for reply in replies], []
 
     def _v2t(self, vec: torch.Tensor) -> str:
@@ -249,7 +246,8 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             batch.contexts, batch.candidate_vecs, batch.candidates, strict=True
         ):
             packed = self.backbone.pack([context], [[v.tolist() for v in vectors]])
-            scores = self.backbone(packed.to(self.backbone.device)).mean_log_probs()
+            with self._autocast():
+                scores = self.backbone(packed.to(self.backbone.device)).mean_log_probs()
             values, order = scores.sort(descending=True)
             choices.append([texts[i] for i in order])
             ordered_scores.append(values.tolist())

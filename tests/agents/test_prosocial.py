@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 
-from parlai_prosocial.agents.contrast import Example
+from parlai_prosocial.agents.contrast import Example, contrast_loss
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.losses.n_pair import NPairLoss
 
@@ -207,6 +207,23 @@ def test_bf16_gives_nearly_the_same_loss(make_agent, talk):
     assert losses[1].dtype == torch.float32
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=0.03)
     assert losses[0].item() != losses[1].item()
+
+
+@torch.no_grad()
+def test_evaluation_in_bf16_contrasts_in_float32_as_training_does(make_agent, talk):
+    settings = {"datatype": "valid", "precision": "bf16", "skip_generation": True}
+    agent = make_agent(contrast_score="cosine", **settings)
+    messages = [
+        {k: v for k, v in m.items() if k != "labels"} | {"eval_labels": m["labels"]}
+        for m in MESSAGES
+    ]
+    replies = talk.act(agent, messages)
+    examples = agent.batchify(talk.observe(agent, messages)).examples
+    scores = agent.score_examples(examples)[0]
+    head = agent.contrast_head
+    expected = contrast_loss(agent.contrastive_loss, "cosine", scores, examples, None, head).loss
+    found = [reply["metrics"]["contrast_loss"].value() for reply in replies]
+    assert found == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_candidates_are_ranked_by_mean_log_p(make_agent, talk):
