@@ -46,8 +46,6 @@ def require_parlai() -> None:
 def apply() -> None:
     """Mend ParlAI, once a process. Raises :class:`UserError` where ParlAI is missing."""
     require_parlai()
-    import torch
-
     mend_plateau_scheduler()
     mend_array_vectors()
     mend_rouge()
@@ -58,8 +56,7 @@ def apply() -> None:
     mend_failed_downloads()
     mend_prosocial_dialog()
     mend_twitter()
-    if not torch.cuda.is_available():
-        mend_cpu_workers()
+    mend_cpu_workers()
 
 
 def mend_plateau_scheduler() -> None:
@@ -246,10 +243,12 @@ def _restore_flat_emoji_table(unicode_codes: ModuleType) -> None:
 def mend_cpu_workers() -> None:
     """``parlai multiprocessing_train`` and ``multiprocessing_eval`` know GPUs only.
 
-    They take the rank modulo the number of GPUs (a division by zero), the nccl backend, GPU
-    buffers and GPU device ids. Needed in every version, on machines without a GPU; give the
-    number of processes as ``--distributed-world-size``. Run them through the ``parlai`` command:
-    with ``python -m parlai.scripts...`` the worker processes do not get here.
+    They take the rank modulo the number of GPUs (a division by zero without one), the nccl
+    backend, which has no tensors of the CPU, GPU buffers and GPU device ids. Needed in every
+    version, on machines without a GPU and with ``--no-cuda``; give the number of processes
+    as ``--distributed-world-size``. Workers on GPUs get none of it: each process decides when it
+    begins to work. Run them through the ``parlai`` command: with ``python -m parlai.scripts...``
+    the worker processes do not get here.
     """
     for script in CPU_SCRIPTS:
         _when_imported(script, _mend_cpu_script)
@@ -264,20 +263,23 @@ _process_groups: list = []
 
 
 def _mend_cpu_script(script: ModuleType) -> None:
-    _use_gloo()
     function = CPU_SCRIPTS[script.__name__]
     _parlai_workers[script.__name__] = getattr(script, function)
     setattr(script, function, functools.partial(_mend_and_run, script.__name__))
 
 
-def _mend_and_run(script: str, *args, **kwargs):
+def _mend_and_run(script: str, rank: int, opt, *args, **kwargs):
     """Run the worker function of a ParlAI script in a process that has mended ParlAI.
 
     A spawned process unpickles what it is to run, and so imports the module of that: this one.
     """
+    import torch
+
     apply()
     importlib.import_module(script)
-    return _parlai_workers[script](*args, **kwargs)
+    if opt.get("no_cuda") or not torch.cuda.is_available():
+        _use_gloo()
+    return _parlai_workers[script](rank, opt, *args, **kwargs)
 
 
 @functools.cache

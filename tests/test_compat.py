@@ -151,7 +151,20 @@ def test_twitter_finds_emoji_in_the_table_of_emoji_2(tmp_path):
     assert done.stdout == " @star@ \n", done.stderr
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the mend is for machines without a GPU")
+@pytest.mark.parametrize(
+    ("gpu", "no_cuda", "mended"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_workers_use_gloo_where_they_use_no_gpu(monkeypatch, gpu, no_cuda, mended):
+    script, begun = "parlai.scripts.multiprocessing_train", []
+    importlib.import_module(script)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(compat, "_use_gloo", lambda: begun.append("gloo"))
+    monkeypatch.setitem(compat._parlai_workers, script, lambda *args: begun.append(args))
+    opt = {"no_cuda": no_cuda}
+    sys.modules[script].multiprocess_train(1, opt, 61337)
+    assert begun == ["gloo"] * mended + [(1, opt, 61337)]
+
+
 def test_two_processes_train_on_a_cpu(tmp_path):
     """The stock command trains and then evaluates in two processes."""
     words = ["__null__", "__start__", "__end__", "__unk__", "yes", "no"]
@@ -160,7 +173,7 @@ def test_two_processes_train_on_a_cpu(tmp_path):
         "parlai multiprocessing_train -t diasafety:Response -m transformer/generator "
         "--dict-file words.dict --n-layers 1 --embedding-size 8 --n-heads 1 --ffn-size 8 "
         "--distributed-world-size 2 -bs 2 --max-train-steps 2 --validation-max-exs 4 "
-        "--short-final-eval true --skip-generation true -mf model --verbose"
+        "--short-final-eval true --skip-generation true -mf model --verbose --no-cuda"
     )
     done = subprocess.run(
         [sys.executable, "-m", *command.split()],
