@@ -33,7 +33,8 @@ from parlai_prosocial.errors import UserError
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Arms trained and measured side by side, each in a process with one thread.",
+    help="Arms trained and measured side by side, each in a process with one thread; on a GPU "
+    "allow each about 10 GB (135M base, 64 examples a batch).",
 )
 @click.option(
     "--token-budget",
