@@ -4,8 +4,9 @@ Times a training step (forward and backward, LoRA as the agent trains it) and pl
 same real dialogues in both ways, interleaved in one run, so that a machine which slows down does
 so for both. The separate passes get what is best for them: right-padded rows need no attention
 mask, and only the positions that predict a reply reach the output layer. With ``--flex`` a third
-way joins them on a GPU: the packed pass through FlexAttention, which skips the blocks that the mask
-leaves empty. Before anything is timed, all ways must give the same numbers.
+way follows on a GPU, beside separate passes again: the packed pass through FlexAttention, which
+skips the blocks that the mask leaves empty. Before a way is timed, it must give the same numbers.
+What is measured is printed and written at once, so that a run that is cut short leaves it.
 
     python benchmarks/bench_packed.py --device cpu
     python benchmarks/bench_packed.py --device cuda --batchsize 16 --batchsize 64 --flex
@@ -19,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -41,10 +43,17 @@ from parlai_prosocial.models.scores import token_log_probs
 
 CONTEXT_TURNS = 5
 MODES = ("train", "score")
-WAYS = ("packed", "separate")
 TOLERANCE = 1e-3
 """Of a token's log p in float32, between packed and any other way."""
 FLEX = "flex_under_autocast"
+STARTED = time.perf_counter()
+Batch = dict[str, PackedBatch]
+"""The same examples, packed for each way."""
+
+
+def progress(text: str) -> None:
+    """A line with the seconds since the imports, apart from the tables."""
+    click.echo(f"[{time.perf_counter() - STARTED:.1f} s] {text}", err=True)
 
 
 def packed_log_probs(backbone: Backbone, batch: PackedBatch) -> torch.Tensor:
@@ -110,11 +119,7 @@ def flex_log_probs(backbone: Backbone, batch: PackedBatch) -> torch.Tensor:
     return token_log_probs(logits, batch.target_ids)[0]
 
 
-LOG_PROBS = {
-    "packed": packed_log_probs,
-    "separate": separate_log_probs,
-    "flex": flex_log_probs,
-}
+LOG_PROBS = {"packed": packed_log_probs, "separate": separate_log_probs, "flex": flex_log_probs}
 PACK = {"packed": pack, "separate": pack_separately, "flex": pack}
 
 
@@ -124,13 +129,8 @@ def set_attention(backbone: Backbone, way: str) -> None:
 
 
 def make_batches(
-    backbone: Backbone,
-    datapath: str,
-    count: int,
-    batchsize: int,
-    negatives: int,
-    ways: Sequence[str] = WAYS,
-) -> list[dict[str, PackedBatch]]:
+    backbone: Backbone, datapath: str, count: int, batchsize: int, negatives: int
+) -> list[Batch]:
     """``count`` batches, each packed in all ways."""
     dialogues = load_dialogues(datapath, "train")
     dialogues = [d["turns"] for d in dialogues if len(d["turns"]) > CONTEXT_TURNS]
@@ -153,15 +153,15 @@ def make_batches(
         ]
         batches.append(
             {
-                way: PACK[way](contexts, candidates, backbone.pad_id).to(backbone.device)
-                for way in ways
+                way: pack_as(contexts, candidates, backbone.pad_id).to(backbone.device)
+                for way, pack_as in PACK.items()
             }
         )
     return batches
 
 
 @torch.no_grad()
-def difference_from_packed(backbone: Backbone, batch: dict[str, PackedBatch], way: str) -> float:
+def difference_from_packed(backbone: Backbone, batch: Batch, way: str) -> float:
     """Largest difference of a token's log p between packed and another way, in float32."""
     scores = []
     for each in ("packed", way):
@@ -182,7 +182,7 @@ def step(backbone: Backbone, mode: str, way: str, batch: PackedBatch, bf16: bool
         backbone.zero_grad(set_to_none=True)
 
 
-def why_not_flex(backbone: Backbone, batch: dict[str, PackedBatch], bf16: bool) -> str:
+def why_not_flex(backbone: Backbone, batch: Batch, bf16: bool) -> str:
     """What keeps FlexAttention from being timed here; empty where nothing does.
 
     Its kernels are compiled for the machine at hand, so anything may be raised.
@@ -212,14 +212,12 @@ def seconds_of(step: Callable[[], None], device: torch.device) -> float:
 
 
 def run(
-    backbone: Backbone, batches: Sequence[dict[str, PackedBatch]], burn_in: int, bf16: bool
+    backbone: Backbone, batches: Sequence[Batch], ways: Sequence[str], burn_in: int, bf16: bool
 ) -> dict[str, dict[str, list[float]]]:
     """Seconds of each batch in each mode and way; the first ``burn_in`` batches don't count.
 
     A way that does not fit into the GPU's memory has none.
     """
-    device = backbone.device
-    ways = list(batches[0])
     seconds: dict[str, dict[str, list[float]]] = {mode: {way: [] for way in ways} for mode in MODES}
     for mode in MODES:
         fitting = set(ways)
@@ -231,16 +229,37 @@ def run(
                 set_attention(backbone, way)
                 try:
                     taken = seconds_of(
-                        lambda m=mode, w=way, b=batch: step(backbone, m, w, b[w], bf16), device
+                        partial(step, backbone, mode, way, batch[way], bf16), backbone.device
                     )
                 except torch.OutOfMemoryError:
                     fitting.remove(way)
                     seconds[mode][way] = []
                     backbone.zero_grad(set_to_none=True)
+                    progress(f"{mode} {way}: out of memory")
                     continue
+                progress(f"{mode} {way}, batch {i + 1} of {len(batches)}: {taken:.4f} s")
                 if i >= burn_in:
                     seconds[mode][way].append(taken)
     return seconds
+
+
+def measure(
+    backbone: Backbone, batches: Sequence[Batch], way: str, burn_in: int, bf16: bool
+) -> dict:
+    """Check a way and time it beside separate passes."""
+    other = "separate" if way == "packed" else way
+    difference = difference_from_packed(backbone, batches[0], other)
+    if not difference <= TOLERANCE:
+        raise UserError(f"--base: packed and {other} log p differ by {difference:.1e}")
+    ways = (way, "separate")
+    seconds = run(backbone, batches, ways, burn_in, bf16)
+    sizes = {w: [batch[w].input_ids.numel() for batch in batches[burn_in:]] for w in ways}
+    return {
+        "largest_difference": {other: difference},
+        "tokens": {w: statistics.median(size) for w, size in sizes.items()},
+        "seconds": seconds,
+        "speedup": {mode: speedups(times) for mode, times in seconds.items()},
+    }
 
 
 @click.command()
@@ -287,47 +306,13 @@ def main(
     opt = ParlaiParser(True, False).parse_args(["--datapath", datapath] if datapath else [])
     folder = resolve_backbone(base, opt["datapath"])
     torch.manual_seed(0)
-    where = torch.device(device)
-    bf16 = bf16_is_faster(where)
     # Float32 weights for the check; autocast makes the timed steps bf16 where that pays.
-    backbone = Backbone(folder, lora_rank=lora_rank).to(where).train()
+    backbone = Backbone(folder, lora_rank=lora_rank).to(device).train()
+    bf16 = bf16_is_faster(backbone.device)
     if not getattr(backbone.scorer, "shares_context", False):
         raise UserError(f"--base {base}: needs a causal model that takes a block attention mask")
+    progress(f"{base} loaded")
 
-    ways: tuple[str, ...] = WAYS
-    if flex:
-        # Each shape, dtype and mode compiles once; beyond the limit torch goes on uncompiled.
-        torch._dynamo.config.recompile_limit = 64
-        [batch] = make_batches(
-            backbone, opt["datapath"], 1, min(batchsizes), negatives, ("packed", "flex")
-        )
-        if reason := why_not_flex(backbone, batch, bf16):
-            click.echo(f"FlexAttention is left out: {reason}")
-        else:
-            ways = (*WAYS, "flex")
-
-    runs = []
-    for batchsize in batchsizes:
-        count = burn_in + repeats
-        batches = make_batches(backbone, opt["datapath"], count, batchsize, negatives, ways)
-        differences = {way: difference_from_packed(backbone, batches[0], way) for way in ways[1:]}
-        for way, difference in differences.items():
-            if not difference <= TOLERANCE:
-                raise UserError(f"--base {base}: packed and {way} log p differ: {difference:.1e}")
-        seconds = run(backbone, batches, burn_in, bf16)
-        tokens = {
-            way: statistics.median(b[way].input_ids.numel() for b in batches[burn_in:])
-            for way in ways
-        }
-        runs.append(
-            {
-                "batchsize": batchsize,
-                "largest_difference": differences,
-                "tokens": tokens,
-                "seconds": seconds,
-                "speedup": {mode: speedups(times) for mode, times in seconds.items()},
-            }
-        )
     result = {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "cores": os.cpu_count(),
@@ -339,13 +324,28 @@ def main(
         "burn_in": burn_in,
         "repeats": repeats,
         "versions": {n: metadata.version(n) for n in ("torch", "transformers", "peft")},
-        "runs": runs,
+        "runs": [],
     }
-    text = table(result)
-    click.echo(text)
+    click.echo(heading(result))
+
+    # Each shape, dtype and mode compiles once; beyond the limit torch goes on uncompiled.
+    torch._dynamo.config.recompile_limit = 64
+    for way in ("packed", "flex") if flex else ("packed",):
+        for batchsize in batchsizes:
+            progress(f"{batchsize} contexts, {way} against separate")
+            batches = make_batches(
+                backbone, opt["datapath"], burn_in + repeats, batchsize, negatives
+            )
+            if way == "flex" and (reason := why_not_flex(backbone, batches[0], bf16)):
+                click.echo(f"FlexAttention is left out at {batchsize} contexts: {reason}")
+                continue
+            measured = measure(backbone, batches, way, burn_in, bf16) | {"batchsize": batchsize}
+            click.echo("\n".join(rows(measured)))
+            result["runs"].append(measured)
+            if json_file:
+                write_aside(json_file, json_text(result))
+                write_aside(json_file.with_suffix(".md"), table(result) + "\n")
     if json_file:
-        write_aside(json_file, json_text(result))
-        write_aside(json_file.with_suffix(".md"), text + "\n")
         click.echo(f"written: {json_file} and {json_file.with_suffix('.md')}")
 
 
@@ -358,37 +358,42 @@ def speedups(times: dict[str, list[float]]) -> dict[str, list[float]]:
     }
 
 
-def table(result: dict) -> str:
-    """Markdown."""
-    lines = [
-        "# One packed pass against a pass for each reply",
-        "",
+def heading(result: dict) -> str:
+    """What was measured, and the head of the table, in Markdown."""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return (
+        "# One packed pass against a pass for each reply\n\n"
         f"{result['base']} on {result['device']} ({result['cores']} cores, {result['threads']} "
         f"threads), {result['precision']}, LoRA rank {result['lora_rank']}, "
-        f"{result['negatives'] + 1} replies to each context; "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        + f". Medians of {result['repeats']} batches after {result['burn_in']}; speed-up over "
-        "separate passes of the same batch, with its range.",
-        "",
-        "| contexts | step | way | tokens | seconds | speed-up | log p differs by |",
-        "|--:|:--|:--|--:|--:|--:|--:|",
-    ]
-    for each in result["runs"]:
-        for mode, times in each["seconds"].items():
-            for way, taken in times.items():
-                ratios = each["speedup"][mode].get(way)
-                gain = "" if way == "separate" else "unknown"
-                if ratios:
-                    gain = (
-                        f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
-                    )
-                difference = each["largest_difference"].get(way)
-                lines.append(
-                    f"| {each['batchsize']} | {mode} | {way} | {each['tokens'][way]:,.0f} "
-                    f"| {f'{statistics.median(taken):.4f}' if taken else 'out of memory'} "
-                    f"| {gain} | {'' if difference is None else f'{difference:.1e}'} |"
-                )
-    return "\n".join(lines)
+        f"{result['negatives'] + 1} replies to each context; {versions}. Medians of "
+        f"{result['repeats']} batches after {result['burn_in']}; speed-up over separate passes "
+        "of the same batch, with its range.\n\n"
+        "| contexts | step | way | tokens | seconds | speed-up | log p differs by |\n"
+        "|--:|:--|:--|--:|--:|--:|--:|"
+    )
+
+
+def rows(measured: dict) -> list[str]:
+    """Rows of the table: two ways at one batch size."""
+    lines = []
+    for mode, times in measured["seconds"].items():
+        for way, taken in times.items():
+            ratios = measured["speedup"][mode].get(way)
+            gain = "" if way == "separate" else "unknown"
+            if ratios:
+                gain = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+            difference = measured["largest_difference"].get(way)
+            lines.append(
+                f"| {measured['batchsize']} | {mode} | {way} | {measured['tokens'][way]:,.0f} "
+                f"| {f'{statistics.median(taken):.4f}' if taken else 'out of memory'} "
+                f"| {gain} | {'' if difference is None else f'{difference:.1e}'} |"
+            )
+    return lines
+
+
+def table(result: dict) -> str:
+    """Markdown of all that has been measured so far."""
+    return "\n".join([heading(result), *(row for each in result["runs"] for row in rows(each))])
 
 
 if __name__ == "__main__":
