@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import Say, file_sha256, locked
+from parlai_prosocial.folders import Say, file_sha256, locked, write_aside
 from parlai_prosocial.models import smollm2
 from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile
 from parlai_prosocial.zoo.fetch import (
@@ -63,7 +63,8 @@ def install(entry: Entry, datapath: str | Path, say: Say) -> Path:
         if not folder.exists():
             check_versions(entry)
             _install_files(entry, folder, say)
-    verify_installed(entry, datapath)
+        verify_installed(entry, datapath)
+        _describe(entry, folder)
     return folder
 
 
@@ -116,8 +117,6 @@ def _install_files(entry: Entry, folder: Path, say: Say) -> None:
         shutil.rmtree(part / "unpacked", ignore_errors=True)
         for archive in entry.archives:
             (part / archive.name).unlink()
-        # The entry goes with the model, so that it says what it is.
-        shutil.copyfile(entry.folder.with_suffix(".json"), part / f"{entry.name}.json")
         os.replace(part, folder)
     except (InterruptedDownload, KeyboardInterrupt):
         raise
@@ -125,6 +124,14 @@ def _install_files(entry: Entry, folder: Path, say: Say) -> None:
         shutil.rmtree(part, ignore_errors=True)
         raise
     say(f"{entry.name}: installed in {folder}")
+
+
+def _describe(entry: Entry, folder: Path) -> None:
+    """Put the entry beside the model, for its card; the package may know more than when it came."""
+    description = entry.folder.with_suffix(".json").read_text("utf-8")
+    beside = folder / f"{entry.name}.json"
+    if not beside.is_file() or beside.read_text("utf-8") != description:
+        write_aside(beside, description)
 
 
 def _fetch(entry: Entry, file: ZooFile, target: Path, say: Say) -> None:

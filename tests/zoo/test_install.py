@@ -72,6 +72,22 @@ def test_a_bundle_is_installed_once(make, tmp_path):
     assert left(tmp_path / "data") == ["tiny"]
 
 
+def test_a_newer_description_of_the_same_files_replaces_the_old_one(make, tmp_path):
+    folder = install(make("bundled"), tmp_path / "data", ignore)
+    weights = folder / "model.hf" / "weights.safetensors"
+    before = weights.stat()
+    install(make("bundled", metrics=[{"row": "new"}]), tmp_path / "data", ignore)
+    assert read_entry(folder / "tiny.json").metrics == [{"row": "new"}]
+    assert weights.stat() == before
+    assert not list(folder.glob("*.part"))
+
+    # What describes other files is no description of these.
+    others = described(CONTENTS | {"model.opt": b"[]"})
+    with pytest.raises(UserError, match=r"model\.opt has sha256"):
+        install(make("bundled", files=others, metrics=[]), tmp_path / "data", ignore)
+    assert read_entry(folder / "tiny.json").metrics == [{"row": "new"}]
+
+
 @pytest.mark.parametrize("name", CONTENTS)
 def test_one_changed_byte_of_a_bundle_is_refused(make, tmp_path, name):
     entry = make("bundled")
