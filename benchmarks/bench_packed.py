@@ -333,9 +333,8 @@ def main(
     for way in ("packed", "flex") if flex else ("packed",):
         for batchsize in batchsizes:
             progress(f"{batchsize} contexts, {way} against separate")
-            batches = make_batches(
-                backbone, opt["datapath"], burn_in + repeats, batchsize, negatives
-            )
+            count = burn_in + repeats
+            batches = make_batches(backbone, opt["datapath"], count, batchsize, negatives)
             if way == "flex" and (reason := why_not_flex(backbone, batches[0], bf16)):
                 click.echo(f"FlexAttention is left out at {batchsize} contexts: {reason}")
                 continue

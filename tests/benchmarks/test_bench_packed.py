@@ -93,8 +93,8 @@ def test_a_way_without_memory_has_no_time(bench, backbone, batch, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setitem(bench.LOG_PROBS, "separate", full)
-    del batch["flex"]
-    seconds = bench.run(backbone, [batch] * 3, burn_in=1, bf16=False)
+    ways = ("packed", "separate")
+    seconds = bench.run(backbone, [batch] * 3, ways, burn_in=1, bf16=False)
     assert {mode: len(times["packed"]) for mode, times in seconds.items()} == {
         "train": 2,
         "score": 2,
@@ -127,6 +127,61 @@ def test_times_several_batch_sizes(bench, tiny_backbones, tmp_path):
             expected = [s / p for p, s in zip(times["packed"], times["separate"], strict=True)]
             assert each["speedup"][mode] == {"packed": expected}
     assert (tmp_path / "packed.md").read_text().count("\n| ") == 9
+
+
+def test_a_run_that_is_cut_short_leaves_what_was_measured(
+    bench, tiny_backbones, tmp_path, monkeypatch
+):
+    measure, sizes = bench.measure, []
+
+    def cut_short(backbone, batches, *rest):
+        sizes.append(len(batches[0]["packed"].context_ends))
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+        return measure(backbone, batches, *rest)
+
+    monkeypatch.setattr(bench, "measure", cut_short)
+    arguments = ["--base", tiny_backbones["llama"], "--batchsize", "2", "--batchsize", "3"]
+    arguments += ["--repeats", "1", "--negatives", "1", "--lora-rank", "2"]
+    arguments += ["--json", tmp_path / "packed.json", "--datapath", tmp_path / "data"]
+    done = CliRunner().invoke(bench.main, list(map(str, arguments)))
+    assert done.exit_code == 1 and sizes == [2, 3]
+    result = json.loads((tmp_path / "packed.json").read_text())
+    assert [each["batchsize"] for each in result["runs"]] == [2]
+    assert (tmp_path / "packed.md").read_text().strip() == done.stdout.strip()
+    assert "s] train separate, batch 2 of 2: " in done.stderr
+
+
+def test_flex_attention_is_timed_beside_separate_passes(bench, backbone, batch, monkeypatch):
+    monkeypatch.setitem(bench.LOG_PROBS, "flex", bench.packed_log_probs)
+    monkeypatch.setattr(bench, "set_attention", lambda *_: None)  # its kernels train on a GPU only
+    measured = bench.measure(backbone, [batch] * 2, "flex", burn_in=1, bf16=False)
+    assert measured["largest_difference"] == {"flex": 0}
+    cells = [row.split(" | ") for row in bench.rows(measured | {"batchsize": 4})]
+    assert [(mode, way) for _, mode, way, *_ in cells] == [
+        (mode, way) for mode in ("train", "score") for way in ("flex", "separate")
+    ]
+    assert all(("x (" in row[5]) == (row[2] == "flex") for row in cells)
+
+
+def test_flex_attention_follows_the_other_ways(bench, tiny_backbones, tmp_path, monkeypatch):
+    """The order and the rows; what is compiled and timed needs a GPU."""
+    timed = []
+
+    def measure(backbone, batches, way, burn_in, bf16):
+        timed.append((len(batches[0][way].context_ends), way))
+        return {"seconds": {}, "speedup": {}, "tokens": {}, "largest_difference": {}}
+
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench, "why_not_flex", lambda *_: "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(Backbone, "to", lambda self, device: self)
+    arguments = ["--base", tiny_backbones["llama"], "--batchsize", "2", "--batchsize", "3"]
+    arguments += ["--repeats", "1", "--device", "cuda", "--flex", "--datapath", tmp_path / "data"]
+    done = CliRunner().invoke(bench.main, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert timed == [(2, "packed"), (3, "packed"), (2, "flex"), (3, "flex")]
 
 
 def test_flex_attention_is_for_a_gpu(bench):

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from parlai_prosocial.evaluation.bootstrap import wilson_interval
+from parlai_prosocial.evaluation.bootstrap import Interval, wilson_interval
 from parlai_prosocial.evaluation.judgement import short
+from parlai_prosocial.evaluation.labels.correction import rate_difference
 from parlai_prosocial.evaluation.tables import make_table
 
 _QUALITY: dict[str, dict[str, Any]] = {
@@ -73,24 +74,35 @@ def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         "labelled": {"label": "labelled twice"},
         "n": {"label": "the same"},
         "unfit": {"label": "unfit, %", "scale": 100},
+        "gap": {"label": "difference to the last model, points", "scale": 100},
         "kappa": {"label": "kappa of the labels", "digits": 2},
     }
     rows: list[dict[str, Any]] = []
     notes = [
         "The sheets spread replies evenly over models, suites and labels of contexts, so these "
-        "shares are of that mix."
+        "shares are of that mix. Differences: of other replies, not paired; Newcombe's intervals, "
+        "p-values not corrected."
     ]
     for entry in summary["labels"]:
         n = entry["agreed"]
         share = wilson_interval(entry["unfit"], n) if n else None
         whole = {"row": "all", "labelled": entry["n"], "n": n, "unfit": share}
         rows.append({"axis": entry["axis"], **whole, "kappa": entry["kappa"]})
-        rows += [
-            {"axis": entry["axis"], "row": model, "n": found["n"], "unfit": found["rate"]}
-            for model, found in entry["models"].items()
-        ]
+        *_, reference = entry["models"]
+        for model, found in entry["models"].items():
+            gap = labelled_gap(entry, model, reference) if model != reference else None
+            of_model = {"row": model, "n": found["n"], "unfit": found["rate"], "gap": gap}
+            rows.append({"axis": entry["axis"], **of_model})
         notes.append(f"{entry['axis']}: labelled by {'; '.join(entry['labellers'])}.")
     return make_table("Replies as labelled", columns, rows, notes) if rows else None
+
+
+def labelled_gap(entry: Mapping[str, Any], model: str, reference: str) -> Interval | None:
+    """A model's labelled share minus another's, of an entry of ``labels``; None without labels."""
+    first, second = entry["models"][model], entry["models"][reference]
+    if not first["n"] or not second["n"]:
+        return None
+    return rate_difference((first["unfit"], first["n"]), (second["unfit"], second["n"]))
 
 
 def label_quality_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
