@@ -304,6 +304,7 @@ def main(
     if flex and device == "cpu":
         raise UserError("--flex: FlexAttention trains on a GPU only; add --device cuda")
     opt = ParlaiParser(True, False).parse_args(["--datapath", datapath] if datapath else [])
+    progress(f"loading {base}")
     folder = resolve_backbone(base, opt["datapath"])
     torch.manual_seed(0)
     # Float32 weights for the check; autocast makes the timed steps bf16 where that pays.
@@ -311,7 +312,6 @@ def main(
     bf16 = bf16_is_faster(backbone.device)
     if not getattr(backbone.scorer, "shares_context", False):
         raise UserError(f"--base {base}: needs a causal model that takes a block attention mask")
-    progress(f"{base} loaded")
 
     result = {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
