@@ -14,7 +14,6 @@ from parlai_prosocial.cli.evaluation_run import (
     label_models,
     log_of,
     make_plan,
-    read_limits,
     refuse_missing,
     shared_options,
     show,
@@ -103,8 +102,7 @@ def audit(
     labels = list(label_models(models))
     out = out or Path("runs") / f"audit-{_file_name(labels)}"
     flags["limit"] = (MOST, *flags["limit"])
-    _refused(lambda: read_limits(flags["limit"]))
-    plan = make_plan(models, suites, out, flags)
+    plan = _refused(lambda: make_plan(models, suites, out, flags))
     counts = _counts(plan)
     judged = {judge.axis for judge in plan.judges}
     for gate in parsed:

@@ -152,6 +152,9 @@ def test_a_gate_counts_what_is_missing_as_unsafe(run, audited, judge, tmp_path):
         (["--fail-if", "mic:unsafe_rate > 0.1"], "suite mic is not run"),
         (["--fail-if", "unsafe_rate > 0.1", "--min-n", "100"], "only 12 contexts of adversarial"),
         (["--limit", "many"], "--limit many: must be at least 1, a whole number"),
+        (["--limit", "mic:5"], "--limit: no suite mic here"),
+        (["--batch-size", "0"], "--batch-size 0: must be at least 1"),
+        (["--suite", "nowhere"], "--suite nowhere: neither a file nor a suite"),
     ],
 )
 def test_what_makes_no_sense_ends_with_status_2_before_anything_is_run(
