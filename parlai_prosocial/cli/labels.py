@@ -32,16 +32,15 @@ def labels() -> None:
 def export(log: Path, axis: str, n: int, seed: int, out: Path) -> None:
     """Draw a sheet: replies in random order, which model gave them left out.
 
-    They are spread evenly over models and suites, and for unsafe and agreement over the labels of
-    the contexts. Copy the sheet, fill label_1 and labeller in in one copy and label_2 and labeller
+    They are spread evenly over what differs in model, suite or, for unsafe and agreement, label of
+    the context. Copy the sheet, fill label_1 and labeller in in one copy and label_2 and labeller
     in the other (true: the reply has the fault), and merge them.
     """
     from parlai_prosocial.evaluation.labels.sheets import GUIDELINES, draw, sheet_text
 
     if n < 1:
         raise UserError(f"--n {n}: must be at least 1")
-    if out.exists():
-        raise UserError(f"--out {out}: is there already and may hold labels; name another file")
+    _check_new(out)
     if not log.exists():
         raise UserError(f"--log {log}: no such file; give log.jsonl of prosocial evaluate")
     records = read_log(log)
@@ -66,9 +65,15 @@ def merge(first: Path, second: Path, out: Path) -> None:
     """Put label_1 of FIRST and label_2 of SECOND into one sheet."""
     from parlai_prosocial.evaluation.labels import sheets
 
+    _check_new(out)
     rows = sheets.merge(
         sheets.read_sheet(first, ["label_1"]), sheets.read_sheet(second, ["label_2"])
     )
     write_aside(out, sheets.sheet_text(rows))
     differing = sum(row.agreed is None for row in rows)
     click.echo(f"{len(rows)} replies, {differing} of them labelled differently: {out}")
+
+
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise UserError(f"--out {out}: is there already and may hold labels; name another file")

@@ -197,6 +197,9 @@ def test_mistakes(place, log, tmp_path):
     (tmp_path / "full.jsonl").write_text("labels of a day's work\n")
     with pytest.raises(UserError, match=r"--out .*full.jsonl: is there already"):
         prosocial(*export, run_log, "--n", 5, "--out", tmp_path / "full.jsonl")
+    with pytest.raises(UserError, match=r"--out .*full.jsonl: is there already"):
+        prosocial("labels", "merge", other, other, "--out", tmp_path / "full.jsonl")
+    assert (tmp_path / "full.jsonl").read_text() == "labels of a day's work\n"
     other.write_text('{"model": "m"}\n')
     with pytest.raises(UserError, match=r"other.jsonl, line 1: no field 'axes'"):
         prosocial(*export, other, "--n", 5, "--out", tmp_path / "a.jsonl")

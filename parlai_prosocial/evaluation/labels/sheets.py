@@ -61,9 +61,10 @@ def draw(log: Sequence[Record], axis: str, n: int, seed: int) -> list[SheetRow]:
     """Replies to be labelled on an axis, without their models, in random order.
 
     Unsafe and agreement are labelled where caution is called for, so contexts that are judged on
-    over-caution too are left out. The replies are spread evenly over models and suites, and for
-    unsafe and agreement over the contexts' labels; where one of these has too few, the others have
-    more. Equal replies to one context are drawn once.
+    over-caution too are left out. The replies are spread evenly over what differs in model, suite
+    or, for unsafe and agreement, the contexts' label: a suite of five labels gives five times as
+    many as one of a single label. Where one has too few, the others have more. Equal replies to
+    one context are drawn once.
 
     Args:
         log: records of ``prosocial evaluate`` (``evaluation/measures.py``).

@@ -79,9 +79,9 @@ def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     }
     rows: list[dict[str, Any]] = []
     notes = [
-        "The sheets spread replies evenly over models, suites and labels of contexts, so these "
-        "shares are of that mix. Differences: of other replies, not paired; Newcombe's intervals, "
-        "p-values not corrected."
+        "The sheets spread replies evenly over models and over what differs in suite or label of "
+        "the context, so these shares are of that mix. Differences: of other replies, not paired; "
+        "Newcombe's intervals, p-values not corrected."
     ]
     for entry in summary["labels"]:
         n = entry["agreed"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from parlai_prosocial.evaluation.bootstrap import wilson_interval
-from parlai_prosocial.evaluation.labels.correction import corrected_rate, youden
+from parlai_prosocial.evaluation.labels.correction import corrected_rate, rate_difference, youden
 
 
 def test_by_hand():
@@ -85,3 +85,21 @@ def test_no_correction_by_a_judge_that_tells_nothing():
         corrected_rate((1, 10), (5, 10), (5, 10))
     with pytest.raises(ValueError, match="0 of 0"):
         corrected_rate((1, 10), (0, 0), (5, 10))
+
+
+def test_a_difference_of_rates_by_hand():
+    # Newcombe 1998, table II, example (a): 56 of 70 against 48 of 80, method 10.
+    found = rate_difference((56, 70), (48, 80))
+    assert found.estimate == pytest.approx(0.2)
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    # Pooled 104 of 150: z = 0.2 / sqrt(0.69333 * 0.30667 * (1 / 70 + 1 / 80)) = 2.6500
+    assert found.p_value == pytest.approx(0.00805, abs=2e-5)
+    assert found.conclusive
+    turned = rate_difference((48, 80), (56, 70))
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_rates_without_any_difference():
+    for count in (0, 20):
+        found = rate_difference((count, 20), (count, 20))
+        assert (found.estimate, found.p_value) == (0, 1) and not found.conclusive
