@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import websocket
 import yaml
 
 import parlai_prosocial
+from parlai_prosocial.folders import write_json
+from parlai_prosocial.models import smollm2
 
 CONFIG = Path(parlai_prosocial.__file__).parent / "recipes" / "chat_service" / "config.yml"
 STARTS_IN = 120
@@ -21,21 +24,27 @@ STARTS_IN = 120
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, tiny_backbones, tiny_encoder):
-    """The packaged configuration, with a tiny model and a tiny classifier."""
+    """The packaged configuration, with a tiny model in the zoo's place and a tiny classifier."""
     from parlai.core.agents import create_agent
     from parlai.core.params import ParlaiParser
 
     folder = tmp_path_factory.mktemp("service")
+    installed = folder / "data" / "models" / "prosocial" / smollm2.NAME
+    shutil.copytree(tiny_backbones["llama"], installed / "hf")
+    write_json(installed / "hf" / smollm2.RECORD, {"sha256": smollm2.GGUF_SHA256})
     models = {
-        "chat": {"model": "prosocial", "backbone": str(tiny_backbones["llama"])},
-        "judge": {"model": "prosocial/classifier", "backbone": str(tiny_encoder), "binary": True},
+        installed / "model": {"model": "prosocial", "backbone": str(installed / "hf")},
+        folder / "judge": {
+            "model": "prosocial/classifier",
+            "backbone": str(tiny_encoder),
+            "binary": True,
+        },
     }
-    for name, opt in models.items():
-        file = folder / name
+    for file, opt in models.items():
         create_agent(ParlaiParser(True, True).parse_kwargs(model_file=str(file), **opt)).save()
     settings = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     model = settings["opt"]["models"]["blender_90M"]
-    model["model_file"] = str(folder / "chat")
+    assert model["model_file"] == f"zoo:prosocial/{smollm2.NAME}/model"
     override = {"show_rot": True, "show_safety": True, "safety_model": str(folder / "judge")}
     model["override"] |= override | {"label_truncate": 8}
     (folder / "config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -56,7 +65,7 @@ def port(request, config, tmp_path):
             command,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PARLAI_DATAPATH": str(tmp_path)},
+            env=os.environ | {"PARLAI_DATAPATH": str(config.parent / "data")},
         )
         try:
             deadline = time.monotonic() + STARTS_IN

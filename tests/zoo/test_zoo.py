@@ -62,6 +62,11 @@ def test_an_unknown_path_names_the_models_there_are(path, tmp_path):
         modelzoo_path(str(tmp_path), path)
 
 
+def test_without_a_data_path_the_mend_is_named():
+    with pytest.raises(UserError, match=r"smollm2_135m_mle/model: .*`model: prosocial` below"):
+        modelzoo_path(None, "zoo:prosocial/smollm2_135m_mle/model")
+
+
 def test_the_stock_command_shows_one_line(tmp_path):
     """The model file is resolved before any agent or task of ours is imported."""
     done = subprocess.run(

@@ -18,12 +18,18 @@ def download(datapath: str) -> None:
     raise UserError(f"unknown model in zoo:prosocial; there are {known}")
 
 
-def install(entry: str, datapath: str) -> Path:
+def install(entry: str, datapath: str | None) -> Path:
     """Install an entry with ParlAI's log.
 
     ParlAI takes an ImportError or AttributeError from a download for a missing module, and hides
-    it; here they come out as other errors.
+    it; here they come out as other errors. Its chat services ask without a data path where their
+    configuration leaves the agent to the model's own file.
     """
+    if datapath is None:
+        raise UserError(
+            f"{PREFIX}{entry}/model: ParlAI asks for it without its data path; in a chat service's "
+            "configuration write `model: prosocial` below its model_file"
+        )
     try:
         return install_entry(find_entry(entry), datapath, logging.info)
     except AttributeError as error:
