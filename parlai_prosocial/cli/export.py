@@ -28,9 +28,10 @@ RESULTS = click.option(
     "--results",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Measurements for the card: results.json of compare or ablate, summary.json of evaluate.",
+    help="Measurements for the card: results.json of compare or ablate, summary.json of evaluate, "
+    "or classifier.json of bench_classifier.py.",
 )
-ROW = click.option("--row", help="The model's name in --results; default --model's.")
+ROW = click.option("--row", help="The model's row or column in --results; default --model's name.")
 PUSH = click.option("--push", metavar="REPO", help="Upload the folder to this Hugging Face repo.")
 TITLE = click.option("--title", help="The card's title; default the folder's name.")
 DATAPATH = click.option("--datapath", default=None, help="ParlAI's data path, for the zoo.")
