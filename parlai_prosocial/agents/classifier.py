@@ -82,6 +82,7 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
     def __init__(self, opt: Opt, shared: Any = None):
         self.classifier: SafetyClassifier
         if shared is None:
+            self.fill_defaults(opt)
             if opt.get("fp16"):
                 logging.info("--fp16: this agent computes in float32 instead")
                 opt["fp16"] = False

@@ -3,6 +3,7 @@
 from typing import Any
 
 from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import TorchAgent
 
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
@@ -15,6 +16,18 @@ class HuggingFaceGlue(TorchAgent):
     def upgrade_opt(cls, opt_from_disk: Opt) -> Opt:
         """No option of ours is old enough for ParlAI's upgrades, and a zoo base names few."""
         return opt_from_disk
+
+    @classmethod
+    def fill_defaults(cls, opt: Opt) -> None:
+        """Give ``opt`` what neither it nor the model's file says.
+
+        ParlAI's commands parse our flags, its ``create_agent_from_model_file`` parses none, and a
+        model of the zoo keeps only what belongs to it.
+        """
+        parser = ParlaiParser(add_parlai_args=False, add_model_args=False)
+        cls.add_cmdline_args(parser, opt)
+        for name, default in parser.parse_args([]).items():
+            opt.setdefault(name, default)
 
     @staticmethod
     def dictionary_class() -> type[TokenizerDictionary]:

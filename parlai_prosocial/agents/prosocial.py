@@ -47,6 +47,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
 
     def __init__(self, opt: Opt, shared: Any = None):
         if shared is None:
+            self.fill_defaults(opt)
             options.check(opt)
             if opt.get("fp16"):
                 logging.info("--fp16: this agent uses bf16 instead, which needs no loss scaling")

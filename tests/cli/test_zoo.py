@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
-from parlai.core.agents import create_agent
+from parlai.core.agents import create_agent, create_agent_from_model_file
 from parlai.core.message import Message
 from parlai.core.params import ParlaiParser
 from safetensors.torch import load_file
@@ -166,6 +166,11 @@ def test_what_is_installed_scores_as_the_run_did(add, finished, datapath, tmp_pa
             untuned = plain(plain.pack([context], [[reply]])).mean_log_probs().item()
         assert scores[0] == pytest.approx(scores[1], abs=0.02)
         assert abs(scores[0] - untuned) > 0.1  # the adapter does something
+        # ParlAI's Python calls parse no flags, so what the bundle leaves out has its defaults.
+        decoding = {"datapath": str(datapath), "label_truncate": 4}
+        agent = create_agent_from_model_file(str(folder / "model"), decoding)
+        agent.observe(Message({"text": "Hi!", "episode_done": True}))
+        assert agent.act()["text"]
         chain = training_chain(str(folder / "model"))
         assert [(step.steps, step.tasks) for step in chain] == [(2, ["prosocial:Contrastive"])] * 2
         assert chain[0].command.startswith("parlai train_model -o parlai_prosocial/recipes/tiny")
@@ -246,6 +251,9 @@ def test_a_classifier_is_added_with_its_head_and_temperature(add, judge, datapat
     assert "/" not in (folder / "model.opt").read_text().replace("prosocial/classifier", "")
     before, after = (SafetyClassifier.load(str(f)) for f in (judge, folder / "model"))
     assert after.temperature == 1.5
+    agent = create_agent_from_model_file(str(folder / "model"))
+    agent.observe(Message({"text": "Hi!", "episode_done": True}))
+    assert agent.act()["text"] in ("__ok__", "__notok__")
     lines = (["How are you?", ""], ["Go away!", "I am fine."])
     assert torch.allclose(
         before.probabilities(*lines), after.probabilities(*lines), atol=0.01, rtol=0
