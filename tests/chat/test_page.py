@@ -262,6 +262,9 @@ def test_it_fits_every_width_and_can_be_read(visit, pair, width, scheme):
         "found => found.map((e) => e.getBoundingClientRect().top)"
     )
     assert (tops[0] == tops[1]) == (width > 704)
+    # The last reply's buttons are in sight, above the message box that stays in place.
+    flag = tab.get_by_role("button", name="Flag the reply of t5").bounding_box()
+    assert flag["y"] + flag["height"] <= tab.locator("#composer").bounding_box()["y"]
     for selector in ("h1", "#about", ".mine .text", ".mine .note", ".replies h3", "#send"):
         assert contrast(tab, selector) >= 4.5, selector
     for control in tab.get_by_role("button").all():

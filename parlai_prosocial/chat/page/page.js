@@ -73,6 +73,8 @@ async function write(turn, index, again) {
     writing.delete(reply);
     const drawn = render(turn, index);
     busy();
+    // Only now has the turn its labels and buttons, and its full height.
+    if (isLast(turn)) list.lastElementChild.scrollIntoView({ block: "end" });
     // Back to where the keys were, unless a message has been begun in the meantime.
     if (again && document.activeElement === message && !message.value) {
       drawn.querySelector('[data-key="Regenerate"]')?.focus();
@@ -84,7 +86,6 @@ async function write(turn, index, again) {
 function announce(turn, index, version) {
   const safety = version.safety ? ` Safety ${percent(version.safety)}.` : "";
   const text = version.text.length > 300 ? `${version.text.slice(0, 300)}…` : version.text;
-  if (isLast(turn)) list.lastElementChild.scrollIntoView({ block: "end" });
   byId("heard").textContent = `${state.models[index]} replied: ${text || "nothing."}${safety}`;
 }
 
