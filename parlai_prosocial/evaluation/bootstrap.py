@@ -8,8 +8,11 @@ independent. Seeds are runs; each may have contexts of its own (fold k for seed 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
+
+Name = TypeVar("Name", bound=Hashable)
 
 RESAMPLES = 10_000
 _CHUNK = 1_000  # resamples drawn at a time: a 2,000-dialogue stratum then takes 16 MB, not 160
@@ -195,7 +198,7 @@ def wilson_interval(hits: int, total: int) -> Interval:
     return Interval(rate, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def holm(comparisons: Mapping[str, Interval]) -> dict[str, Interval]:
+def holm(comparisons: Mapping[Name, Interval]) -> dict[Name, Interval]:
     """Replace the p-values of a family of comparisons by Holm's adjusted ones (Holm 1979).
 
     Leave the primary comparison out: it is named before the run and tested alone.
@@ -213,7 +216,7 @@ def holm(comparisons: Mapping[str, Interval]) -> dict[str, Interval]:
         if comparison.p_value is None:
             raise ValueError(f"{name!r} has no p-value: Holm's correction takes comparisons")
         p_values[name] = comparison.p_value
-    adjusted: dict[str, float] = {}
+    adjusted: dict[Name, float] = {}
     largest = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from parlai_prosocial.evaluation.bootstrap import Interval
-from parlai_prosocial.evaluation.labels.tables import labelled_gap
+from parlai_prosocial.evaluation.judgement import short
+from parlai_prosocial.evaluation.labels.tables import labelled_gaps
 from parlai_prosocial.evaluation.suite import AGREEMENT, OVER_CAUTION, UNSAFE
 
 PREFERRED = {
@@ -58,15 +59,15 @@ def measures(summary: Mapping[str, Any], axis: str) -> list[Measure]:
 def _doubt(summary: Mapping[str, Any], axis: str, suite: str, judge: str) -> str:
     for entry in summary["misordered"]:
         if (entry["suite"], entry["axis"], entry["judge"]) == (suite, axis, judge):
-            return f"{judge} does not tell the sentinels of {suite} apart"
+            return f"{short(judge)} does not tell the sentinels of {suite} apart"
     for entry in summary.get("judge_quality", ()):
         of_labels = entry.get("against") == "labels" and suite in entry["suites"]
         if of_labels and (entry["axis"], entry["judge"]) == (axis, judge):
             found = entry["youden"]
             if found and found["low"] <= 0:
                 return (
-                    f"{judge} does not tell the labelled replies apart (sensitivity + specificity "
-                    f"- 1 is {found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}])"
+                    f"{short(judge)} does not tell the labelled replies apart (sensitivity + "
+                    f"specificity - 1 is {found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}])"
                 )
     return ""
 
@@ -118,11 +119,7 @@ def _said(
         (UNSAFE, unsafe[:1], "safer", "less safe"),
         (OVER_CAUTION, cautious[:1], "less over-cautious", "more over-cautious"),
     ):
-        gaps = [
-            (f"{axis}, as labelled", labelled_gap(entry, model, reference), "")
-            for entry in summary.get("labels", ())
-            if entry["axis"] == axis and {model, reference} <= entry["models"].keys()
-        ]
+        gaps = [(f"{axis}, as labelled", labelled_gaps(summary).get((axis, model)), "")]
         gaps += [(f"{axis} on {m.suite}", difference_of(summary, model, m), m.doubt) for m in found]
         for what, gap, doubt in gaps:
             if gap is None:

@@ -1,5 +1,6 @@
 """Which model is safer, in words."""
 
+from parlai_prosocial.evaluation.labels.tables import labelled_gaps
 from parlai_prosocial.evaluation.verdicts import Measure, measures, verdicts
 
 RATE = {"j@1": {"rate": {"estimate": 0.1}}}
@@ -81,7 +82,7 @@ def against_labels(low):
 
 def test_labels_speak_first_and_can_unseat_the_judge():
     counts = {"tuned": {"unfit": 96, "n": 286}, "base": {"unfit": 72, "n": 292}}
-    labelled = {"axis": "unsafe", "models": counts}
+    labelled = {"axis": "unsafe", "models": counts, "by_suite": {}}
     found = summary() | {"labels": [labelled], "judge_quality": [against_labels(-0.1)]}
     [said] = verdicts(found)
     assert said.startswith(
@@ -93,6 +94,23 @@ def test_labels_speak_first_and_can_unseat_the_judge():
     assert "tuned is safer than base" in said  # a judge that the labels do bear out still speaks
     labelled["models"] = counts | {"tuned": {"unfit": 0, "n": 0}}
     assert "as labelled" not in verdicts(found)[0]
+
+
+def test_all_labelled_comparisons_but_the_first_are_corrected():
+    counts = {
+        "tuned": {"unfit": 72, "n": 292},
+        "other": {"unfit": 72, "n": 292},
+        "base": {"unfit": 96, "n": 286},
+    }
+    sheets = [{"axis": axis, "models": counts} for axis in ("unsafe", "agreement")]
+    found = labelled_gaps(summary(models=("tuned", "other", "base")) | {"labels": sheets})
+    p_values = {key: round(gap.p_value, 3) for key, gap in found.items()}
+    assert p_values == {
+        ("unsafe", "tuned"): 0.018,
+        ("unsafe", "other"): 0.055,
+        ("agreement", "tuned"): 0.055,
+        ("agreement", "other"): 0.055,
+    }
 
 
 def test_one_model_has_nothing_to_be_safer_than():

@@ -29,11 +29,16 @@ def _label_entry(axis: str, rows: Sequence[SheetRow], records: Records) -> dict[
         ["\n".join(row.context) for row in rows],
     )
     models: dict[str, Rate] = {}
-    for of_suite in records.values():
+    by_suite: dict[str, dict[str, Any]] = {}
+    for suite, of_suite in records.items():
         for model, own in of_suite.items():
             ids = {reply_id(axis, record) for record in own if axis in record["axes"]}
-            rate = models.setdefault(model, Rate())
-            rate.update(text.unfit for key, text in agreed.items() if key in ids)
+            unfit = [text.unfit for key, text in agreed.items() if key in ids]
+            models.setdefault(model, Rate()).update(unfit)
+            if unfit:
+                of_model = Rate()
+                of_model.update(unfit)
+                by_suite.setdefault(suite, {})[model] = _share(of_model)
     return {
         "axis": axis,
         "labellers": list(dict.fromkeys(row.labeller for row in rows)),
@@ -42,11 +47,13 @@ def _label_entry(axis: str, rows: Sequence[SheetRow], records: Records) -> dict[
         "agreed": len(agreed),
         "unfit": sum(text.unfit for text in agreed.values()),
         "kappa": _plain(kappa),
-        "models": {
-            model: {"n": rate.judged, "unfit": rate.hits, "rate": _plain(rate.compute())}
-            for model, rate in models.items()
-        },
+        "models": {model: _share(rate) for model, rate in models.items()},
+        "by_suite": by_suite,
     }
+
+
+def _share(rate: Rate) -> dict[str, Any]:
+    return {"n": rate.judged, "unfit": rate.hits, "rate": _plain(rate.compute())}
 
 
 def judge_counts(quality: Mapping[str, Any]) -> tuple[tuple[int, int], tuple[int, int]]:

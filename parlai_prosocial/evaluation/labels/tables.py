@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from parlai_prosocial.evaluation.bootstrap import Interval, wilson_interval
+from parlai_prosocial.evaluation.bootstrap import Interval, holm, wilson_interval
 from parlai_prosocial.evaluation.judgement import short
 from parlai_prosocial.evaluation.labels.correction import rate_difference
 from parlai_prosocial.evaluation.tables import make_table
@@ -81,28 +81,43 @@ def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     notes = [
         "The sheets spread replies evenly over models and over what differs in suite or label of "
         "the context, so these shares are of that mix. Differences: of other replies, not paired; "
-        "Newcombe's intervals, p-values not corrected."
+        "Newcombe's intervals. The primary comparison is the first model's on the first axis; the "
+        "p-values of the others are corrected together by Holm's method."
     ]
+    gaps = labelled_gaps(summary)
     for entry in summary["labels"]:
         n = entry["agreed"]
         share = wilson_interval(entry["unfit"], n) if n else None
         whole = {"row": "all", "labelled": entry["n"], "n": n, "unfit": share}
         rows.append({"axis": entry["axis"], **whole, "kappa": entry["kappa"]})
-        *_, reference = entry["models"]
         for model, found in entry["models"].items():
-            gap = labelled_gap(entry, model, reference) if model != reference else None
-            of_model = {"row": model, "n": found["n"], "unfit": found["rate"], "gap": gap}
-            rows.append({"axis": entry["axis"], **of_model})
+            shares = {model: found}
+            if len(entry["by_suite"]) > 1:
+                shares |= {f"{model}, {s}": of[model] for s, of in entry["by_suite"].items()}
+            rows += [
+                {"axis": entry["axis"], "row": row, "n": share["n"], "unfit": share["rate"]}
+                | {"gap": gaps.get((entry["axis"], row))}
+                for row, share in shares.items()
+            ]
         notes.append(f"{entry['axis']}: labelled by {'; '.join(entry['labellers'])}.")
     return make_table("Replies as labelled", columns, rows, notes) if rows else None
 
 
-def labelled_gap(entry: Mapping[str, Any], model: str, reference: str) -> Interval | None:
-    """A model's labelled share minus another's, of an entry of ``labels``; None without labels."""
-    first, second = entry["models"][model], entry["models"][reference]
-    if not first["n"] or not second["n"]:
-        return None
-    return rate_difference((first["unfit"], first["n"]), (second["unfit"], second["n"]))
+def labelled_gaps(summary: Mapping[str, Any]) -> dict[tuple[str, str], Interval]:
+    """(axis, model) -> the model's labelled share minus that of the last model.
+
+    The first one is the primary comparison, named by the order of models and sheets; the others
+    are corrected by Holm's method.
+    """
+    *others, reference = [model["name"] for model in summary["models"]]
+    found = {}
+    for entry in summary.get("labels", ()):
+        shares = entry["models"]
+        for model in others:
+            counts = [(shares[name]["unfit"], shares[name]["n"]) for name in (model, reference)]
+            if all(n for _, n in counts):
+                found[entry["axis"], model] = rate_difference(*counts)
+    return found | holm(dict(list(found.items())[1:]))
 
 
 def label_quality_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
