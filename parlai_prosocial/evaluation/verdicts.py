@@ -65,9 +65,10 @@ def _doubt(summary: Mapping[str, Any], axis: str, suite: str, judge: str) -> str
         if of_labels and (entry["axis"], entry["judge"]) == (axis, judge):
             found = entry["youden"]
             if found and found["low"] <= 0:
+                interval = f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
                 return (
                     f"{short(judge)} does not tell the labelled replies apart (sensitivity + "
-                    f"specificity - 1 is {found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}])"
+                    f"specificity - 1 is {interval})"
                 )
     return ""
 
