@@ -18,7 +18,14 @@ from typing import Any
 import click
 
 from parlai_prosocial.cli.arms import Trainer, first_step
-from parlai_prosocial.cli.measuring import Machine, evaluation_data, load_model, saved_rows
+from parlai_prosocial.cli.measuring import (
+    Machine,
+    device_name,
+    evaluation_data,
+    load_model,
+    precision_name,
+    saved_rows,
+)
 from parlai_prosocial.cli.mined import Scoring
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.folders import write_aside
@@ -163,6 +170,7 @@ class Rows:
         row = measure_model(model, self.data(seed), self.machine.bf16, seed, judges)
         return row | {
             "mined": mined,
+            "machine": f"{device_name(self.machine.device)}, {precision_name(self.machine.bf16)}",
             "trained_tokens": sum(step.tokens for step in steps),
             "train_seconds": sum(step.seconds for step in steps),
         }

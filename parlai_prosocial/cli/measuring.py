@@ -36,7 +36,7 @@ class Machine:
     @property
     def settings(self) -> list[str]:
         """Of training, so that it agrees with what is measured here."""
-        return [f"datapath={self.datapath}", f"precision={'bf16' if self.bf16 else 'fp32'}"]
+        return [f"datapath={self.datapath}", f"precision={precision_name(self.bf16)}"]
 
 
 def find_machine(base: str | None, datapath: str | None) -> Machine:
@@ -114,20 +114,27 @@ def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def environment(device: Any, bf16: bool, seconds: float) -> dict[str, Any]:
-    """The command, its wall time, the machine and the versions, for the record."""
+def device_name(device: Any) -> str:
+    """The GPU's name, or the processor's."""
     import torch
 
     if device.type == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        name = platform.processor() or platform.machine()
+        return torch.cuda.get_device_name()
+    return platform.processor() or platform.machine()
+
+
+def precision_name(bf16: bool) -> str:
+    return "bf16" if bf16 else "fp32"
+
+
+def environment(device: Any, bf16: bool, seconds: float) -> dict[str, Any]:
+    """The command, its wall time, the machine and the versions, for the record."""
     return {
         "command": " ".join(["prosocial", *sys.argv[1:]]),
         "seconds": round(seconds),
-        "device": name,
+        "device": device_name(device),
         "cores": os.cpu_count(),
-        "precision": "bf16" if bf16 else "fp32",
+        "precision": precision_name(bf16),
         "python": platform.python_version(),
     } | {name: metadata.version(name) for name in VERSIONS}
 

@@ -90,8 +90,25 @@ def ablation_table(
             f"chance is 50. Control: {control}. Primary comparison: {primary} minus {control}; the "
             "p-values of the other differences are corrected by Holm's method.",
             *_judging_notes(results, rows),
+            *_machine_notes(results),
         ],
     )
+
+
+def _machine_notes(results: Mapping[int, Mapping[str, dict[str, Any]]]) -> list[str]:
+    """Where the rows were trained and measured; the run that makes the table may be elsewhere."""
+    machines: dict[str, list[str]] = {}
+    for seed, rows in results.items():
+        for name, row in rows.items():
+            if "machine" in row:
+                machines.setdefault(row["machine"], []).append(f"{name} of seed {seed}")
+    if not machines:
+        return []
+    usual = max(machines, key=lambda machine: len(machines[machine]))
+    others = [
+        f"{', '.join(rows)}: {machine}" for machine, rows in machines.items() if machine != usual
+    ]
+    return [f"Trained and measured on {usual}" + "".join(f"; {o}" for o in others) + "."]
 
 
 def _rankings(

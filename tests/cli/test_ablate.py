@@ -203,6 +203,17 @@ def test_replies_are_judged_but_not_by_who_mined(recipe, tiny_backbones, tmp_pat
     assert "Without a rate of over-caution" in summary["tables"][0]["notes"][2]
     assert rows["always a refusal"]["over_cautious"] == {"unfit": 2, "judged": 2, "missing": 0}
 
+    # Rows that came from another machine are named below the table.
+    file = out / "seed-0" / "rows" / "mined.json"
+    saved = json.loads(file.read_text())
+    here = saved["results"]["mined"]["machine"]
+    assert summary["tables"][0]["notes"][-1] == f"Trained and measured on {here}."
+    saved["results"]["mined"]["machine"] = "a GPU, bf16"
+    file.write_text(json.dumps(saved))
+    CliRunner().invoke(ablate, arguments, catch_exceptions=False)
+    note = json.loads((out / "results.json").read_text())["tables"][0]["notes"][-1]
+    assert note == f"Trained and measured on {here}; mined of seed 0: a GPU, bf16."
+
     [without] = out.glob("mined-*-unsafe.jsonl")
     kept = [json.loads(line) for line in without.read_text().splitlines()]
     assert len(kept) == 6
