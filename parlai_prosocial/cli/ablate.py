@@ -217,6 +217,10 @@ def _read_arms(recipe: Path, chosen: str | None, with_mined: bool) -> dict[str, 
     if not file.is_file():
         raise UserError(f"--recipe {recipe.name}: no {file}, so there are no arms")
     design = json.loads(file.read_text())
+    if taken := design["arms"].keys() & {BASE, BASELINES}:
+        raise UserError(
+            f"{file}: {min(taken)} is the name of a row without training; rename the arm"
+        )
     asked = [name.strip() for name in chosen.split(",")] if chosen else list(design["arms"])
     if unknown := [name for name in asked if name not in design["arms"]]:
         raise UserError(

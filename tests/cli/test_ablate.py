@@ -276,6 +276,10 @@ def test_mistakes_are_named(recipe, tmp_path):
     result = CliRunner().invoke(ablate, ["--recipe", str(recipe), "--arms", "n-pair,dpo"])
     assert isinstance(result.exception, UserError)
     assert "--arms dpo: no such arm; there are n-pair, mle" in str(result.exception)
+    design = ARMS | {"arms": ARMS["arms"] | {"zero-shot": {}}}
+    (recipe / "arms.json").write_text(json.dumps(design))
+    result = CliRunner().invoke(ablate, ["--recipe", str(recipe)])
+    assert "arms.json: zero-shot: a row without training has that name" in str(result.exception)
     (recipe / "arms.json").unlink()
     result = CliRunner().invoke(ablate, ["--recipe", str(recipe)])
     assert "arms.json, so there are no arms" in str(result.exception)

@@ -80,6 +80,7 @@ def labelled_sheet(place, axis, n, first, second):
     )
     assert f"{n} replies: {sheet}" in done.output and "GUIDELINES.md" in done.output
     both = place / f"{axis}-both.jsonl"
+    both.unlink(missing_ok=True)
     copies = label(sheet, first, "label_1"), label(sheet, second, "label_2")
     done = prosocial("labels", "merge", *copies, "--out", both)
     assert done.exit_code == 0 and f"{n} replies" in done.output
@@ -162,6 +163,14 @@ def test_a_judge_that_tells_nothing_corrects_nothing(place, evaluate, log):
             assert "not clearly above 0" in found["reason"]
     assert "of A, B is not corrected: sensitivity + specificity - 1 is" in output
     assert "not clearly above 0" in (place / "report.html").read_text("utf-8")
+
+
+def test_labels_of_another_run_are_refused(place, evaluate, log, tmp_path):
+    sheet = labelled_sheet(place, "unsafe", 20, lambda i, r: True, lambda i, r: True)
+    other = tmp_path / "other.jsonl"
+    other.write_text(sheet.read_text("utf-8").replace('"id": "unsafe-', '"id": "unsafe-f'))
+    with pytest.raises(UserError, match="--labels: none of the 20 replies labelled on unsafe"):
+        evaluate("--labels", other)
 
 
 def test_two_judges_of_an_axis(place, evaluate, log):

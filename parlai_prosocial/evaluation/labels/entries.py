@@ -5,6 +5,7 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
+from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.bootstrap import Interval
 from parlai_prosocial.evaluation.labels.correction import corrected_rate, youden
 from parlai_prosocial.evaluation.labels.kappa import cohen_kappa
@@ -17,8 +18,19 @@ Records = Mapping[str, Mapping[str, Sequence[Record]]]
 
 
 def label_entries(labels: Mapping[str, Sequence[SheetRow]], records: Records) -> list[dict]:
-    """The entries of ``labels``, of labelled rows by axis."""
-    return [_label_entry(axis, rows, records) for axis, rows in labels.items()]
+    """The entries of ``labels``, of labelled rows by axis.
+
+    Raises:
+        UserError: none of an axis' replies is in the run.
+    """
+    entries = [_label_entry(axis, rows, records) for axis, rows in labels.items()]
+    for entry in entries:
+        if entry["agreed"] and not any(found["n"] for found in entry["models"].values()):
+            raise UserError(
+                f"--labels: none of the {entry['n']} replies labelled on {entry['axis']} is one of "
+                "this run; give sheets that `prosocial labels export` drew from its log.jsonl"
+            )
+    return entries
 
 
 def _label_entry(axis: str, rows: Sequence[SheetRow], records: Records) -> dict[str, Any]:
