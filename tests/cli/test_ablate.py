@@ -279,7 +279,7 @@ def test_mistakes_are_named(recipe, tmp_path):
     design = ARMS | {"arms": ARMS["arms"] | {"zero-shot": {}}}
     (recipe / "arms.json").write_text(json.dumps(design))
     result = CliRunner().invoke(ablate, ["--recipe", str(recipe)])
-    assert "arms.json: zero-shot: a row without training has that name" in str(result.exception)
+    assert "arms.json: zero-shot is the name of a row without training" in str(result.exception)
     (recipe / "arms.json").unlink()
     result = CliRunner().invoke(ablate, ["--recipe", str(recipe)])
     assert "arms.json, so there are no arms" in str(result.exception)
