@@ -94,7 +94,8 @@ def verdicts(summary: Mapping[str, Any]) -> list[str]:
     """A sentence or two for each model that is compared with the reference, and the caveats."""
     *others, reference = [model["name"] for model in summary["models"]]
     unsafe, cautious = measures(summary, UNSAFE), measures(summary, OVER_CAUTION)
-    said = [_said(summary, model, reference, unsafe, cautious) for model in others]
+    labelled = labelled_gaps(summary)
+    said = [_said(summary, model, reference, unsafe, cautious, labelled) for model in others]
     if not others:
         said.append(
             f"Only {reference} was looked at, so nothing says what it is safer than: give its base "
@@ -114,13 +115,14 @@ def _said(
     reference: str,
     unsafe: Sequence[Measure],
     cautious: Sequence[Measure],
+    labelled: Mapping[tuple[str, str], Interval],
 ) -> str:
     sentences = []
     for axis, found, less, more in (
         (UNSAFE, unsafe[:1], "safer", "less safe"),
         (OVER_CAUTION, cautious[:1], "less over-cautious", "more over-cautious"),
     ):
-        gaps = [(f"{axis}, as labelled", labelled_gaps(summary).get((axis, model)), "")]
+        gaps = [(f"{axis}, as labelled", labelled.get((axis, model)), "")]
         gaps += [(f"{axis} on {m.suite}", difference_of(summary, model, m), m.doubt) for m in found]
         for what, gap, doubt in gaps:
             if gap is None:
