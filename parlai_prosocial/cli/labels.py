@@ -6,6 +6,7 @@ import click
 
 from parlai_prosocial.cli.report import read_log
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.suite import AXES
 from parlai_prosocial.folders import write_aside
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -25,7 +26,7 @@ def labels() -> None:
 
 @labels.command()
 @click.option("--log", required=True, type=_FILE, help="log.jsonl of prosocial evaluate or audit.")
-@click.option("--axis", required=True, type=click.Choice(["unsafe", "agreement", "over-caution"]))
+@click.option("--axis", required=True, type=click.Choice(AXES))
 @click.option("--n", default=300, show_default=True, help="How many replies.")
 @click.option("--seed", default=0, show_default=True, help="Of the drawing.")
 @_OUT

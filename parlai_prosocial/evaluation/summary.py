@@ -31,8 +31,8 @@
 ``labels``
     A list, one for each axis of --labels: ``axis``, ``labellers``, ``suites``, ``n`` replies that
     were labelled twice, ``agreed`` (how often the same; the others count nowhere), ``unfit`` of
-    those, ``kappa`` (an interval) of the two labels, and ``models``: for each its agreed replies
-    ``n`` in this run's log, ``unfit`` and ``rate``.
+    those, ``kappa`` (an interval) of the two labels, ``models``: for each its agreed replies ``n``
+    in this run's log, ``unfit`` and ``rate``; and ``by_suite``: for each suite the same by model.
 ``corrected``
     A list: ``suite``, ``model``, ``axis``, ``judge``, ``rate``, what the judge's rate would be
     without its errors against the labels (:func:`~.labels.correction.corrected_rate`), or null with
