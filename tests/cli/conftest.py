@@ -2,6 +2,9 @@ import subprocess
 
 import pytest
 
+WORDS = "a\ni\ne\no\ns\nt\nin\nre\n"
+"""What a random model may well say."""
+
 
 @pytest.fixture
 def runs(monkeypatch):
@@ -14,3 +17,12 @@ def runs(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     return commands
+
+
+@pytest.fixture(scope="module")
+def words_datapath(tmp_path_factory):
+    """A data path in which ParlAI's list of offensive words is :data:`WORDS`."""
+    folder = tmp_path_factory.mktemp("words")
+    (folder / "OffensiveLanguage").mkdir()
+    (folder / "OffensiveLanguage" / "OffensiveLanguage.txt").write_text(WORDS)
+    return folder

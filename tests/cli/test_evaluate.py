@@ -17,24 +17,13 @@ from parlai_prosocial.evaluation.scoring import SampledReply
 from parlai_prosocial.mining import engine as engines
 from parlai_prosocial.mining.preachy import PreachyRules
 
-WORDS = "a\ni\ne\no\ns\nt\nin\nre\n"
-"""What a random model may well say."""
-
-
-@pytest.fixture(scope="module")
-def datapath(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "OffensiveLanguage").mkdir()
-    (folder / "OffensiveLanguage" / "OffensiveLanguage.txt").write_text(WORDS)
-    return folder
-
 
 @pytest.fixture
-def run(tiny_backbones, datapath, tmp_path):
+def run(tiny_backbones, words_datapath, tmp_path):
     """``run(*flags, out=..., models=[...])``: the log, the summary and what was printed."""
 
     def evaluate(*flags, out="out", models=("llama",)):
-        arguments = ["evaluate", "--datapath", str(datapath), "--out", str(tmp_path / out)]
+        arguments = ["evaluate", "--datapath", str(words_datapath), "--out", str(tmp_path / out)]
         arguments += ["--max-tokens", "12", "--prosocial-sample", "true", *flags]
         for model in models:
             arguments += ["--model", str(tiny_backbones.get(model, model))]
@@ -83,7 +72,7 @@ def judge(monkeypatch):
     return use
 
 
-def test_two_models_on_all_suites(run, tmp_path, datapath):
+def test_two_models_on_all_suites(run, tmp_path, words_datapath):
     flags = ("--suite", "all", "--suite", "mic_attributes", "--limit", "12", "--judge", "words")
     log, summary, output = run(*flags, models=("llama", "gpt2"))
     names = ["adversarial", "casual", "safe_but_scary", "prosocial", "mic", "mic_attributes"]
@@ -330,11 +319,11 @@ def test_mistakes(run, flags, message):
         run(*flags)
 
 
-def test_a_killed_command_goes_on(tiny_backbones, datapath, tmp_path):
+def test_a_killed_command_goes_on(tiny_backbones, words_datapath, tmp_path):
     arguments = [
         *["evaluate", "--model", str(tiny_backbones["llama"]), "--suite", "casual"],
         *["--limit", "60", "--batch-size", "2", "--max-tokens", "12"],
-        *["--datapath", str(datapath)],
+        *["--datapath", str(words_datapath)],
     ]
     code = "from parlai_prosocial.cli.main import main; main()"
     out = tmp_path / "killed"

@@ -11,20 +11,15 @@ from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.labels.correction import corrected_rate
 
-WORDS = "a\ni\ne\no\ns\nt\nin\nre\n"
-"""What a random model may well say."""
-
 
 def prosocial(*arguments):
     return CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("labels")
-    (folder / "OffensiveLanguage").mkdir()
-    (folder / "OffensiveLanguage" / "OffensiveLanguage.txt").write_text(WORDS)
-    return folder
+def place(words_datapath):
+    """The data path, and the folder of the run and its sheets."""
+    return words_datapath
 
 
 @pytest.fixture(scope="module")
