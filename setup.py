@@ -88,7 +88,7 @@ setup(
     package_data={
         "parlai_prosocial": [
             "data/bundled/**/*",
-            "evaluation/labels/*.md",
+            "evaluation/validation/labels/*.md",
             "evaluation/report/*",
             "evaluation/suites/*",
             "recipes/**/*.opt",

@@ -25,14 +25,15 @@ from parlai.core.script import superscript_main
 from transformers.utils.logging import disable_progress_bar
 
 from parlai_prosocial.cli.calibrate import calibrate_checkpoint
-from parlai_prosocial.cli.measuring import VERSIONS, environment
+from parlai_prosocial.compat.flags import parse_setting
 from parlai_prosocial.data import diasafety
 from parlai_prosocial.data.example import NOT_OK_LABEL, OK_LABEL
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
-from parlai_prosocial.evaluation.bootstrap import holm
-from parlai_prosocial.evaluation.calibration import expected_calibration_error
-from parlai_prosocial.evaluation.classification import (
+from parlai_prosocial.evaluation.results.tables import make_table, markdown_table, terminal_table
+from parlai_prosocial.evaluation.statistics.bootstrap import holm
+from parlai_prosocial.evaluation.statistics.calibration import expected_calibration_error
+from parlai_prosocial.experiments.classification import (
     Measure,
     Predictions,
     accuracy,
@@ -41,12 +42,11 @@ from parlai_prosocial.evaluation.classification import (
     measured,
     unsafe_auc,
 )
-from parlai_prosocial.evaluation.ranking import CONTEXT_BOUND, GIVE_AWAY
-from parlai_prosocial.evaluation.tables import make_table, markdown_table, terminal_table
-from parlai_prosocial.folders import write_aside
+from parlai_prosocial.experiments.ranking import CONTEXT_BOUND, GIVE_AWAY
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.models.precision import best_device
-from parlai_prosocial.settings import parse_setting
+from parlai_prosocial.util.environment import VERSIONS, environment
+from parlai_prosocial.util.files import write_aside
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPE = REPOSITORY / "parlai_prosocial" / "recipes" / "classifier" / "diasafety.opt"

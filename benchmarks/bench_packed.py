@@ -35,11 +35,11 @@ from parlai_prosocial.agents.options import DEFAULT_BACKBONE
 from parlai_prosocial.agents.prosocial import resolve_backbone
 from parlai_prosocial.data.self_dialogue import load_dialogues
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import json_text, write_aside
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.packing import PackedBatch, pack, pack_separately
 from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.models.scores import token_log_probs
+from parlai_prosocial.util.files import json_text, write_aside
 
 CONTEXT_TURNS = 5
 MODES = ("train", "score")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from parlai_prosocial import compat
+from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.annotation import parse_annotation
 from parlai_prosocial.data.example import rot_lines, split_rots
 from parlai_prosocial.data.normalise import one_line
@@ -14,9 +14,9 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import find_backbone
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.models.decoding import generation_settings
-from parlai_prosocial.models.opening import OpenedModel, open_model
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
+from parlai_prosocial.zoo.resolve import OpenedModel, open_model
 
 ANNOTATION_TOKENS = 96
 
@@ -211,7 +211,7 @@ def _find_in_zoo(name: str, datapath: str | None) -> Path:
 
 
 def open_anything(name: str, datapath: str | None = None) -> OpenedModel:
-    """:func:`~parlai_prosocial.models.opening.open_model` for names of the zoo too."""
+    """:func:`~parlai_prosocial.zoo.resolve.open_model` for names of the zoo too."""
 
     def resolve(backbone: str) -> Path:
         if not backbone.startswith("zoo:"):

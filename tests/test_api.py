@@ -10,11 +10,11 @@ import torch
 from parlai_prosocial import Prosocial
 from parlai_prosocial.api import find_model, open_anything
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.export.hugging_face import export_model
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import save_checkpoint
 from parlai_prosocial.models.classifier import SafetyClassifier
-from parlai_prosocial.models.export import export_model
-from parlai_prosocial.models.opening import open_model
+from parlai_prosocial.zoo.resolve import open_model
 
 HISTORIES = [
     ["Hi!"],

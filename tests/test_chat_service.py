@@ -14,8 +14,8 @@ import websocket
 import yaml
 
 import parlai_prosocial
-from parlai_prosocial.folders import write_json
-from parlai_prosocial.models import smollm2
+from parlai_prosocial.util.files import write_json
+from parlai_prosocial.zoo.bases import smollm2
 
 CONFIG = Path(parlai_prosocial.__file__).parent / "recipes" / "chat_service" / "config.yml"
 STARTS_IN = 120

@@ -112,7 +112,7 @@ def test_workflow_runs_commands_that_parse():
     import yaml
 
     from parlai_prosocial.cli.main import cli
-    from parlai_prosocial.evaluation.gates import parse_gate
+    from parlai_prosocial.evaluation.results.gates import parse_gate
 
     (workflow,) = map(yaml.safe_load, blocks("yaml"))
     (job,) = workflow["jobs"].values()

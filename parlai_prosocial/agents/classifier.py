@@ -20,15 +20,15 @@ from parlai.core.torch_classifier_agent import TorchClassifierAgent
 from parlai.utils import logging
 from parlai.utils.distributed import is_distributed
 
-from parlai_prosocial import compat
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
 from parlai_prosocial.agents.glue import HuggingFaceGlue
 from parlai_prosocial.agents.prosocial import resolve_backbone
+from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
-from parlai_prosocial.models import minilm
 from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
 from parlai_prosocial.models.classifier_input import split_last_line
+from parlai_prosocial.zoo.bases import minilm
 
 compat.apply()
 show_user_errors_as_one_line()

@@ -15,12 +15,12 @@ from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import Batch
 from parlai.utils import logging
 
-from parlai_prosocial import compat
 from parlai_prosocial.agents import options
 from parlai_prosocial.agents.contrast import ContrastiveLoss, Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
 from parlai_prosocial.agents.glue import HuggingFaceGlue
+from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.backbone import Backbone, find_backbone
 from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint

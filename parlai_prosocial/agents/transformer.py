@@ -15,10 +15,10 @@ from parlai.agents.transformer.transformer import TransformerGeneratorAgent
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 
-from parlai_prosocial import compat
 from parlai_prosocial.agents import options
 from parlai_prosocial.agents.contrast import Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
+from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.packing import repeat_index
 from parlai_prosocial.models.scores import CandidateScores, token_log_probs

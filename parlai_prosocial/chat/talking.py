@@ -12,8 +12,8 @@ from parlai_prosocial.chat.lines import as_line
 from parlai_prosocial.data.example import ROT_PREFIX, split_rots
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.models.decoding import generation_settings
-from parlai_prosocial.models.opening import OpenedModel
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
+from parlai_prosocial.zoo.resolve import OpenedModel
 
 ANOTHER_REPLY = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 0.9, "temperature": 0.8}
 """How a model whose own decoding would repeat itself is asked for another reply."""

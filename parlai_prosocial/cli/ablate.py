@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.cli.ablation_rows import BASE, BASELINES, Rows, parallel_order, run_tasks
-from parlai_prosocial.cli.measuring import environment, find_machine, read_plan, write_results
-from parlai_prosocial.cli.mined import MinedData, Scoring, trains_on_mined
-from parlai_prosocial.cli.train import recipe_folder
 from parlai_prosocial.data.splits import FOLDS
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.experiments.machine import find_machine, read_plan, write_results
+from parlai_prosocial.experiments.mined import MinedData, Scoring, trains_on_mined
+from parlai_prosocial.experiments.rows import BASE, BASELINES, Rows, parallel_order, run_tasks
+from parlai_prosocial.training.recipe import recipe_folder
+from parlai_prosocial.util.environment import environment
 
 
 @click.command()
@@ -91,7 +92,7 @@ def ablate(
     With --judge, sampled replies are judged too: unsafe by that judge, over-cautious in casual
     contexts by the rules that mine uses. A judge that chose an arm's negatives does not score it.
     """
-    from parlai_prosocial.evaluation.tables import terminal_table
+    from parlai_prosocial.evaluation.results.tables import terminal_table
 
     started = time.monotonic()
     if chosen_seeds and seeds is not None:
@@ -103,7 +104,7 @@ def ablate(
     chosen = design["chosen"]
     peers = {n: design["arms"][n]["then"] for n in chosen if "then" in design["arms"][n]}
     if peers:
-        from parlai_prosocial.peers.trl import check_peers
+        from parlai_prosocial.training.trl import check_peers
 
         check_peers(peers)
     out = out or Path("runs") / f"ablate-{folder.name}"
@@ -190,7 +191,7 @@ def _write_table(
     facts: dict[str, Any],
 ) -> dict[str, Any] | None:
     """Write the table of the seeds that have the control and the primary arm, and return it."""
-    from parlai_prosocial.evaluation.ablation import ablation_table
+    from parlai_prosocial.experiments.ablation import ablation_table
 
     control, primary = design["control"], design["primary"]
     order = (BASE, *design["chosen"])

@@ -46,13 +46,13 @@ def annotate(out: Path, **flags: Any) -> None:
     for name in ("limit", "concurrency"):
         if flags[name] is not None and flags[name] < 1:
             raise UserError(f"--{name} {flags[name]}: must be at least 1")
-    from parlai_prosocial.evaluation.scoring import MAX_CONTEXT_TOKENS
+    from parlai_prosocial.engines.engine import open_engine
+    from parlai_prosocial.engines.reply_scores import MAX_CONTEXT_TOKENS
     from parlai_prosocial.mining.annotate import FEW_SHOT_CONTEXT_TOKENS, read_few_shot
     from parlai_prosocial.mining.annotate import annotate as run_annotation
-    from parlai_prosocial.mining.engine import open_engine
-    from parlai_prosocial.mining.journal import summary_path
     from parlai_prosocial.mining.run import computes_in_bf16, find_datapath, turns_sha256
     from parlai_prosocial.mining.turns import spread, task_turns
+    from parlai_prosocial.util.journal import summary_path
 
     datapath = find_datapath(flags["datapath"])
     turns = task_turns(flags["task"], flags["datatype"], datapath, flags["settings"])

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.cli.evaluation_run import (
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.run import (
     Plan,
     carry_out,
     label_models,
@@ -19,7 +20,6 @@ from parlai_prosocial.cli.evaluation_run import (
     show,
     write,
 )
-from parlai_prosocial.errors import UserError
 
 SUITES = ("adversarial", "casual", "safe_but_scary")
 REPORT = "report.html"
@@ -94,9 +94,9 @@ def audit(
       1  a --fail-if holds, or something went wrong
       2  a flag or --fail-if that makes no sense or cannot be decided
     """
-    from parlai_prosocial.evaluation.gates import check_decidable, decide, parse_gate
-    from parlai_prosocial.evaluation.suite import UNSAFE
-    from parlai_prosocial.evaluation.verdicts import verdicts
+    from parlai_prosocial.evaluation.results.gates import check_decidable, decide, parse_gate
+    from parlai_prosocial.evaluation.results.verdicts import verdicts
+    from parlai_prosocial.evaluation.suites.suite import UNSAFE
 
     parsed = [_refused(lambda gate=gate: parse_gate(gate)) for gate in gates]
     labels = list(label_models(models))

@@ -42,7 +42,10 @@ def calibrate_checkpoint(
     Raises:
         UserError: no such checkpoint, too few examples, or a label that is none of its classes.
     """
-    from parlai_prosocial.evaluation.calibration import expected_calibration_error, fit_temperature
+    from parlai_prosocial.evaluation.statistics.calibration import (
+        expected_calibration_error,
+        fit_temperature,
+    )
     from parlai_prosocial.models.classifier import SafetyClassifier, set_temperature
 
     classifier = SafetyClassifier.load(model_file)

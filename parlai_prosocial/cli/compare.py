@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.cli.measuring import (
-    environment,
+from parlai_prosocial.experiments.machine import (
     evaluation_data,
     find_machine,
     load_model,
@@ -17,8 +16,9 @@ from parlai_prosocial.cli.measuring import (
     saved_rows,
     write_results,
 )
-from parlai_prosocial.cli.train import STEPS, StepResult, recipe_folder, train_recipe
-from parlai_prosocial.folders import write_aside
+from parlai_prosocial.training.recipe import STEPS, StepResult, recipe_folder, train_recipe
+from parlai_prosocial.util.environment import environment
+from parlai_prosocial.util.files import write_aside
 
 ARM_SWITCHES = ("with_step1", "with_matched_mle")
 
@@ -55,8 +55,8 @@ def compare(
     out = out or Path("runs") / f"compare-{folder.name}"
     started = time.monotonic()
 
-    from parlai_prosocial.evaluation import comparison
-    from parlai_prosocial.evaluation.tables import terminal_table
+    from parlai_prosocial.evaluation.results.tables import terminal_table
+    from parlai_prosocial.experiments import comparison
 
     machine = find_machine(base, datapath)
     settings = (*settings, *machine.settings)
@@ -119,7 +119,7 @@ def _train_arms(
     title: str,
 ) -> dict[str, list[StepResult]]:
     """The arms of one seed by their row's name, in the order of the tables; finished ones load."""
-    from parlai_prosocial.evaluation import comparison
+    from parlai_prosocial.experiments import comparison
 
     # By step and last, so that no setting of a step switches the contrast on again.
     mle_settings = [*settings, *(f"{step}.contrast-weight=0" for step in STEPS)]

@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 from packaging.requirements import Requirement
 
-from parlai_prosocial import compat
 from parlai_prosocial.cli.setup import INSTALLED_WITHOUT_DEPENDENCIES, installed_version
-from parlai_prosocial.task_data import SAFETY_TASKS
+from parlai_prosocial.compat import patches as compat
+from parlai_prosocial.compat.downloads import SAFETY_TASKS
 
 SHOWN_VERSIONS = (
     "parlai-prosocial",
@@ -183,7 +183,7 @@ def names() -> Iterator[Finding]:
 def base_model(datapath: Path | None) -> Iterator[Finding]:
     """Whether the default base is converted, and where it would come from."""
     try:
-        from parlai_prosocial.models import smollm2
+        from parlai_prosocial.zoo.bases import smollm2
     except ImportError as error:
         yield Finding("broken", f"the base model cannot be looked up: {error}")
         return

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.cli.evaluation_run import (
+from parlai_prosocial.evaluation.run import (
     carry_out,
     log_of,
     make_plan,

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.cli.card import CardFacts, model_card, parlai_arguments, read_results
-from parlai_prosocial.cli.provenance import entry_beside, training_chain
+from parlai_prosocial.cards.card import CardFacts, model_card, parlai_arguments, read_results
+from parlai_prosocial.cards.provenance import entry_beside, training_chain
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import write_aside
+from parlai_prosocial.util.files import write_aside
 
 OUT = click.option(
     "--out",
@@ -117,8 +117,8 @@ def hf(
     measured = [read_results(file, row or model) for file in results]
 
     from parlai_prosocial.api import find_model, open_anything
-    from parlai_prosocial.models.export import check_new, export_model
-    from parlai_prosocial.models.gguf_file import write_gguf
+    from parlai_prosocial.export.gguf import write_gguf
+    from parlai_prosocial.export.hugging_face import check_new, export_model
 
     check_new(out)
     where = str(find_model(model, datapath))
@@ -160,9 +160,14 @@ def parlai(
     measured = [read_results(file, row or model) for file in results]
 
     from parlai_prosocial.api import find_model
+    from parlai_prosocial.export.blenderbot import convert, read_generator
+    from parlai_prosocial.export.hugging_face import (
+        CARD_FILE,
+        check_new,
+        move_into_place,
+        start_aside,
+    )
     from parlai_prosocial.mining.run import find_datapath
-    from parlai_prosocial.models.blenderbot import convert, read_generator
-    from parlai_prosocial.models.export import CARD_FILE, check_new, move_into_place, start_aside
 
     check_new(out)
     where = str(find_model(model, datapath))
@@ -212,8 +217,8 @@ def card(
     measured = [read_results(file, row or model) for file in results]
 
     from parlai_prosocial.api import find_model, open_anything
+    from parlai_prosocial.export.hugging_face import CARD_FILE, check_new
     from parlai_prosocial.models.classifier import is_classifier
-    from parlai_prosocial.models.export import CARD_FILE, check_new
 
     check_new(out)
     where = str(find_model(model, datapath))
@@ -248,7 +253,7 @@ def hf_facts(
     results: list[dict[str, Any]],
     adapter: bool = False,
 ) -> CardFacts:
-    """What the card says of an :class:`~parlai_prosocial.models.opening.OpenedModel`.
+    """What the card says of an :class:`~parlai_prosocial.zoo.resolve.OpenedModel`.
 
     Args:
         opened: the model.
@@ -258,7 +263,7 @@ def hf_facts(
         results: what was measured.
         adapter: the adapter is kept apart.
     """
-    from parlai_prosocial.models.export import public_name
+    from parlai_prosocial.export.hugging_face import public_name
 
     backbone = opened.backbone
     prompt = backbone.prompt

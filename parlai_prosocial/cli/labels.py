@@ -6,8 +6,8 @@ import click
 
 from parlai_prosocial.cli.report import read_log
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.suite import AXES
-from parlai_prosocial.folders import write_aside
+from parlai_prosocial.evaluation.suites.suite import AXES
+from parlai_prosocial.util.files import write_aside
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _OUT = click.option(
@@ -37,7 +37,7 @@ def export(log: Path, axis: str, n: int, seed: int, out: Path) -> None:
     the context. Copy the sheet, fill label_1 and labeller in in one copy and label_2 and labeller
     in the other (true: the reply has the fault), and merge them.
     """
-    from parlai_prosocial.evaluation.labels.sheets import GUIDELINES, draw, sheet_text
+    from parlai_prosocial.evaluation.validation.labels.sheets import GUIDELINES, draw, sheet_text
 
     if n < 1:
         raise UserError(f"--n {n}: must be at least 1")
@@ -64,7 +64,7 @@ def export(log: Path, axis: str, n: int, seed: int, out: Path) -> None:
 @_OUT
 def merge(first: Path, second: Path, out: Path) -> None:
     """Put label_1 of FIRST and label_2 of SECOND into one sheet."""
-    from parlai_prosocial.evaluation.labels import sheets
+    from parlai_prosocial.evaluation.validation.labels import sheets
 
     _check_new(out)
     rows = sheets.merge(

@@ -68,9 +68,9 @@ def mine(out: Path, **flags: Any) -> None:
     """
     _check(flags)
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
-    from parlai_prosocial.mining.engine import open_engine
-    from parlai_prosocial.mining.journal import summary_path
-    from parlai_prosocial.mining.judges import open_judge
+    from parlai_prosocial.engines.engine import open_engine
+    from parlai_prosocial.judges.classifiers import open_judge
+    from parlai_prosocial.judges.rules import PreachyRules
     from parlai_prosocial.mining.mine import (
         MORALISER_CONTEXT_TOKENS,
         Contexts,
@@ -79,9 +79,9 @@ def mine(out: Path, **flags: Any) -> None:
         moraliser,
     )
     from parlai_prosocial.mining.mine import mine as run_mining
-    from parlai_prosocial.mining.preachy import PreachyRules
     from parlai_prosocial.mining.run import computes_in_bf16, find_datapath
     from parlai_prosocial.mining.turns import task_turns
+    from parlai_prosocial.util.journal import summary_path
 
     datapath = find_datapath(flags["datapath"])
     turns = task_turns(flags["task"], flags["datatype"], datapath, flags["settings"])

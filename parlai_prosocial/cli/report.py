@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.cli.evaluation_run import LOG, SUMMARY
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import write_aside
+from parlai_prosocial.evaluation.run import LOG, SUMMARY
+from parlai_prosocial.util.files import write_aside
 
 
 @click.command()

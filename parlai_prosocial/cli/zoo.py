@@ -35,7 +35,7 @@ def zoo() -> None:
 @DATAPATH
 def list_entries(datapath: Path | None) -> None:
     """List the models, one a line."""
-    from parlai_prosocial.evaluation.tables import make_table, terminal_table
+    from parlai_prosocial.evaluation.results.tables import make_table, terminal_table
     from parlai_prosocial.zoo.install import installed_folder
 
     where = _datapath(datapath)
@@ -158,7 +158,7 @@ def add(
     The adapter is rounded to bfloat16, hashed and put beside its entry, which says how it was
     trained, on what, and how it measured. Run it where the run's relative paths hold.
     """
-    from parlai_prosocial.cli.zoo_add import add_entry
+    from parlai_prosocial.cards.add import add_entry
 
     entry, change = add_entry(name, model, what, results, commands, out, str(_datapath(datapath)))
     click.echo(f"Greatest change of a score by bfloat16: {change:.4f}")
@@ -167,7 +167,7 @@ def add(
 
 def description(entry: Entry) -> str:
     """An entry as text; nothing of it is left out."""
-    from parlai_prosocial.evaluation.tables import terminal_table
+    from parlai_prosocial.evaluation.results.tables import terminal_table
 
     lines = [f"{entry.path}: {entry.what}", ""]
     facts: dict[str, Any] = {

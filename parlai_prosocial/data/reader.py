@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parlai_prosocial import hub
 from parlai_prosocial.data.fields import BadRow, Schema
 from parlai_prosocial.data.formats import SUFFIXES, raw_rows
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.util import hub
 
 if TYPE_CHECKING:
     from datasets import Dataset

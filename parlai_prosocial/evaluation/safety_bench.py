@@ -18,10 +18,10 @@ from unittest import mock
 
 import torch
 
-from parlai_prosocial import compat
+from parlai_prosocial.compat import patches as compat
+from parlai_prosocial.compat.downloads import SAFETY_BENCH_DATA, TaskData
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.bootstrap import wilson_interval
-from parlai_prosocial.task_data import SAFETY_BENCH_DATA, TaskData
+from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
 
 MODULES = {
     "generate": "generate_offensive_language_test",
@@ -171,7 +171,7 @@ def run_safety_bench(
     Returns:
         setting -> ``n`` inputs, ``missing`` replies, and ``flagged``: for each tool the share of
         the replies that it flags, among those that came, as an
-        :class:`~parlai_prosocial.evaluation.bootstrap.Interval`.
+        :class:`~parlai_prosocial.evaluation.statistics.bootstrap.Interval`.
 
     Raises:
         UserError: something that the tests need is missing, or the model gives no reply.

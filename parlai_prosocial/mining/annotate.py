@@ -17,10 +17,10 @@ from tqdm import tqdm
 from parlai_prosocial.data.annotation import Annotation, parse_annotation
 from parlai_prosocial.data.example import CASUAL, SAFETY_LABELS
 from parlai_prosocial.data.reader import bundled
-from parlai_prosocial.mining.engine import Engine
-from parlai_prosocial.mining.examples import read_examples
-from parlai_prosocial.mining.journal import Journal, finished_before, summary_path, write_output
+from parlai_prosocial.engines.engine import Engine
+from parlai_prosocial.mining.few_shot import read_examples
 from parlai_prosocial.mining.turns import Turn, chunked
+from parlai_prosocial.util.journal import Journal, finished_before, summary_path, write_output
 
 CHUNK = 32
 MAX_TOKENS = 96

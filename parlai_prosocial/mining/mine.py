@@ -15,12 +15,12 @@ from parlai_prosocial.data.example import CASUAL
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.data.weights import social_weights
-from parlai_prosocial.evaluation.judgement import Judge
-from parlai_prosocial.mining.engine import Engine
-from parlai_prosocial.mining.examples import read_examples
-from parlai_prosocial.mining.journal import Journal, finished_before, summary_path, write_output
+from parlai_prosocial.engines.engine import Engine
+from parlai_prosocial.judges.judge import Judge
+from parlai_prosocial.mining.few_shot import read_examples
 from parlai_prosocial.mining.turns import Turn, chunked, spread
 from parlai_prosocial.models.prompt import split_context
+from parlai_prosocial.util.journal import Journal, finished_before, summary_path, write_output
 
 CHUNK = 32
 """Contexts sampled and judged together; a kill loses at most this much work."""

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from parlai_prosocial.mining.journal import begun_with
 from parlai_prosocial.mining.turns import Turn
 from parlai_prosocial.models.precision import best_device, bf16_is_faster
+from parlai_prosocial.util.journal import begun_with
 
 
 def find_datapath(given: str | None) -> str:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parlai_prosocial import compat
+from parlai_prosocial.compat import patches as compat
+from parlai_prosocial.compat.flags import parse_setting
 from parlai_prosocial.data.example import ROT_PREFIX
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.settings import parse_setting
 
 SPLITS = ("train", "valid", "test")
 

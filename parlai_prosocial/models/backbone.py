@@ -10,13 +10,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from parlai_prosocial import hub
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.causal import CausalScorer
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.models.seq2seq import Seq2SeqScorer, pad_right
+from parlai_prosocial.util import hub
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 

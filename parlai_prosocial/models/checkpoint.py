@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import json_text, write_aside, write_json
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
+from parlai_prosocial.util.files import json_text, write_aside, write_json
 
 FORMAT = "prosocial-checkpoint-1"
 HEAD_FILE = "contrast_head.safetensors"

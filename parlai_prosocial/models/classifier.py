@@ -26,8 +26,6 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import json_text, write_aside, write_json
-from parlai_prosocial.models import minilm
 from parlai_prosocial.models.backbone import pad_token_id, weights_sha256
 from parlai_prosocial.models.checkpoint import (
     INFO_FILE,
@@ -38,6 +36,8 @@ from parlai_prosocial.models.checkpoint import (
 from parlai_prosocial.models.classifier_input import Encoded, PairInput, PromptInput
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.seq2seq import pad_right
+from parlai_prosocial.util.files import json_text, write_aside, write_json
+from parlai_prosocial.zoo.bases import minilm
 
 FORMAT = "prosocial-classifier-1"
 HEAD_FILE = "head.safetensors"

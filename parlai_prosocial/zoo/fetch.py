@@ -13,7 +13,7 @@ import requests
 from tqdm import tqdm
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import check_sha256, file_sha256
+from parlai_prosocial.util.files import check_sha256, file_sha256
 from parlai_prosocial.zoo.entry import ZooFile
 
 MIRROR = "PROSOCIAL_ZOO"

@@ -9,8 +9,8 @@ from pathlib import Path
 from packaging.version import Version
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.folders import Say, file_sha256, locked, write_aside
-from parlai_prosocial.models import smollm2
+from parlai_prosocial.util.files import Say, file_sha256, locked, write_aside
+from parlai_prosocial.zoo.bases import smollm2
 from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile
 from parlai_prosocial.zoo.fetch import (
     MIRROR,

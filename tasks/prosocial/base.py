@@ -7,7 +7,7 @@ from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.core.teachers import DialogTeacher
 
-from parlai_prosocial import compat
+from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.example import ContrastiveExample, rot_lines
 from parlai_prosocial.data.splits import stable_fraction
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line

@@ -15,7 +15,7 @@ from parlai.utils import logging
 
 from parlai_prosocial.data.example import CASUAL, NOT_OK_LABEL, SAFETY_LABELS
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.bootstrap import wilson_interval
+from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
 
 WAITING = 64
 """Replies that are judged at a time."""
@@ -189,8 +189,7 @@ class JudgedTeacher(CorpusTeacher):
 
     def _judge_waiting(self) -> None:
         """Judge what is waiting, and count it."""
-        from parlai_prosocial.evaluation.judged import verdict
-        from parlai_prosocial.evaluation.judgement import judge_each
+        from parlai_prosocial.judges.judge import judge_each, verdict
 
         given = [i for i, (_, reply, _) in enumerate(self.waiting) if reply is not None]
         contexts, replies, kinds = map(list, zip(*self.waiting, strict=True))
@@ -248,7 +247,7 @@ def _task_opt(name: str, datatype: str, opt: Opt) -> Opt:
 
 
 def _open_judge(opt: Opt) -> Any:
-    from parlai_prosocial.mining.judges import open_judge
+    from parlai_prosocial.judges.classifiers import open_judge
 
     if not opt["judged_task"]:
         raise UserError("-t prosocial:Judged needs --judged-task, a task whose contexts to answer")
@@ -264,7 +263,7 @@ def _open_judge(opt: Opt) -> Any:
 
 
 def _open_rules() -> dict[str, Any]:
-    from parlai_prosocial.mining.preachy import AgreementRules, PreachyRules
+    from parlai_prosocial.judges.rules import AgreementRules, PreachyRules
 
     return {"casual": PreachyRules(), "problematic": AgreementRules()}
 

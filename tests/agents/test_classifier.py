@@ -13,7 +13,6 @@ from parlai.scripts.train_model import TrainModel
 from parlai.utils.safety import OffensiveLanguageClassifier
 
 from parlai_prosocial.agents.classifier import ClassifierAgent
-from parlai_prosocial.cli.train import RECIPES
 from parlai_prosocial.data import diasafety
 from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError
@@ -22,6 +21,7 @@ from parlai_prosocial.models.classifier import (
     SafetyClassifier,
     set_temperature,
 )
+from parlai_prosocial.training.recipe import RECIPES
 
 SETTINGS = {
     "model": "prosocial/classifier",

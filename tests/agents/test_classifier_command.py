@@ -4,9 +4,9 @@ import json
 import subprocess
 from pathlib import Path
 
-from parlai_prosocial.cli.train import RECIPES
 from parlai_prosocial.data import diasafety
 from parlai_prosocial.data.normalise import normalise_text
+from parlai_prosocial.training.recipe import RECIPES
 
 
 def test_trains_reports_and_talks(tmp_path, tiny_encoder):

@@ -13,7 +13,7 @@ import uvicorn
 from parlai_prosocial.chat.server import ChatApp, listen
 from parlai_prosocial.chat.talking import StreamingModel
 from parlai_prosocial.models.classifier import SafetyClassifier
-from parlai_prosocial.models.opening import open_model
+from parlai_prosocial.zoo.resolve import open_model
 
 LENGTH = 12
 

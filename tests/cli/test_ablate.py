@@ -5,11 +5,11 @@ import pytest
 from click.testing import CliRunner
 
 from parlai_prosocial.cli.ablate import ablate
-from parlai_prosocial.cli.ablation_rows import parallel_order
-from parlai_prosocial.cli.train import RECIPES, recipe_folder, step_arguments
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.mining.judges import WordListJudge
-from parlai_prosocial.mining.preachy import PreachyRules
+from parlai_prosocial.experiments.rows import parallel_order
+from parlai_prosocial.judges.classifiers import WordListJudge
+from parlai_prosocial.judges.rules import PreachyRules
+from parlai_prosocial.training.recipe import RECIPES, recipe_folder, step_arguments
 
 PRESET = {
     "model": "prosocial",

@@ -5,11 +5,12 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from parlai_prosocial.cli import evaluation_run, scoring
 from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.judgement import Judgement
-from parlai_prosocial.evaluation.suite import Sources, load_suite
+from parlai_prosocial.evaluation import axis_judges as scoring
+from parlai_prosocial.evaluation import run as evaluation_run
+from parlai_prosocial.evaluation.suites.suite import Sources, load_suite
+from parlai_prosocial.judges.judge import Judgement
 
 
 class KnowsPeople:

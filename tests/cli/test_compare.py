@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from parlai_prosocial.cli.compare import compare
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation import comparison
+from parlai_prosocial.experiments import comparison
 
 
 @pytest.fixture

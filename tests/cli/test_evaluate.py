@@ -8,14 +8,14 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from parlai_prosocial.cli import scoring
 from parlai_prosocial.cli.main import cli
+from parlai_prosocial.engines import engine as engines
+from parlai_prosocial.engines.reply_scores import SampledReply
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.judgement import Judgement
-from parlai_prosocial.evaluation.measures import measure
-from parlai_prosocial.evaluation.scoring import SampledReply
-from parlai_prosocial.mining import engine as engines
-from parlai_prosocial.mining.preachy import PreachyRules
+from parlai_prosocial.evaluation import axis_judges as scoring
+from parlai_prosocial.evaluation.results.aggregate import measure
+from parlai_prosocial.judges.judge import Judgement
+from parlai_prosocial.judges.rules import PreachyRules
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_second_run_has_the_same_numbers_and_asks_for_nothing_twice(run, tmp_p
 
     monkeypatch.setattr(engines.TransformersEngine, "sample", never)
     monkeypatch.setattr(PreachyRules, "judge", never)
-    monkeypatch.setattr("parlai_prosocial.cli.evaluating.score_replies", never)
+    monkeypatch.setattr("parlai_prosocial.evaluation.answers.score_replies", never)
     _, third, _ = run(*flags)
     assert (tmp_path / "out" / "log.jsonl").read_bytes() == log
     for summary in (first, second, third):

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from parlai_prosocial import Prosocial
-from parlai_prosocial.cli.card import SECTIONS
+from parlai_prosocial.cards.card import SECTIONS
 from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.bootstrap import Interval
-from parlai_prosocial.evaluation.tables import make_table
+from parlai_prosocial.evaluation.results.tables import make_table
+from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import save_checkpoint
 

@@ -9,7 +9,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.labels.correction import corrected_rate
+from parlai_prosocial.evaluation.statistics.correction import corrected_rate
 
 
 def prosocial(*arguments):

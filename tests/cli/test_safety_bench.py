@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation import safety_bench as bench
-from parlai_prosocial.evaluation.bootstrap import wilson_interval
+from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
 
 
 def test_writes_and_shows_what_it_finds(tmp_path, monkeypatch):

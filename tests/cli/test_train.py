@@ -9,16 +9,16 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from parlai_prosocial.cli import train as train_module
-from parlai_prosocial.cli.train import (
+from parlai_prosocial.cli.train import train
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.training import recipe as train_module
+from parlai_prosocial.training.recipe import (
     RECIPES,
     STEPS,
     recipe_folder,
     step_arguments,
-    train,
     train_recipe,
 )
-from parlai_prosocial.errors import UserError
 
 TINY = {
     "model": "prosocial",

@@ -18,20 +18,20 @@ from parlai.core.params import ParlaiParser
 from safetensors.torch import load_file
 
 import parlai_prosocial
+from parlai_prosocial.cards import add as zoo_add
+from parlai_prosocial.cards.provenance import training_chain
 from parlai_prosocial.cli import zoo as module
-from parlai_prosocial.cli import zoo_add
 from parlai_prosocial.cli.main import cli
-from parlai_prosocial.cli.provenance import training_chain
-from parlai_prosocial.cli.train import train_recipe, train_step
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.bootstrap import Interval
-from parlai_prosocial.evaluation.tables import make_table
-from parlai_prosocial.mining.judges import open_judge
-from parlai_prosocial.models import minilm, smollm2
+from parlai_prosocial.evaluation.results.tables import make_table
+from parlai_prosocial.evaluation.statistics.bootstrap import Interval
+from parlai_prosocial.judges.classifiers import open_judge
 from parlai_prosocial.models.classifier import SafetyClassifier, set_temperature
-from parlai_prosocial.models.opening import open_model
+from parlai_prosocial.training.recipe import train_recipe, train_step
+from parlai_prosocial.zoo.bases import minilm, smollm2
 from parlai_prosocial.zoo.entry import find_entry
 from parlai_prosocial.zoo.install import install, verify_bundled
+from parlai_prosocial.zoo.resolve import open_model
 
 BASE = "zoo:prosocial/smollm2_135m"
 TINY = {

@@ -8,11 +8,11 @@ import datasets
 import pytest
 from huggingface_hub import constants
 
-from parlai_prosocial import hub
 from parlai_prosocial.data import reader
 from parlai_prosocial.data.fields import Field, Schema, text
 from parlai_prosocial.data.reader import HubTerms, checked_rows, open_corpus, rows_of
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.util import hub
 
 SCHEMA = Schema("Test", {"a": Field(text), "b": Field(text, required=False)})
 GOOD = [{"a": "1", "b": "x"}, {"a": "2"}]

@@ -14,10 +14,10 @@ import zipfile
 import pytest
 from parlai.scripts.train_model import TrainModel
 
+from parlai_prosocial.compat.downloads import SAFETY_BENCH_DATA
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation import safety_bench
 from parlai_prosocial.evaluation.safety_bench import AgentWrapper, open_agent, run_safety_bench
-from parlai_prosocial.task_data import SAFETY_BENCH_DATA
 
 TINY = {
     "embedding_size": 16,

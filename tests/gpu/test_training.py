@@ -213,7 +213,7 @@ def test_the_agent_evaluates_with_candidates_and_token_losses(
 @pytest.mark.parametrize("peer", ["dpo", "simpo"])
 def test_a_peer_trains(tiny_backbones, gpu, tmp_path, monkeypatch, peer, precision):
     pytest.importorskip("trl")
-    from parlai_prosocial.peers.trl import BATCH_SIZE, train_peer
+    from parlai_prosocial.training.trl import BATCH_SIZE, train_peer
 
     few = []
 
@@ -221,7 +221,7 @@ def test_a_peer_trains(tiny_backbones, gpu, tmp_path, monkeypatch, peer, precisi
         few.extend(next(pairs) for _ in range(BATCH_SIZE))
         return few * 8
 
-    monkeypatch.setattr("parlai_prosocial.peers.trl.take_pairs", overfit)
+    monkeypatch.setattr("parlai_prosocial.training.trl.take_pairs", overfit)
     preset = tmp_path / "step1.opt"
     settings = {
         "model": "prosocial",

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from parlai_prosocial.cli.annotate import annotate as command
 from parlai_prosocial.data import own
+from parlai_prosocial.engines.reply_scores import SampledReply
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.scoring import SampledReply
 from parlai_prosocial.mining.annotate import (
     Annotation,
     agreement,

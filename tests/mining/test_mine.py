@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from parlai_prosocial.cli.main import cli
 from parlai_prosocial.data import own
 from parlai_prosocial.data.reader import checked_rows
+from parlai_prosocial.engines.reply_scores import SampledReply
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.judgement import Judgement
-from parlai_prosocial.evaluation.scoring import SampledReply
+from parlai_prosocial.judges.judge import Judgement
+from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.mining import mine as module
 from parlai_prosocial.mining.mine import Contexts, Miners, MiningPlan, mine
-from parlai_prosocial.mining.preachy import PreachyRules
 from parlai_prosocial.mining.turns import Turn
 
 PLAN = MiningPlan(

@@ -153,7 +153,7 @@ def test_the_generating_agent_refuses_it(tiny_encoder, tmp_path):
 
 
 def test_the_default_model_reads_a_pair():
-    from parlai_prosocial.models.minilm import find_minilm
+    from parlai_prosocial.zoo.bases.minilm import find_minilm
 
     classifier = SafetyClassifier(find_minilm(), LABELS, trainable=False)
     assert not classifier.is_causal and classifier.has_types

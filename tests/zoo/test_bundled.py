@@ -16,7 +16,7 @@ from parlai.scripts.eval_model import EvalModel
 
 from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models import minilm, smollm2
+from parlai_prosocial.zoo.bases import minilm, smollm2
 from parlai_prosocial.zoo.entry import ENTRIES, entry_names, find_entry, read_entry
 from parlai_prosocial.zoo.install import install, installed_folder
 

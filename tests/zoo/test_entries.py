@@ -7,11 +7,11 @@ from importlib import import_module
 import click
 import pytest
 
+from parlai_prosocial.cards.bundle import LIMIT
 from parlai_prosocial.cli.main import cli
-from parlai_prosocial.cli.train import recipe_folder, step_arguments
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models import minilm, smollm2
-from parlai_prosocial.zoo.bundle import LIMIT
+from parlai_prosocial.training.recipe import recipe_folder, step_arguments
+from parlai_prosocial.zoo.bases import minilm, smollm2
 from parlai_prosocial.zoo.entry import ENTRIES, PREFIX, entry_names, find_entry, read_entry
 from parlai_prosocial.zoo.install import MAKERS, verify_bundled
 

@@ -8,7 +8,7 @@ import pytest
 from parlai.core.build_data import modelzoo_path
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models import smollm2
+from parlai_prosocial.zoo.bases import smollm2
 
 BASES = {"smollm2_135m": "_convert", "smollm2_135m_hub": "_fetch_from_hub"}
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parlai_prosocial.evaluation.bootstrap import Interval, wilson_interval
 from parlai_prosocial.evaluation.metrics.metric import Metric
+from parlai_prosocial.evaluation.statistics.bootstrap import Interval, wilson_interval
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Confusion(Metric):
 class CalibrationError(Metric):
     """Expected calibration error, and the curve behind it.
 
-    The mergeable form of :func:`~parlai_prosocial.evaluation.calibration
+    The mergeable form of :func:`~parlai_prosocial.evaluation.statistics.calibration
     .expected_calibration_error`: predictions in equal ranges of confidence, each range's gap
     between confidence and accuracy weighted by its rows.
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from parlai_prosocial.evaluation.bootstrap import Interval, wilson_interval
 from parlai_prosocial.evaluation.metrics.metric import Metric
+from parlai_prosocial.evaluation.statistics.bootstrap import Interval, wilson_interval
 
 
 @dataclass

@@ -14,9 +14,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from parlai_prosocial.evaluation.judgement import short
-from parlai_prosocial.evaluation.labels.tables import corrected_of, correction_notes
-from parlai_prosocial.evaluation.measures import Record
 from parlai_prosocial.evaluation.report.plots import (
     HEIGHT,
     LEFT,
@@ -26,9 +23,12 @@ from parlai_prosocial.evaluation.report.plots import (
     two_axes,
 )
 from parlai_prosocial.evaluation.report.samples import disagreements, samples
-from parlai_prosocial.evaluation.suite import AGREEMENT, OVER_CAUTION, UNSAFE
-from parlai_prosocial.evaluation.tables import make_table, numeric_columns, table_cells
-from parlai_prosocial.evaluation.verdicts import measures, verdicts
+from parlai_prosocial.evaluation.results.aggregate import Record
+from parlai_prosocial.evaluation.results.tables import make_table, numeric_columns, table_cells
+from parlai_prosocial.evaluation.results.verdicts import measures, verdicts
+from parlai_prosocial.evaluation.suites.suite import AGREEMENT, OVER_CAUTION, UNSAFE
+from parlai_prosocial.evaluation.validation.labels.tables import corrected_of, correction_notes
+from parlai_prosocial.judges.judge import short
 
 FOLDER = Path(__file__).parent
 MOST_BYTES = 2_000_000

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parlai_prosocial.evaluation.verdicts import Measure, rate_of
+from parlai_prosocial.evaluation.results.verdicts import Measure, rate_of
 
 SHAPES = {
     "circle": "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0 -14 0z",

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parlai_prosocial.evaluation.judgement import short
-from parlai_prosocial.evaluation.measures import Record, is_unfit, judged_by
+from parlai_prosocial.evaluation.results.aggregate import Record, is_unfit, judged_by
+from parlai_prosocial.judges.judge import short
 
 LONGEST = 600
 """Most characters of a text; the log has the rest."""

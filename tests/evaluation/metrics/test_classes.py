@@ -5,8 +5,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from parlai_prosocial.evaluation.calibration import expected_calibration_error
 from parlai_prosocial.evaluation.metrics.classes import CalibrationError, Confusion
+from parlai_prosocial.evaluation.statistics.calibration import expected_calibration_error
 
 CLASSES = ("casual", "caution", "intervention")
 

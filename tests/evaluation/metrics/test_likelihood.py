@@ -4,8 +4,8 @@ import pytest
 from parlai.core.metrics import Metrics
 from parlai.core.torch_generator_agent import PPLMetric
 
-from parlai_prosocial.evaluation.casual import perplexity
 from parlai_prosocial.evaluation.metrics.likelihood import Perplexity
+from parlai_prosocial.evaluation.statistics.perplexity import perplexity
 
 NLL, TOKENS = [12.25, 3.5, 40.75, 0.5], [5, 1, 13, 2]
 

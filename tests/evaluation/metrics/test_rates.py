@@ -1,9 +1,8 @@
 import pytest
 
-from parlai_prosocial.evaluation.bootstrap import wilson_interval
-from parlai_prosocial.evaluation.judged import verdict
-from parlai_prosocial.evaluation.judgement import Judgement
 from parlai_prosocial.evaluation.metrics.rates import Rate
+from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
+from parlai_prosocial.judges.judge import Judgement, verdict
 
 
 def test_rates_add_up_over_ranks():

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from parlai_prosocial.evaluation import summary as summaries
-from parlai_prosocial.evaluation.judgement import Judgement
-from parlai_prosocial.evaluation.sentinels import LabelledText, judge_quality
+from parlai_prosocial.evaluation.results import summary as summaries
+from parlai_prosocial.evaluation.validation.sentinels import LabelledText, judge_quality
+from parlai_prosocial.judges.judge import Judgement
 
 HOSTILE = {
     "script": "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)>",

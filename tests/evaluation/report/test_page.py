@@ -10,7 +10,7 @@ import pytest
 
 from parlai_prosocial.evaluation.report import page
 from parlai_prosocial.evaluation.report.samples import LONGEST
-from parlai_prosocial.evaluation.tables import table_cells
+from parlai_prosocial.evaluation.results.tables import table_cells
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,388 @@
+"""The model card: what a model is, what made it, what was measured, and how it fails.
+
+It says what files say and no more: what nobody recorded or measured stands as such.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parlai_prosocial.cards.provenance import Corpus, TrainedStep, corpora_of
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.zoo.bases import minilm
+from parlai_prosocial.zoo.entry import PREFIX, find_entry
+
+SECTIONS = (
+    "What it is",
+    "How to use it",
+    "Training data",
+    "Recipe",
+    "Evaluation",
+    "How it fails",
+    "Intended use and limits",
+    "Licences",
+    "Environmental cost",
+    "Citation",
+)
+MOST_SAMPLES = 12
+HUB_NAMES = {
+    f"{PREFIX}smollm2_135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    f"{PREFIX}smollm2_135m_hub": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    minilm.PACKAGE: "sentence-transformers/all-MiniLM-L6-v2",
+}
+PAPER = (
+    "Das and Srihari, Improving Dialog Safety using Socially Aware Contrastive Learning, "
+    "SCI-CHAT at EACL 2024, https://arxiv.org/abs/2402.00446"
+)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card is written from.
+
+    Attributes:
+        title: the model's name.
+        backbone: the name of the base.
+        architecture: class of the language model.
+        parameters: all of it, the adapter merged.
+        prompt: how a dialogue is put to it, a sentence or two.
+        usage: Python that loads and asks it.
+        pipeline: Hugging Face's name of the task.
+        chain: what it was trained by, the first run first.
+        results: from :func:`read_results`.
+        keeps_adapter: the base is not in the folder.
+        reranks: how many replies the agent chooses from; 0 for none.
+        classes: of a safety classifier; none for a generator.
+    """
+
+    title: str
+    backbone: str
+    architecture: str
+    parameters: int
+    prompt: str
+    usage: str
+    pipeline: str
+    chain: Sequence[TrainedStep] = ()
+    results: Sequence[dict[str, Any]] = ()
+    keeps_adapter: bool = False
+    reranks: int = 0
+    classes: Sequence[str] = ()
+
+
+def read_results(file: Path, row: str) -> dict[str, Any]:
+    """What was measured: ``tables``, ``environment``, ``row``, and ``samples`` of what fails.
+
+    Args:
+        file: ``results.json`` of ``prosocial compare`` or ``ablate``, ``classifier.json`` of
+            ``bench_classifier.py``, or ``summary.json`` of ``prosocial evaluate``, whose
+            ``log.jsonl`` beside it has the replies.
+        row: the model's name in tables and log: of a row, or of a column.
+
+    Raises:
+        UserError: not such a file.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"--results {file}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("tables"), list):
+        raise UserError(
+            f"--results {file}: has no tables; give the results.json of prosocial compare or "
+            "ablate, the summary.json of prosocial evaluate, or a classifier.json of "
+            "bench_classifier.py"
+        )
+    log = file.with_name("log.jsonl")
+    samples = _sample_failures(log, row) if log.is_file() else []
+    return content | {"row": row, "samples": samples}
+
+
+def _sample_failures(log: Path, row: str) -> list[dict[str, str]]:
+    """Replies of one model that a judge calls unfit: by lot, the same ones every time."""
+    from parlai_prosocial.evaluation.results.aggregate import is_unfit
+
+    found: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
+    for line in log.read_text("utf-8").splitlines():
+        record = json.loads(line)
+        if record["model"] != row:
+            continue
+        for axis, judges in record["judgements"].items():
+            unfit = [judge for judge in judges if is_unfit(record, axis, judge)]
+            if unfit:
+                lot = hashlib.sha256(f"{record['suite']} {record['id']}".encode()).hexdigest()
+                sample = {
+                    "context": "\n".join(record["context"]),
+                    "reply": record["reply"],
+                    "judgement": f"{axis} by {', '.join(unfit)}; suite {record['suite']}",
+                }
+                found.setdefault((record["suite"], axis), []).append((lot, sample))
+    each = max(1, MOST_SAMPLES // max(1, len(found)))
+    chosen = [
+        sample
+        for group in found.values()
+        for _, sample in sorted(group, key=lambda pair: pair[0])[:each]
+    ]
+    return chosen[:MOST_SAMPLES]
+
+
+PARLAI_SECTIONS = {
+    "recipe": "Recipe",
+    "intended_use": "Intended use and limits",
+    "training_data": "Training data",
+    "both_axes": "Evaluation",
+    "how_it_fails": "How it fails",
+    "licences": "Licences",
+    "environmental_cost": "Environmental cost",
+    "related_paper": "Citation",
+}
+"""What ParlAI's card is given of ours, by its names."""
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card in Markdown, with Hugging Face's metadata at its head."""
+    parts = [_metadata(facts, corpora_of(facts.chain)), f"# {facts.title}"]
+    parts += [f"## {name}\n\n{body}" for name, body in card_sections(facts).items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def parlai_arguments(facts: CardFacts, names: Sequence[str]) -> dict[str, Any]:
+    """``args.json`` for ``parlai generate_model_card``.
+
+    Its section on ParlAI's Safety Bench, which needs downloads, gives way to ours.
+
+    Args:
+        facts: of the model.
+        names: under which ParlAI may look for it: ``-mf`` as typed, and as a full path.
+    """
+    own = card_sections(facts)
+    model = {"title": facts.title, "description": own["What it is"], "author": "parlai-prosocial"}
+    model |= {theirs: own[ours] for theirs, ours in PARLAI_SECTIONS.items()}
+    sections = ["model_details", "quick_usage", "sample_input_and_output", *PARLAI_SECTIONS]
+    return {
+        "extra_models": dict.fromkeys(names, model),
+        "user_section_list": [*sections, "datasets_used", "evaluation", "hyperparameters"],
+    }
+
+
+def card_sections(facts: CardFacts) -> dict[str, str]:
+    """The texts of :data:`SECTIONS`, in that order."""
+    corpora = corpora_of(facts.chain)
+    bodies = (
+        _what(facts),
+        facts.usage,
+        _data(facts.chain, corpora),
+        _recipe(facts.chain),
+        _evaluation(facts),
+        _failures(facts),
+        _limits(facts),
+        _licences(facts, corpora),
+        _cost(facts),
+        _citation(corpora),
+    )
+    return dict(zip(SECTIONS, bodies, strict=True))
+
+
+def _metadata(facts: CardFacts, corpora: Sequence[Corpus]) -> str:
+    base = HUB_NAMES.get(facts.backbone, facts.backbone)
+    library = "peft" if facts.classes else "transformers"
+    lines = ["---", "language: en", f"library_name: {library}"]
+    lines += [f"pipeline_tag: {facts.pipeline}"]
+    if licence := _base_licence(facts):
+        lines.append(f"license: {licence.lower()}")
+    if base.count("/") == 1 and ":" not in base:
+        lines.append(f"base_model: {base}")
+    if hubs := [corpus.hub for corpus in corpora if corpus.hub]:
+        lines += ["datasets:", *(f"- {hub}" for hub in hubs)]
+    return "\n".join([*lines, "tags:", "- dialogue-safety", "- parlai", "---"])
+
+
+def _what(facts: CardFacts) -> str:
+    if facts.classes:
+        return (
+            "A safety classifier: it reads a line and the dialogue before it, and gives each of "
+            f"{', '.join(f'`{name}`' for name in facts.classes)} a probability. "
+            f"{facts.architecture}, {facts.parameters:,} parameters, tuned from "
+            f"`{facts.backbone}`.\n\n{facts.prompt}"
+        )
+    trained = (
+        f"It was tuned from `{facts.backbone}` in {len(facts.chain)} run(s) with "
+        "parlai-prosocial, which contrasts fitting replies with unfit ones."
+        if facts.chain
+        else f"It is `{facts.backbone}` as it is: no file beside it records a training run."
+    )
+    where = " Only its adapter is in this folder, not its base." if facts.keeps_adapter else ""
+    text = f"A dialogue model, {facts.architecture}, {facts.parameters:,} parameters.{where} "
+    text += f"{trained}\n\n{facts.prompt}"
+    if facts.reranks:
+        text += (
+            f"\n\nUnder ParlAI it samples {facts.reranks} replies and chooses by its contrast head "
+            "(`contrast_head.safetensors`); transformers alone does not, `parlai_prosocial."
+            "Prosocial` does."
+        )
+    return text
+
+
+def _data(chain: Sequence[TrainedStep], corpora: Sequence[Corpus]) -> str:
+    if not chain:
+        return "Not recorded."
+    lines = [f"- {c.name}: {c.source}; licence: {c.licence}." for c in corpora]
+    known = {"diasafety", "self_dialogue", "prosocial", "mic"}
+    for step in chain:
+        if step.own_data:
+            lines.append(f"- The trainer's own file `{Path(step.own_data).name}`.")
+        if step.on_samples:
+            lines.append("- The small samples of parlai-prosocial, which only show that all works.")
+        lines += [
+            f"- ParlAI's task `{task}`." for task in step.tasks if task.split(":")[0] not in known
+        ]
+    lines = list(dict.fromkeys(lines))
+    return "\n".join([*lines, "", "Some of these corpora hold offensive and abusive language."])
+
+
+def _recipe(chain: Sequence[TrainedStep]) -> str:
+    if not chain:
+        return "None: no training run is recorded."
+    parts = []
+    for number, step in enumerate(chain, 1):
+        settings = ", ".join(f"{key} {value}" for key, value in step.settings.items())
+        facts = [f"task `{','.join(step.tasks)}`", settings]
+        if step.steps is not None:
+            facts.append(f"{step.steps:,} steps")
+        if step.tokens is not None:
+            facts.append(f"{step.tokens:,} processed tokens")
+        text = f"{number}. " + "; ".join(fact for fact in facts if fact) + "."
+        if step.command:
+            text += f"\n\n   ```\n   {without_folders(step.command)}\n   ```"
+        parts.append(text)
+    return "\n".join(parts)
+
+
+def without_folders(command: str) -> str:
+    """A command with the folders of this machine cut from its absolute paths.
+
+    >>> without_folders("prosocial ablate --judge classifier:/a/b/model --out runs/x http://h:1/v1")
+    'prosocial ablate --judge classifier:model --out runs/x http://h:1/v1'
+    >>> without_folders("--judge classifier:runs/judge-{seed}/model")
+    '--judge classifier:runs/judge-{seed}/model'
+    """
+    return re.sub(r"(?<![\w./}])/(?!/)([^\s/]+/)*", "", command)
+
+
+def _evaluation(facts: CardFacts) -> str:
+    from parlai_prosocial.evaluation.results.tables import markdown_table
+
+    if not facts.results and facts.classes:
+        return "Not measured. How often it errs, either way, must be known before it is used."
+    if not facts.results:
+        return (
+            "Not measured. Both how often it is unsafe and how often it needlessly lectures must "
+            "be known before it is used: `prosocial compare` measures both."
+        )
+    parts = []
+    for content in facts.results:
+        tables, name = content["tables"], content["row"]
+        if any(name in row.values() for table in tables for row in table["rows"]):
+            parts.append(f"This model is the row “{name}”.")
+        elif any(name in table["columns"] for table in tables):
+            parts.append(f"This model is the column “{name}”.")
+        else:
+            parts.append("Which row is this model was not said when this card was made (`--row`).")
+        parts += [markdown_table(table) for table in tables]
+        if environment := content.get("environment"):
+            if "command" in environment:
+                environment = environment | {"command": without_folders(environment["command"])}
+            shown = ", ".join(f"{key} {value}" for key, value in environment.items())
+            parts.append(f"Measured with: {shown}")
+    return "\n\n".join(parts)
+
+
+def _failures(facts: CardFacts) -> str:
+    samples = [sample for content in facts.results for sample in content.get("samples", ())]
+    if not samples and facts.classes:
+        return (
+            "It passes unfit lines and flags fitting ones, as often as the evaluation says: no "
+            "single errors were sampled for this card. It learnt from one corpus, and how a reply "
+            "is worded can sway it more than what it answers."
+        )
+    if not samples:
+        return "No failures were sampled for this card. Read replies of it before you use it."
+    parts = []
+    for sample in samples:
+        quoted = [f"> {_plain(turn)}  " for turn in sample["context"].split("\n")]
+        quoted += [
+            f"> **{_plain(sample['reply'])}**",
+            f">\n> Judged: {_plain(sample['judgement'])}",
+        ]
+        parts.append("\n".join(quoted))
+    said = "Replies that a judge calls unfit, drawn by lot. **Some are offensive.**"
+    return "\n\n".join([said, *parts])
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    one_line = " ".join(str(text).split())
+    escaped = "".join("\\" + c if c in "\\`*_{}[]()#+!|~" else c for c in one_line)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _limits(facts: CardFacts) -> str:
+    english = "- English. Other languages were not looked at."
+    if facts.classes:
+        return "\n".join(
+            [
+                "- For research on safer dialogue. It decides nothing alone: do not let it be the "
+                "only thing between a model and the public.",
+                english,
+                "- A judge that chose a model's training data must not score that model.",
+            ]
+        )
+    lines = [
+        "- For research on safer dialogue. It is not safe: do not put it before the public as it "
+        "is, and do not rely on it for advice.",
+        english,
+        "- It can still agree with something harmful, and still lecture where nothing is wrong.",
+    ]
+    if facts.backbone == f"{PREFIX}smollm2_135m":
+        lines.append("- Its base is small and 4-bit in origin: part of any gain over it is repair.")
+    return "\n".join(lines)
+
+
+def _base_licence(facts: CardFacts) -> str | None:
+    """Known of the zoo's bases and MiniLM alone."""
+    if facts.backbone == minilm.PACKAGE:
+        return "Apache-2.0"
+    is_ours = facts.backbone.startswith(PREFIX)
+    return find_entry(facts.backbone).licence if is_ours else None
+
+
+def _licences(facts: CardFacts, corpora: Sequence[Corpus]) -> str:
+    base = _base_licence(facts) or "see there; not recorded here"
+    lines = [f"- Base `{facts.backbone}`: {base}.", "- Code: MIT."]
+    return "\n".join(lines + [f"- {c.name}: {c.licence}." for c in corpora])
+
+
+def _cost(facts: CardFacts) -> str:
+    seconds = [step.seconds for step in facts.chain]
+    if not seconds:
+        return "No training is recorded."
+    shown = ", ".join("not recorded" if s is None else f"{s:,.0f} s" for s in seconds)
+    known = sum(s for s in seconds if s is not None)
+    machines = {
+        f"{e['device']}, {e['cores']} cores, {e['precision']}"
+        for content in facts.results
+        if {"device", "cores", "precision"} <= (e := content.get("environment") or {}).keys()
+    }
+    machine = "; ".join(sorted(machines)) or "not recorded"
+    return (
+        f"Training by run: {shown}; together {known:,.0f} s of wall time. Machine of the "
+        f"measurements: {machine}. "
+        "Energy was not measured."
+    )
+
+
+def _citation(corpora: Sequence[Corpus]) -> str:
+    lines = [f"- The idea: {PAPER}. This is a reconstruction, not the authors' model."]
+    return "\n".join(lines + [f"- {corpus.citation}." for corpus in corpora])

@@ -1,0 +1,121 @@
+"""What ParlAI's ways to chat need mended; :func:`parlai_prosocial.compat.patches.apply` applies it.
+
+ParlAI's own clients of its chat services (``...terminal_chat.client``, ``...browser_chat.client``)
+are programs that never import anything of ours, so they are as they are.
+"""
+
+import functools
+import json
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+
+def mend_safe_human(human: ModuleType) -> None:
+    """``parlai safe_interactive`` cannot be left, and knows one classifier.
+
+    Its human filters ``[EXIT]`` as if it were talk, so a filter that minds it asks for ever, and
+    stops with an EOFError where the input ends. Its classifier is always parl.ai's;
+    ``--safety-model`` names another. Needed in all versions.
+
+    Args:
+        human: ``parlai.agents.safe_local_human.safe_local_human``.
+    """
+    original_reply = human.SafeLocalHumanAgent.get_reply
+    original_safety = human.SafeLocalHumanAgent._init_safety
+
+    @functools.wraps(original_reply)
+    def get_reply(self) -> str:
+        try:
+            text: str = original_reply(self)
+        except EOFError:
+            text = "[EXIT]"
+        if "[EXIT]" in text or "[DONE]" in text:
+            self.finished = "[EXIT]" in text
+            raise StopIteration
+        return text
+
+    @functools.wraps(original_safety)
+    def _init_safety(self, opt) -> None:
+        model = opt.get("safety_model")
+        if not model or opt["safety"] not in ("classifier", "all"):
+            return original_safety(self, opt)
+        rest = "string_matcher" if opt["safety"] == "all" else "none"
+        original_safety(self, {**opt, "safety": rest})
+
+        from parlai.core.build_data import modelzoo_path
+
+        file = modelzoo_path(opt["datapath"], model)
+        self.offensive_classifier = human.OffensiveLanguageClassifier(custom_model_file=file)
+
+    human.SafeLocalHumanAgent.get_reply = get_reply
+    human.SafeLocalHumanAgent._init_safety = _init_safety
+
+
+def mend_safe_script(script: ModuleType) -> None:
+    """``parlai safe_interactive`` looks for the model's reply also where there is none yet.
+
+    ``[DONE]`` or ``[EXIT]`` as the first input ends in a TypeError. Needed in all versions.
+
+    Args:
+        script: ``parlai.scripts.safe_interactive``.
+    """
+    create_task = script.create_task
+
+    @functools.wraps(create_task)
+    def create(*args: Any, **kwargs: Any) -> Any:
+        world = create_task(*args, **kwargs)
+        world.acts = [{} for _ in world.acts]
+        return world
+
+    script.create_task = create  # type: ignore[attr-defined]
+
+
+def mend_websocket_manager(module: ModuleType) -> None:
+    """A chat service writes to its sockets from the threads in which its worlds run.
+
+    tornado's streams belong to the thread of their loop. From another one, a message that does not
+    fit the system's buffer is never finished, since its future wakes the wrong loop: the world
+    hangs. Where the loop writes at the same time, to answer a ping, the stream's buffer is taken
+    out twice: an AssertionError in tornado's ``iostream.py``, or a dead connection. And what the
+    loop's own thread sends (the question for ``--password``) cannot run a second loop there. So
+    every message is handed to the loop. Needed with every tornado that runs on asyncio (5 and
+    later).
+
+    Args:
+        module: ``parlai.chat_service.services.websocket.websocket_manager``.
+    """
+    from tornado.ioloop import IOLoop
+    from tornado.websocket import WebSocketClosedError
+
+    manager = module.WebsocketManager
+    start_task = manager.start_task
+
+    @functools.wraps(start_task)
+    def start(self) -> None:
+        self.loop = IOLoop.current()
+        start_task(self)
+
+    def send(self, socket_id, message: dict) -> None:
+        async def write() -> None:
+            # A person who has left misses nothing.
+            if socket_id in self.subs:
+                with suppress(WebSocketClosedError):
+                    await self.subs[socket_id].write_message(json.dumps(message))
+
+        self.loop.add_callback(write)
+
+    def observe_message(self, socket_id, message, quick_replies=None) -> None:
+        send(self, socket_id, {"text": message, "quick_replies": _list(quick_replies)})
+
+    def observe_payload(self, socket_id, payload, quick_replies=None) -> None:
+        quick_replies = _list(quick_replies)
+        send(self, socket_id, {"text": "", "payload": payload, "quick_replies": quick_replies})
+
+    manager.start_task = start
+    manager.observe_message = observe_message
+    manager.observe_payload = observe_payload
+
+
+def _list(quick_replies) -> list | None:
+    return None if quick_replies is None else list(quick_replies)

@@ -1,0 +1,389 @@
+"""What ParlAI 1.7.2 needs mended to run on current libraries, each with its cause and range.
+
+:func:`apply` is called by our agent and task modules when they are imported, which the stock
+``parlai`` command does while it parses ``-m`` and ``-t``. ParlAI and its scripts are imported
+by then, so names that other modules copied are replaced there too. Nothing is mended where the
+installed libraries do not need it.
+
+Two things cannot be mended from here. ``pkg_resources``, which ParlAI imports before anything
+of ours, left setuptools in version 81: hence ``setuptools<81`` in our requirements. The presets
+``-o gen/...`` and ``-o arch/...`` are not in ParlAI's wheel.
+"""
+
+import contextlib
+import copy
+import functools
+import importlib.abc
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from parlai_prosocial.compat import card as compat_card
+from parlai_prosocial.compat import chat as compat_chat
+from parlai_prosocial.compat.downloads import mend_downloads
+from parlai_prosocial.data.example import BINARY_LABELS
+from parlai_prosocial.errors import UserError
+
+PARLAI_INSTALL = "pip install --no-deps parlai==1.7.2"
+
+
+def require_parlai() -> None:
+    """Raise :class:`UserError` where ParlAI, or what it cannot start without, is missing."""
+    # The folder `parlai` alone proves nothing: our own task packages lie in it.
+    if importlib.util.find_spec("parlai") is None or not importlib.util.find_spec("parlai.core"):
+        raise UserError(f"ParlAI is not installed: run `prosocial setup`, or `{PARLAI_INSTALL}`")
+    if importlib.util.find_spec("pkg_resources") is None:
+        raise UserError(
+            "ParlAI needs pkg_resources, which setuptools 81 dropped: "
+            "run `pip install 'setuptools<81'`"
+        )
+
+
+@functools.cache
+def apply() -> None:
+    """Mend ParlAI, once a process. Raises :class:`UserError` where ParlAI is missing."""
+    require_parlai()
+    mend_plateau_scheduler()
+    mend_array_vectors()
+    mend_rouge()
+    mend_gpt2_cache()
+    mend_offensive_classifier()
+    mend_chats()
+    mend_model_card()
+    mend_failed_downloads()
+    mend_prosocial_dialog()
+    mend_twitter()
+    mend_cpu_workers()
+
+
+def mend_plateau_scheduler() -> None:
+    """The default ``--lr-scheduler reduceonplateau`` passes ``verbose=`` to torch.
+
+    Needed where torch's ReduceLROnPlateau no longer takes it (removed after torch 2.6).
+    """
+    from parlai.nn.lr_scheduler import ParlAILRScheduler, ReduceOnPlateauLRScheduler
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+    if "verbose" in inspect.signature(ReduceLROnPlateau).parameters:
+        return
+
+    def __init__(self, optimizer, patience, decay, warmup_updates, warmup_rate):
+        ParlAILRScheduler.__init__(self, warmup_updates, warmup_rate)
+        self.scheduler = ReduceLROnPlateau(optimizer, "min", factor=decay, patience=patience)
+
+    ReduceOnPlateauLRScheduler.__init__ = __init__
+
+
+def mend_array_vectors() -> None:
+    """``DictionaryAgent.txt2vec(text, np.ndarray)`` uses ``np.int``, gone from numpy 1.24 on.
+
+    All numpy versions that we support (1.26 and later) need it.
+    """
+    import numpy as np
+    from parlai.core.dict import DictionaryAgent
+
+    original = DictionaryAgent.txt2vec
+
+    @functools.wraps(original)
+    def txt2vec(self, text, vec_type=list):
+        if vec_type is np.ndarray:
+            return np.array(original(self, text, list), dtype=int)
+        return original(self, text, vec_type)
+
+    DictionaryAgent.txt2vec = txt2vec
+
+
+def mend_rouge() -> None:
+    """ROUGE needs nltk's punkt files; without them ParlAI drops ``rouge_L`` from its reports.
+
+    ``--validation-metric rouge_L`` then ends in a KeyError. py-rouge 1.1 has removed all
+    punctuation by the time it asks nltk for words, so there is no sentence to split and the
+    word tokeniser alone, which needs no file, gives the same words. Needed in every version,
+    where the files are missing.
+    """
+    from parlai.core.metrics import RougeMetric
+
+    original = RougeMetric.compute_many
+
+    @functools.wraps(original)
+    def compute_many(guess, answers, measure="r"):
+        # Here and not at import, since nltk takes a second to import.
+        _use_words_alone_where_punkt_is_missing()
+        return original(guess, answers, measure)
+
+    RougeMetric.compute_many = staticmethod(compute_many)
+
+
+@functools.cache
+def _use_words_alone_where_punkt_is_missing() -> None:
+    import nltk
+    import rouge
+
+    try:
+        nltk.word_tokenize("a b")
+    except LookupError:
+        rouge.Rouge.tokenize_text = staticmethod(
+            lambda text, language="english": nltk.word_tokenize(text, language, preserve_line=True)
+        )
+
+
+def mend_gpt2_cache() -> None:
+    """ParlAI's ``hugging_face/gpt2`` (and dialogpt) expects key/value tuples when it reorders.
+
+    Needed from transformers 5 on, whose models return a ``Cache``. ParlAI imports that agent
+    after our task and only where it is asked for, and importing it for everybody would cost
+    seconds; so it is mended when it is imported.
+    """
+    if int(metadata.version("transformers").split(".")[0]) >= 5:
+        _when_imported("parlai.agents.hugging_face.gpt2", _reorder_cache_objects)
+
+
+def _reorder_cache_objects(gpt2: ModuleType) -> None:
+    def reorder_decoder_incremental_state(self, incremental_state, inds):
+        incremental_state.reorder_cache(inds)
+        return incremental_state
+
+    gpt2.HFGPT2Model.reorder_decoder_incremental_state = reorder_decoder_incremental_state
+
+
+CPU_SCRIPTS = {
+    "parlai.scripts.multiprocessing_train": "multiprocess_train",
+    "parlai.scripts.multiprocessing_eval": "multiprocess_eval",
+}
+
+
+def mend_offensive_classifier() -> None:
+    """``OffensiveLanguageClassifier(custom_model_file=...)`` opens every file in one way.
+
+    It says ``transformer/classifier`` whatever the file's own options name, so that no classifier
+    of another agent can be used where ParlAI takes one. Needed in all versions.
+    """
+    _when_imported("parlai.utils.safety", _open_by_its_own_agent)
+
+
+def _open_by_its_own_agent(safety: ModuleType) -> None:
+    original = safety.OffensiveLanguageClassifier._create_safety_model
+
+    @functools.wraps(original)
+    def create(self, custom_model_file):
+        from parlai.core.agents import create_agent_from_model_file
+        from parlai.core.opt import Opt
+
+        options = Path(f"{custom_model_file}.opt")
+        if options.is_file() and Opt.load(str(options)).get("model") == "prosocial/classifier":
+            overrides = {"print_scores": True, "datatype": "valid"}
+            agent = create_agent_from_model_file(custom_model_file, overrides)
+            if set(agent.class_list) != set(BINARY_LABELS):
+                raise UserError(
+                    f"{custom_model_file}: its classes are {' '.join(agent.class_list)}, but "
+                    f"ParlAI's filter needs {' and '.join(BINARY_LABELS)}; train one with "
+                    "-t diasafety:Safety, or with --binary true"
+                )
+            return agent
+        return original(self, custom_model_file)
+
+    safety.OffensiveLanguageClassifier._create_safety_model = create
+
+
+def mend_chats() -> None:
+    """``parlai safe_interactive`` and the chat services: see ``compat_chat.py``."""
+    human = "parlai.agents.safe_local_human.safe_local_human"
+    _when_imported(human, compat_chat.mend_safe_human)
+    _when_imported("parlai.scripts.safe_interactive", compat_chat.mend_safe_script)
+    manager = "parlai.chat_service.services.websocket.websocket_manager"
+    _when_imported(manager, compat_chat.mend_websocket_manager)
+
+
+def mend_model_card() -> None:
+    """``parlai generate_model_card`` fails on tasks with flags of their own; see compat_card."""
+    _when_imported("parlai.scripts.generate_model_card", compat_card.mend)
+
+
+def mend_failed_downloads() -> None:
+    """See :func:`parlai_prosocial.compat.downloads.mend_downloads`."""
+    from parlai.core import build_data
+
+    download = build_data.download
+    mend_downloads(build_data)
+    _replace_everywhere(download, build_data.download)
+
+
+def mend_prosocial_dialog() -> None:
+    """``-t prosocial_dialog`` stops at every batch size above 1.
+
+    Its teachers count examples in a field that their clones do not have. DialogTeacher, of which
+    they are, counts rightly without that. Needed in all versions.
+    """
+    _when_imported("parlai.tasks.prosocial_dialog.agents", _count_as_dialog_teacher)
+
+
+def _count_as_dialog_teacher(agents: ModuleType) -> None:
+    for teacher in (agents.ProsocialDialogTeacher, agents.ProsocialDialogSafetyTeacher):
+        del teacher.num_episodes, teacher.num_examples
+
+
+def mend_twitter() -> None:
+    """``-t twitter``, which Safety Bench uses, imports a table that emoji 2.0 dropped.
+
+    ParlAI then asks to install emoji, which does not help. Needed from emoji 2 on; 1.x has a table
+    of tables under the name, in which ParlAI finds nothing.
+    """
+    _when_imported("emoji.unicode_codes", _restore_flat_emoji_table)
+
+
+def _restore_flat_emoji_table(unicode_codes: ModuleType) -> None:
+    if "EMOJI_DATA" in vars(unicode_codes):
+        table = {emoji: names["en"] for emoji, names in unicode_codes.EMOJI_DATA.items()}
+        unicode_codes.UNICODE_EMOJI = table  # type: ignore[attr-defined]
+
+
+def mend_cpu_workers() -> None:
+    """``parlai multiprocessing_train`` and ``multiprocessing_eval`` know GPUs only.
+
+    They take the rank modulo the number of GPUs (a division by zero without one), the nccl
+    backend, which has no tensors of the CPU, GPU buffers and GPU device ids. Needed in every
+    version, on machines without a GPU and with ``--no-cuda``; give the number of processes
+    as ``--distributed-world-size``. Workers on GPUs get none of it: each process decides when it
+    begins to work. Run them through the ``parlai`` command: with ``python -m parlai.scripts...``
+    the worker processes do not get here.
+    """
+    for script in CPU_SCRIPTS:
+        _when_imported(script, _mend_cpu_script)
+
+
+_parlai_workers: dict[str, Callable] = {}
+
+# Kept until the process ends. The model's reducer would else hold the last reference to its
+# group and destroy it under Python's lock, for which one of gloo's threads may be waiting: one
+# run in four hung there, after the work was done.
+_process_groups: list = []
+
+
+def _mend_cpu_script(script: ModuleType) -> None:
+    function = CPU_SCRIPTS[script.__name__]
+    _parlai_workers[script.__name__] = getattr(script, function)
+    setattr(script, function, functools.partial(_mend_and_run, script.__name__))
+
+
+def _mend_and_run(script: str, rank: int, opt, *args, **kwargs):
+    """Run the worker function of a ParlAI script in a process that has mended ParlAI.
+
+    A spawned process unpickles what it is to run, and so imports the module of that: this one.
+    """
+    import torch
+
+    apply()
+    importlib.import_module(script)
+    if opt.get("no_cuda") or not torch.cuda.is_available():
+        _use_gloo()
+    return _parlai_workers[script](rank, opt, *args, **kwargs)
+
+
+@functools.cache
+def _use_gloo() -> None:
+    import torch
+    from parlai.utils import distributed, fsdp
+    from torch.nn.parallel import DistributedDataParallel
+
+    distributed.distributed_context = _distributed_context_on_cpu
+    _replace_everywhere(distributed.all_gather_list, _all_gather_list_on_cpu)
+
+    join_device = property(lambda self: torch.device("cpu"))
+    fsdp.JoinableTrainLoop.join_device = join_device
+    fsdp.JoinableEvaluator.join_device = join_device
+
+    original_init = DistributedDataParallel.__init__
+
+    @functools.wraps(original_init)
+    def __init__(self, module, device_ids=None, *args, **kwargs):
+        # [-1] is what ParlAI passes for "no GPU"; torch wants None then.
+        original_init(self, module, None if device_ids == [-1] else device_ids, *args, **kwargs)
+
+    DistributedDataParallel.__init__ = __init__  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _distributed_context_on_cpu(
+    rank: int,
+    opt,
+    rank_offset: int = 0,
+    gpu: int | None = None,
+    init_method: str = "tcp://localhost:61337",
+) -> Iterator:
+    """ParlAI's ``distributed_context`` over gloo: the same steps, less those on a GPU."""
+    import torch
+    import torch.distributed as dist
+    from parlai.utils import distributed
+
+    rank += rank_offset
+    opt = copy.deepcopy(opt)
+    opt["rank"] = rank
+    opt["gpu"] = -1
+    opt.setdefault("override", {})["gpu"] = -1
+    verbose = opt.get("verbose", False)
+    prefix = f"rank:{rank:3d} |" if verbose or rank != 0 else None
+    with distributed.override_print(rank != 0 and not verbose, prefix):
+        dist.init_process_group(
+            "gloo", init_method=init_method, world_size=opt["distributed_world_size"], rank=rank
+        )
+        _process_groups.append(dist.group.WORLD)
+        torch.manual_seed(42)  # as ParlAI does, so that all processes begin with the same weights
+        distributed.sync_object(None)
+        try:
+            yield opt
+        finally:
+            dist.destroy_process_group()
+
+
+def _all_gather_list_on_cpu(data) -> list:
+    """ParlAI's ``all_gather_list`` without its GPU buffers: ``data`` of every process, by rank."""
+    import torch.distributed as dist
+    from parlai.utils.distributed import is_distributed
+
+    if not is_distributed():
+        return [data]
+    gathered = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, data)
+    return gathered
+
+
+def _replace_everywhere(original: Callable, replacement: Callable) -> None:
+    """Replace a function of ParlAI in its module and in those that copied it by name."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("parlai.") and vars(module).get(original.__name__) is original:
+            setattr(module, original.__name__, replacement)
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """Calls ``mend(module)`` once, right after the module called ``name`` has been imported."""
+
+    def __init__(self, name: str, mend: Callable[[ModuleType], None]):
+        self.name = name
+        self.mend = mend
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)  # the search below must find the real one, not this again
+        spec = importlib.util.find_spec(fullname)
+        assert spec is not None and spec.loader is not None  # it is one of ParlAI's own files
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            self.mend(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _when_imported(name: str, mend: Callable[[ModuleType], None]) -> None:
+    """Call ``mend(module)`` on the module called ``name``: now, or when it is imported."""
+    if name in sys.modules:
+        mend(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _WhenImported(name, mend))

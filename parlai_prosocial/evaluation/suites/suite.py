@@ -1,0 +1,285 @@
+"""Suites: the contexts that models are evaluated on, and what each is judged on.
+
+A suite is a readable file ``evaluation/suites/NAME.json``: ``about``, the ``corpus`` that its
+contexts come from, and ``axes``, which says for each label what replies are judged on (``*``
+stands for all labels that are not named):
+
+- ``unsafe``: whether the reply is unsafe in its context;
+- ``agreement``: whether it endorses, joins in or amplifies a problematic turn;
+- ``over-caution``: whether it moralises, refuses, disclaims or refers to a professional where the
+  context gives no reason.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parlai_prosocial.data import diasafety, mic, own, persona_chat, prosocial_dialog, self_dialogue
+from parlai_prosocial.data.example import CASUAL, ContrastiveExample
+from parlai_prosocial.data.normalise import normalise_text, one_line
+from parlai_prosocial.data.reader import empty_split, open_corpus, rows_of
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.suites.casual import casual_replies
+from parlai_prosocial.evaluation.suites.ranking import contexts_with_replies
+
+FOLDER = Path(__file__).parent
+UNSAFE, AGREEMENT, OVER_CAUTION = "unsafe", "agreement", "over-caution"
+AXES = (UNSAFE, AGREEMENT, OVER_CAUTION)
+NAMES = (
+    "adversarial",
+    "casual",
+    "casual_out",
+    "safe_but_scary",
+    "prosocial",
+    "mic",
+    "mic_attributes",
+)
+ALL = ("adversarial", "casual", "safe_but_scary", "prosocial", "mic")
+"""What the name ``all`` stands for; ``casual_out`` joins where its file is given."""
+
+
+@dataclass(frozen=True)
+class SuiteContext:
+    """A context, and what people said to it.
+
+    Attributes:
+        id: unique in its suite, and the same in every run.
+        turns: oldest first, one line each; the last one is the user's.
+        label: decides the axes; the corpus's category or safety label, "" without one.
+        kind: a finer group, "" without one.
+        source: the corpus.
+        axes: of :data:`AXES`, what replies are judged on.
+        cluster: contexts of one dialogue, question or pair share it; the bootstrap draws clusters.
+        fitting: people's fitting replies; for MIC's attributes the right classes.
+        unfit: people's or models' replies that people called unfit.
+    """
+
+    id: str
+    turns: tuple[str, ...]
+    label: str
+    kind: str
+    source: str
+    axes: tuple[str, ...]
+    cluster: str
+    fitting: tuple[str, ...] = ()
+    unfit: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """As ParlAI packs it."""
+        return "\n".join(self.turns)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Contexts under a name.
+
+    Attributes:
+        name: of the file in ``suites/``, or the path of the user's own file.
+        about: what they are.
+        contexts: in the order of their corpus.
+        greedy: replies are decoded greedily, whatever the run says.
+    """
+
+    name: str
+    about: str
+    contexts: list[SuiteContext]
+    greedy: bool = False
+
+    def sha256(self) -> str:
+        """Of all that the contexts hold."""
+        return hashlib.sha256(repr(self.contexts).encode("utf-8")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where suites come from.
+
+    Attributes:
+        datapath: ParlAI's data path.
+        split: ``valid`` or ``test`` of every corpus that is cut.
+        fold: of DiaSafety, 0 to 3.
+        prosocial_sample: the bundled samples instead of ProsocialDialog and MIC.
+        mic_data: file or folder of MIC; None for the data path's.
+        persona_chat: a file of Synthetic-Persona-Chat, for ``casual_out``.
+    """
+
+    datapath: str
+    split: str = "test"
+    fold: int = 0
+    prosocial_sample: bool = False
+    mic_data: str | None = None
+    persona_chat: str | None = None
+
+
+def suite_names(asked: Sequence[str], sources: Sources) -> list[str]:
+    """The suites that some names stand for, each once: ``all`` is replaced by its parts.
+
+    >>> suite_names(["mic", "all"], Sources(""))
+    ['mic', 'adversarial', 'casual', 'safe_but_scary', 'prosocial']
+    """
+    names: list[str] = []
+    for name in asked:
+        names += [*ALL, *["casual_out"] * bool(sources.persona_chat)] if name == "all" else [name]
+    return list(dict.fromkeys(names))
+
+
+def load_suite(name: str, sources: Sources) -> Suite:
+    """Read a suite by one of :data:`NAMES`, or a file of own data.
+
+    Raises:
+        UserError: neither; or its corpus is not there, has a bad row or nothing of the split.
+    """
+    is_own = name not in NAMES
+    if is_own and not Path(name).expanduser().exists():
+        raise UserError(
+            f"--suite {name}: neither a file nor a suite; there are all, {', '.join(NAMES)}"
+        )
+    description = json.loads((FOLDER / f"{'own' if is_own else name}.json").read_text("utf-8"))
+    axes = description["axes"]
+    contexts = [
+        SuiteContext(**fields, axes=tuple(axes.get(fields["label"], axes.get("*", ()))))
+        for fields in _fields(description, name, sources)
+    ]
+    return Suite(name, description["about"], contexts, description.get("greedy", False))
+
+
+def _fields(description: dict[str, Any], name: str, sources: Sources) -> Iterator[dict[str, Any]]:
+    """The fields of each :class:`SuiteContext` but its axes."""
+    corpus = description["corpus"]
+    if corpus == "diasafety":
+        return _diasafety(sources)
+    if corpus == "self_dialogue":
+        dialogues = self_dialogue.load_dialogues(sources.datapath, sources.split)
+        return _casual(corpus, dialogues, description["replies_per_dialogue"])
+    if corpus == "persona_chat":
+        if sources.persona_chat is None:
+            raise UserError(
+                f"--suite {name}: give a file of Synthetic-Persona-Chat with --persona-chat "
+                "(https://github.com/google-research-datasets/Synthetic-Persona-Chat, CC BY 4.0)"
+            )
+        dialogues = persona_chat.load_dialogues(sources.persona_chat, sources.datapath)
+        return _casual(corpus, dialogues, description["replies_per_dialogue"])
+    if corpus == "pairs":
+        return _pairs(FOLDER / description["file"])
+    if corpus == "prosocial_dialog":
+        rows = prosocial_dialog.load_rows(
+            sources.datapath, sources.split, sample=sources.prosocial_sample
+        )
+        return _of_examples(prosocial_dialog.contrastive_examples(rows))
+    if corpus == "own":
+        return _of_examples(own.contrastive_examples(_own_rows(name, sources)))
+    annotations = mic.load_rows(
+        sources.datapath, sources.split, source=sources.mic_data, sample=sources.prosocial_sample
+    )
+    if corpus == "mic":
+        return _of_examples(mic.contrastive_examples(annotations))
+    return _mic_attributes(annotations)
+
+
+def _diasafety(sources: Sources) -> Iterator[dict[str, Any]]:
+    rows = diasafety.load_rows(sources.datapath, sources.split, fold=sources.fold)
+    for context in contexts_with_replies(rows):
+        if context.unsafe:
+            yield {
+                "id": f"diasafety:{digest(context.group)}",
+                "turns": (context.context,),
+                "label": context.category,
+                "kind": "",
+                "source": "diasafety",
+                "cluster": context.group,
+                "fitting": tuple(context.safe),
+                "unfit": tuple(context.unsafe),
+            }
+
+
+def _casual(source: str, dialogues: list[dict], count: int) -> Iterator[dict[str, Any]]:
+    for dialogue in dialogues:
+        for number, reply in enumerate(casual_replies([dialogue], count)):
+            yield {
+                "id": f"{source}:{dialogue['id']}:{number}",
+                "turns": tuple(reply.context),
+                "label": CASUAL,
+                "kind": "",
+                "source": source,
+                "cluster": f"{source}:{dialogue['id']}",
+                "fitting": (reply.response,),
+            }
+
+
+def _pairs(file: Path) -> Iterator[dict[str, Any]]:
+    for line in file.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        for label, turns, ending in (
+            ("safe", row["context"], ""),
+            ("unsafe", row["twin"], ":twin"),
+        ):
+            yield {
+                "id": row["id"] + ending,
+                "turns": tuple(turns),
+                "label": label,
+                "kind": row["kind"],
+                "source": "parlai-prosocial",
+                "cluster": row["id"],
+            }
+
+
+def _of_examples(examples: Sequence[ContrastiveExample]) -> Iterator[dict[str, Any]]:
+    """One context where several examples share it, with all their replies."""
+    groups: dict[str, list[ContrastiveExample]] = {}
+    for example in examples:
+        groups.setdefault(normalise_text("\n".join(example.context)), []).append(example)
+    for key, group in groups.items():
+        first = group[0]
+        fitting = {normalise_text(e.response): e.response for e in group}
+        unfit = {normalise_text(n): n for e in group for n in e.negatives}
+        disputed = fitting.keys() & unfit.keys()
+        yield {
+            "id": f"{first.source}:{digest(key)}",
+            "turns": tuple(first.context),
+            "label": first.safety_label or "",
+            "kind": "",
+            "source": first.source,
+            "cluster": first.contrast_group,
+            "fitting": tuple(reply for form, reply in fitting.items() if form not in disputed),
+            "unfit": tuple(reply for form, reply in unfit.items() if form not in disputed),
+        }
+
+
+def _own_rows(file: str, sources: Sources) -> list[dict]:
+    rows = rows_of(open_corpus(file, own.SCHEMA, sources.datapath))
+    found = [row for row in rows if row["split"] in (None, sources.split)]
+    if not found:
+        raise empty_split(file, sources.split, {row["split"] for row in rows})
+    return found
+
+
+def _mic_attributes(rows: Sequence[dict]) -> Iterator[dict[str, Any]]:
+    for attribute in mic.ATTRIBUTES:
+        seen = set()
+        for row in rows:
+            question = mic.attribute_question(row, attribute)
+            if question is None:
+                continue
+            lines, labels = question
+            key = f"{attribute}\n{normalise_text(' '.join(lines))}\n{sorted(labels)}"
+            if key in seen:
+                continue
+            seen.add(key)
+            yield {
+                "id": f"{attribute}:{digest(key)}",
+                "turns": tuple(map(one_line, lines)),
+                "label": attribute,
+                "kind": "",
+                "source": "mic",
+                "cluster": normalise_text(row["Q"]),
+                "fitting": tuple(labels),
+            }
+
+
+def digest(text: str) -> str:
+    """Short name of a text, the same in every run."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

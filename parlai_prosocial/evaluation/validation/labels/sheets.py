@@ -1,0 +1,178 @@
+"""Sheets of replies to be labelled: drawn from an evaluation's log, labelled twice, read again.
+
+A sheet is a JSON Lines file; a row is one reply:
+
+``id``
+    Leads back to the log (:func:`reply_id`), without a word on which model replied.
+``axis``, ``suite``, ``context``, ``reply``
+    What is labelled on what; ``context`` is the list of turns.
+``label_1``, ``label_2``
+    Whether the reply has the fault that the axis is about, by two labellings that know nothing of
+    each other; null until then. ``GUIDELINES.md`` says what counts.
+``labeller``
+    Who labelled, by name and kind; null until then.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+
+from parlai_prosocial.data.fields import Field, Schema, one_of, text, text_list
+from parlai_prosocial.data.reader import checked_rows
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.results.aggregate import Record
+from parlai_prosocial.evaluation.suites.suite import AXES, OVER_CAUTION, digest
+from parlai_prosocial.evaluation.validation.sentinels import LabelledText
+
+GUIDELINES = Path(__file__).parent / "GUIDELINES.md"
+LABELS = ("label_1", "label_2")
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """A row of a sheet, its fields as described above."""
+
+    id: str
+    axis: str
+    suite: str
+    context: list[str]
+    reply: str
+    label_1: bool | None = None
+    label_2: bool | None = None
+    labeller: str | None = None
+
+    @property
+    def agreed(self) -> LabelledText | None:
+        """The text with its label; None where the two labels differ."""
+        if self.label_1 is None or self.label_1 != self.label_2:
+            return None
+        return LabelledText("\n".join(self.context), self.reply, self.label_1)
+
+
+def reply_id(axis: str, record: Record) -> str:
+    """The id of a record's reply: the same for all models that say the same in that context."""
+    parts = [axis, record["suite"], record["id"], record["reply"]]
+    return f"{axis}-{digest(json.dumps(parts))}"
+
+
+def draw(log: Sequence[Record], axis: str, n: int, seed: int) -> list[SheetRow]:
+    """Replies to be labelled on an axis, without their models, in random order.
+
+    Unsafe and agreement are labelled where caution is called for, so contexts that are judged on
+    over-caution too are left out. The replies are spread evenly over what differs in model, suite
+    or, for unsafe and agreement, the contexts' label: a suite of five labels gives five times as
+    many as one of a single label. Where one has too few, the others have more. Equal replies to
+    one context are drawn once.
+
+    Args:
+        log: records of ``prosocial evaluate`` (``evaluation/measures.py``).
+        axis: one of :data:`~parlai_prosocial.evaluation.suites.suite.AXES`.
+        n: how many.
+        seed: the same seed and log give the same rows.
+
+    Raises:
+        UserError: the log has fewer.
+    """
+    generator = Random(seed)
+    strata: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for record in log:
+        judged_here = axis in record["axes"] and record["reply"] is not None
+        if judged_here and (axis == OVER_CAUTION or OVER_CAUTION not in record["axes"]):
+            group = (record["suite"], "" if axis == OVER_CAUTION else record["label"])
+            strata.setdefault(group, {}).setdefault(record["model"], []).append(record)
+    piles = [pile for models in strata.values() for pile in models.values()]
+    for pile in piles:
+        generator.shuffle(pile)
+    rows: dict[str, SheetRow] = {}
+    while any(piles) and len(rows) < n:
+        for pile in piles:
+            while pile and len(rows) < n:
+                record = pile.pop()
+                key = reply_id(axis, record)
+                if key not in rows:
+                    context = list(record["context"])
+                    rows[key] = SheetRow(key, axis, record["suite"], context, record["reply"])
+                    break
+    if len(rows) < n:
+        raise UserError(
+            f"--n {n}: the log has {len(rows)} different replies to label on {axis}; give "
+            f"{f'--n {len(rows)}' if rows else 'the log of suites that are judged on it'}"
+        )
+    drawn = list(rows.values())
+    generator.shuffle(drawn)
+    return drawn
+
+
+def sheet_text(rows: Sequence[SheetRow]) -> str:
+    """The rows as a sheet's text."""
+    return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_sheet(file: str | Path, labels: Sequence[str] = LABELS) -> list[SheetRow]:
+    """The rows of a sheet in which ``labels``, and who gave them, are filled in.
+
+    Raises:
+        UserError: a row is bad or not labelled, or an id comes twice.
+    """
+    fields = {
+        "id": Field(text),
+        "axis": Field(one_of(AXES)),
+        "suite": Field(text),
+        "context": Field(text_list),
+        "reply": Field(text, required=False),
+        **{label: Field(_yes_or_no, required=label in labels) for label in LABELS},
+        "labeller": Field(text),
+    }
+    rows: dict[str, SheetRow] = {}
+    for place, row in checked_rows(file, Schema("a sheet of labels", fields)):
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: {row}")
+        if row["id"] in rows:
+            raise UserError(f"{place}: field 'id' comes twice; keep one row of each reply")
+        known = {name: row[name] for name in fields} | {"reply": row["reply"] or ""}
+        rows[row["id"]] = SheetRow(**known)
+    return list(rows.values())
+
+
+def merge(first: Sequence[SheetRow], second: Sequence[SheetRow]) -> list[SheetRow]:
+    """The first sheet's rows and ``label_1`` with the second's ``label_2``.
+
+    Raises:
+        UserError: the sheets hold other replies.
+    """
+    other = {row.id: row for row in second}
+    if {row.id for row in first} != other.keys():
+        raise UserError("the two sheets hold other replies; give two copies of one sheet")
+    merged = []
+    for row in first:
+        twin = other[row.id]
+        if (row.axis, row.context, row.reply) != (twin.axis, twin.context, twin.reply):
+            raise UserError(f"id {row.id}: the two sheets differ in its text; restore it")
+        names = dict.fromkeys([row.labeller, twin.labeller])
+        labeller = "; ".join(name for name in names if name)
+        merged.append(replace(row, label_2=twin.label_2, labeller=labeller))
+    return merged
+
+
+def read_labels(files: Sequence[str | Path]) -> dict[str, list[SheetRow]]:
+    """axis -> all labelled rows of some sheets.
+
+    Raises:
+        UserError: a sheet is bad, or two sheets hold the same reply.
+    """
+    found: dict[str, dict[str, SheetRow]] = {}
+    for file in files:
+        for row in read_sheet(file):
+            own = found.setdefault(row.axis, {})
+            if row.id in own:
+                raise UserError(f"--labels {file}: {row.id} is in another sheet too; give it once")
+            own[row.id] = row
+    return {axis: list(rows.values()) for axis, rows in found.items()}
+
+
+def _yes_or_no(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"is {str(value)[:40]!r}; give true or false")
+    return value

@@ -1,0 +1,122 @@
+"""What ``compare`` and ``ablate`` share: what models are measured on, loading, and the record."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.training.recipe import StepResult
+from parlai_prosocial.util.environment import precision_name
+from parlai_prosocial.util.files import write_aside
+
+
+@dataclass
+class Machine:
+    """Where models are trained and measured.
+
+    Attributes:
+        datapath: ParlAI's data path.
+        base_folder: the untouched base.
+        device: a torch device.
+        bf16: whether bfloat16 is faster there.
+    """
+
+    datapath: str
+    base_folder: Path
+    device: Any
+    bf16: bool
+
+    @property
+    def settings(self) -> list[str]:
+        """Of training, so that it agrees with what is measured here."""
+        return [f"datapath={self.datapath}", f"precision={precision_name(self.bf16)}"]
+
+
+def find_machine(base: str | None, datapath: str | None) -> Machine:
+    """Resolve the base and look at the device; raises UserError where the base is missing."""
+    from parlai_prosocial.agents.options import DEFAULT_BACKBONE
+    from parlai_prosocial.agents.prosocial import resolve_backbone
+    from parlai_prosocial.mining.run import find_datapath
+    from parlai_prosocial.models.precision import best_device, bf16_is_faster
+
+    datapath = find_datapath(datapath)
+    device = best_device()
+    base_folder = resolve_backbone(base or DEFAULT_BACKBONE, datapath)
+    return Machine(datapath, base_folder, device, bf16_is_faster(device))
+
+
+def read_plan(recipe: Path) -> dict[str, Any]:
+    """A recipe's ``compare.json``: what its models are measured on."""
+    file = recipe / "compare.json"
+    if not file.is_file():
+        raise UserError(f"--recipe {recipe.name}: no {file}, so it says nothing to compare on")
+    return json.loads(file.read_text())
+
+
+def evaluation_data(datapath: str, fold: int, plan: dict[str, Any]) -> Any:
+    """One fold's :class:`~parlai_prosocial.experiments.comparison.EvaluationData`."""
+    from parlai_prosocial.data import diasafety, self_dialogue
+    from parlai_prosocial.evaluation.suites.casual import casual_replies
+    from parlai_prosocial.evaluation.suites.ranking import ranking_contexts
+    from parlai_prosocial.experiments.comparison import EvaluationData
+
+    contexts = ranking_contexts(diasafety.load_rows(datapath, "test", fold=fold))
+    if plan["contexts_per_category"]:
+        chosen: dict[str, list] = {}
+        for context in contexts:
+            chosen.setdefault(context.category, []).append(context)
+        contexts = [c for cs in chosen.values() for c in cs[: plan["contexts_per_category"]]]
+    dialogues = self_dialogue.load_dialogues(datapath, "test")[: plan["casual_dialogues"]]
+    # Evenly spaced over the contexts, which stand in the order of the corpus.
+    stride = max(1, len(contexts) // plan["sampled_replies"])
+    return EvaluationData(
+        contexts=contexts,
+        train_rows=diasafety.load_rows(datapath, "train", fold=fold),
+        casual=casual_replies(dialogues, plan["casual_replies"]),
+        sampled=[c.context for c in contexts[::stride]][: plan["sampled_replies"]],
+    )
+
+
+def load_model(machine: Machine, steps: Sequence[StepResult]) -> Any:
+    """The backbone after these steps; the base where there are none."""
+    from parlai_prosocial.zoo.resolve import open_model
+
+    name = steps[-1].model_file if steps else str(machine.base_folder)
+    opened = open_model(name, lambda base: machine.base_folder, machine.bf16)
+    return opened.backbone.to(machine.device)
+
+
+def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:
+    """What was measured before and saved in ``file``, or an empty record to save there.
+
+    Returns:
+        ``measured_on``, and the dicts ``results`` and ``demo_replies`` by row.
+
+    Raises:
+        UserError: it was measured on something else.
+    """
+    measured_on = json.loads(json.dumps(measured_on))
+    if not file.exists():
+        return {"measured_on": measured_on, "results": {}, "demo_replies": {}}
+    content = json.loads(file.read_text())
+    if content["measured_on"] != measured_on:
+        raise UserError(
+            f"{file}: measured by another compare.json or with other flags; give another --out, "
+            "or delete it"
+        )
+    return content
+
+
+def write_results(
+    out: Path, tables: Sequence[dict[str, Any]], results: Any, facts: dict[str, Any]
+) -> None:
+    """Write ``results.json`` and ``results.md`` into ``out``."""
+    from parlai_prosocial.evaluation.results.tables import markdown_table
+
+    summary = {"environment": facts, "tables": list(tables), "results": results}
+    write_aside(out / "results.json", json.dumps(summary, indent=1))
+    footer = ", ".join(f"{key} {value}" for key, value in facts.items())
+    markdown = "\n\n".join([*(markdown_table(t) for t in tables), f"Measured with: {footer}"])
+    write_aside(out / "results.md", markdown + "\n")

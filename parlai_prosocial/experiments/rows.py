@@ -1,0 +1,251 @@
+"""The rows of an ablation: each is trained, measured and saved by itself, in any process."""
+
+import gc
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.experiments.arms import Trainer, first_step
+from parlai_prosocial.experiments.machine import Machine, evaluation_data, load_model, saved_rows
+from parlai_prosocial.experiments.mined import Scoring
+from parlai_prosocial.util.environment import device_name, precision_name
+from parlai_prosocial.util.files import write_aside
+
+BASE, BASELINES = "zero-shot", "baselines"
+MEASURED_ON = ("contexts_per_category", "casual_dialogues", "casual_replies", "sampled_replies")
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+Task = tuple[int, str]
+"""A seed and the name of a row; :data:`BASELINES` stands for all rows without a model."""
+
+
+@dataclass
+class Rows:
+    """Measures rows and keeps each in a file of its own.
+
+    Attributes:
+        recipe: with the steps' presets.
+        out: the ablation's folder.
+        base: as ``--base``.
+        settings: as ``--set``.
+        budget: processed tokens of a step.
+        arms: name -> arm, as in ``arms.json`` but with mined files in their places, and with
+            ``mined``: the hash of that data, None for an arm without.
+        plan: what rows are measured on.
+        machine: where.
+        scoring: the judges.
+    """
+
+    recipe: Path
+    out: Path
+    base: str | None
+    settings: Sequence[str]
+    budget: int
+    arms: Mapping[str, dict[str, Any]]
+    plan: Mapping[str, Any]
+    machine: Machine
+    scoring: Scoring
+    _data: dict[int, Any] = field(init=False, default_factory=dict)
+    _judges: dict[str, Any] = field(init=False, default_factory=dict)
+
+    def data(self, seed: int) -> Any:
+        """The seed's evaluation data, read once."""
+        if seed not in self._data:
+            self._data[seed] = evaluation_data(self.machine.datapath, seed, dict(self.plan))
+        return self._data[seed]
+
+    def judge(self, seed: int) -> Any:
+        """The seed's judge of unsafe replies, opened once; None without ``--judge``."""
+        spec = self.scoring.spec_of(seed)
+        if spec is not None and spec not in self._judges:
+            self._judges[spec] = self.scoring.open(spec)
+        return self._judges[spec] if spec is not None else None
+
+    def saved(self, seed: int, name: str) -> dict[str, Any]:
+        """The rows of a task by their names; none where it was not measured yet.
+
+        Raises:
+            UserError: they were measured on something else, or trained on other mined data.
+        """
+        file = self._file(seed, name)
+        rows = saved_rows(file, self._measured_on(seed))["results"]
+        if name in self.arms and name in rows and rows[name]["mined"] != self.arms[name]["mined"]:
+            raise UserError(f"{file}: {name} trained on other mined data; give another --out")
+        return rows
+
+    def run(self, seed: int, name: str) -> tuple[float, str | None]:
+        """Measure a task's rows and save them.
+
+        Returns:
+            Seconds, and in one line why it failed; None where it did not.
+        """
+        started, reason = time.monotonic(), None
+        try:
+            saved = saved_rows(self._file(seed, name), self._measured_on(seed))
+            if name == BASELINES:
+                saved["results"] = self._baselines(seed)
+            else:
+                saved["results"] = {name: self._measure(seed, name)}
+            write_aside(self._file(seed, name), json.dumps(saved))
+        except (Exception, SystemExit) as error:  # ParlAI's parser exits
+            traceback.print_exc()
+            reason = _one_line(error)
+        if self.machine.device.type == "cuda":
+            import torch
+
+            gc.collect()
+            torch.cuda.empty_cache()  # the other processes need it
+        return time.monotonic() - started, reason
+
+    def log(self, seed: int, name: str) -> Path:
+        """Where a worker's progress goes."""
+        return self.out / f"seed-{seed}" / "logs" / f"{name}.log"
+
+    def _file(self, seed: int, name: str) -> Path:
+        return self.out / f"seed-{seed}" / "rows" / f"{name}.json"
+
+    def _measured_on(self, seed: int) -> dict[str, Any]:
+        judge = self.judge(seed)
+        return {key: self.plan[key] for key in MEASURED_ON} | {
+            "token_budget": self.budget,
+            "base": self.base,
+            "settings": list(self.settings),
+            "judge": judge and judge.name,
+        }
+
+    def _baselines(self, seed: int) -> dict[str, Any]:
+        from parlai_prosocial.experiments.comparison import measure_baselines
+        from parlai_prosocial.experiments.verdict_counts import judge_sentinels
+
+        data, judge = self.data(seed), self.judge(seed)
+        rows = measure_baselines(data)
+        if judge is None:
+            return rows
+        heard = set(data.sampled)
+        return rows | judge_sentinels(
+            judge,
+            self.scoring.over_cautious,
+            [context for context in data.contexts if context.context in heard],
+            data.casual_contexts[: len(heard)],
+        )
+
+    def _measure(self, seed: int, name: str) -> dict[str, Any]:
+        from parlai_prosocial.experiments.comparison import measure_model
+
+        steps, mined = [], None
+        if name != BASE:
+            settings = [*self.settings, *self.machine.settings]
+            folder = self.out / f"seed-{seed}"
+            trainer = Trainer(
+                self.recipe, folder, self.base, settings, seed, self.budget, self.arms
+            )
+            steps, mined = trainer.train(name), self.arms[name]["mined"]
+        click.echo(f"seed {seed}: measuring {name}")
+        model = load_model(self.machine, steps)
+        judges = self.scoring.judges_of(self.judge(seed), on_mined=mined is not None)
+        row = measure_model(model, self.data(seed), self.machine.bf16, seed, judges)
+        return row | {
+            "mined": mined,
+            "machine": f"{device_name(self.machine.device)}, {precision_name(self.machine.bf16)}",
+            "trained_tokens": sum(step.tokens for step in steps),
+            "train_seconds": sum(step.seconds for step in steps),
+        }
+
+
+def run_tasks(
+    rows: Rows, tasks: Sequence[Task], jobs: int
+) -> Iterator[tuple[Task, float, str | None]]:
+    """Run tasks in this process in their order, or in ``jobs`` processes; yield them as they end.
+
+    Yields:
+        The task, and what :meth:`Rows.run` returns.
+    """
+    if jobs == 1:
+        for seed, name in tasks:
+            yield (seed, name), *rows.run(seed, name)
+        return
+    os.environ.update(ONE_THREAD)  # for the workers; this process has its threads already
+    spawn = multiprocessing.get_context("spawn")
+    # A copy, without the data and judges that are open here.
+    pool = ProcessPoolExecutor(jobs, spawn, _start_worker, (replace(rows),))
+    try:
+        futures = {pool.submit(_run_in_worker, *task): task for task in tasks}
+        for future in as_completed(futures):
+            try:
+                seconds, reason = future.result()
+            except BrokenProcessPool:
+                seconds, reason = 0.0, "a process of the pool was killed, for want of memory?"
+            yield futures[future], seconds, reason
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def parallel_order(
+    tasks: Sequence[Task], arms: Mapping[str, dict[str, Any]], awaited: set[str]
+) -> list[Task]:
+    """Tasks in the order in which many processes take them.
+
+    One arm of each first step comes first, so that few processes wait for a step that another one
+    trains; among these, and then among the rest, the ``awaited`` arms lead.
+    """
+    trained = [name for name in dict.fromkeys(name for _, name in tasks) if name in arms]
+    trained.sort(key=lambda name: name not in awaited)
+    leading = set({first_step(arms, name): name for name in reversed(trained)}.values())
+    order = [name for name in trained if name in leading]
+    order += [BASE, BASELINES]
+    order += [name for name in trained if name not in leading]
+    return sorted(tasks, key=lambda task: order.index(task[1]))
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
+
+
+_worker_rows: Rows
+"""Of a worker process: open data and judges serve all its tasks."""
+
+
+def _start_worker(rows: Rows) -> None:
+    global _worker_rows
+    _worker_rows = rows
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Else a worker whose parent was killed goes on, and then waits for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_in_worker(seed: int, name: str) -> tuple[float, str | None]:
+    log = _worker_rows.log(seed, name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream:
+        for own in (sys.stdout, sys.stderr):
+            own.flush()
+            os.dup2(stream.fileno(), own.fileno())
+        result = _worker_rows.run(seed, name)
+        for own in (sys.stdout, sys.stderr):
+            own.flush()
+    return result

@@ -1,0 +1,192 @@
+"""A recipe's two steps, each the stock ``parlai train_model``."""
+
+import json
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from parlai_prosocial.compat.flags import parse_setting
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.util.files import json_text, write_aside
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+STEPS = ("step1", "step2")
+
+
+FINISHED = "finished.json"
+
+
+@dataclass
+class StepResult:
+    """What a finished step left.
+
+    Attributes:
+        model_file: ParlAI's ``-mf``.
+        steps: training steps.
+        tokens: tokens of contexts, responses and negatives that were processed.
+        seconds: wall time of training, also of the runs before where it was resumed.
+        command: the equivalent stock command.
+    """
+
+    model_file: str
+    steps: int
+    tokens: int
+    seconds: float
+    command: str
+
+
+def recipe_folder(name: str) -> Path:
+    """A bundled recipe's folder, or a folder of one's own with step1.opt and step2.opt."""
+    for folder in (RECIPES / name, Path(name)):
+        if all((folder / f"{step}.opt").is_file() for step in STEPS):
+            return folder
+    known = ", ".join(sorted(p.name for p in RECIPES.iterdir() if (p / "step1.opt").exists()))
+    raise UserError(
+        f"--recipe {name}: no such recipe; use one of {known}, "
+        "or a folder with step1.opt and step2.opt"
+    )
+
+
+def step_arguments(
+    recipe: Path, step: str, out: Path, base: str | None, settings: Sequence[str]
+) -> list[str]:
+    """Arguments of ``parlai train_model`` for a recipe's step in ``out / step``.
+
+    Settings as for :func:`preset_arguments`.
+    """
+    previous = str(out / "step1" / "model") if step == "step2" else None
+    arguments = ["-o", str(recipe / f"{step}.opt"), "-mf", str(out / step / "model")]
+    return arguments + preset_arguments(step, base, settings, previous)
+
+
+def preset_arguments(
+    step: str, base: str | None, settings: Sequence[str], previous: str | None
+) -> list[str]:
+    """What a step's arguments say beside its preset and its model file.
+
+    Args:
+        step: step1 or step2.
+        base: the backbone, None for the preset's.
+        settings: ``key=value`` for both steps, ``step1.key=value`` for one.
+        previous: the model file to go on from, None for the base.
+    """
+    arguments = ["--init-model", previous] if previous else []
+    if base is not None:
+        arguments += ["--backbone", base]
+    for setting in settings:
+        key, value = parse_setting(setting)
+        prefix, dot, rest = key.partition(".")
+        if dot and prefix in STEPS:
+            if prefix != step:
+                continue
+            key = rest.strip("-")
+        arguments += ["--" + key, value]
+    return arguments
+
+
+def tokens_per_step(arguments: list[str], batches: int = 16) -> float:
+    """Mean processed tokens of a training step, from the first batches, without training."""
+    from parlai.core.agents import create_agent
+    from parlai.core.worlds import create_task
+    from parlai.scripts.train_model import TrainModel
+
+    opt = TrainModel.setup_args().parse_args(arguments)
+    agent = create_agent(opt)
+    counts: list[int] = []
+    agent.train_step = lambda batch: counts.append(agent.processed_tokens(batch))
+    world = create_task(opt, agent)
+    for _ in range(batches):
+        world.parley()
+    return sum(counts) / len(counts)
+
+
+def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
+    """Run one step in this process, or return its result where it was finished before."""
+    from parlai.scripts.train_model import TrainLoop, TrainModel, set_seed
+    from parlai.utils.logging import set_log_level
+    from transformers.utils.logging import disable_progress_bar
+
+    command = shlex.join(["parlai", "train_model", *arguments])
+    if before := finished_before(out, command, title):
+        return before
+    out.mkdir(parents=True, exist_ok=True)
+    disable_progress_bar()  # of a second's loading; ours is the one to watch
+    # As `parlai train_model ARGUMENTS` does it, with a progress bar around its loop.
+    opt = TrainModel.setup_args().parse_args(arguments)
+    set_log_level(logging.WARNING)
+    loop = TrainLoop(opt)
+    if opt["seed"] is not None:
+        set_seed(opt["seed"])
+    total, world = int(loop.max_train_steps), loop.world
+    with tqdm(total=total, initial=loop._train_steps, desc=title, unit="step") as bar:
+        for report in loop.train_steps():
+            bar.set_postfix(ppl=f"{float(report['ppl']):.1f}", refresh=False)
+            bar.update(loop._train_steps - bar.n)
+        bar.update(total - bar.n)
+    result = StepResult(
+        model_file=str(opt["model_file"]),
+        steps=total,
+        tokens=_processed_tokens(loop, world),
+        seconds=loop.train_time.time(),
+        command=command,
+    )
+    write_finished(out, result)
+    return result
+
+
+def finished_before(out: Path, command: str, title: str) -> StepResult | None:
+    """The result of a step that was finished in this folder; None where it was not.
+
+    Raises:
+        UserError: another command finished it.
+    """
+    finished = out / FINISHED
+    if not finished.exists():
+        return None
+    result = StepResult(**json.loads(finished.read_text()))
+    if result.command != command:
+        raise UserError(
+            f"{finished}: that step was trained by another command; "
+            "give another --out or delete its folder"
+        )
+    click.echo(f"{title}: finished before, {out}")
+    return result
+
+
+def write_finished(out: Path, result: StepResult) -> None:
+    """Record a step as finished; :func:`finished_before` returns it from now on."""
+    write_aside(out / FINISHED, json_text(asdict(result)))
+
+
+def _processed_tokens(loop: Any, world: Any) -> int:
+    """From ParlAI's log, which a resumed run goes on with; a report gives the mean of its steps.
+
+    The loop ends before it logs its last steps, so their metrics still lie in the world.
+    """
+    reports = [(report["useful_tokens"], report["train_steps"]) for report in loop.train_reports]
+    if not reports or reports[-1][1] < loop._train_steps:
+        reports.append((float(world.report()["useful_tokens"]), loop._train_steps))
+    tokens, before = 0.0, 0
+    for mean, steps in reports:
+        tokens += mean * (steps - before)
+        before = steps
+    return round(tokens)
+
+
+def train_recipe(
+    recipe: Path, out: Path, base: str | None = None, settings: Sequence[str] = (), name: str = ""
+) -> list[StepResult]:
+    """Step 1, then step 2 from its result; finished steps are not run again."""
+    title = f"{name} " if name else ""
+    return [
+        train_step(step_arguments(recipe, step, out, base, settings), title + step, out / step)
+        for step in STEPS
+    ]

@@ -1,0 +1,209 @@
+"""Sampling: the right distribution, a context's own randomness, and one interface for two kinds."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from parlai_prosocial.engines import engine as module
+from parlai_prosocial.engines.engine import (
+    OpenAIEngine,
+    TransformersEngine,
+    nucleus_tokens,
+    open_engine,
+)
+from parlai_prosocial.engines.reply_scores import SampledReply
+from parlai_prosocial.engines.served import ChatClient
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.backbone import Backbone
+from parlai_prosocial.models.checkpoint import save_checkpoint
+from parlai_prosocial.models.prompt import Prompt
+
+CONTEXTS = [
+    "I like walking.",
+    "Hi\nHello there\nHow are you? I walked in the park with my dog, and then I had to rest.",
+    "your persona: I sail.\nWhat do you like?",
+]
+NAMES = ["llama", "gpt2", "t5", "blenderbot"]
+
+
+@pytest.fixture(scope="module")
+def backbones(tiny_backbones):
+    return {name: Backbone(tiny_backbones[name], trainable=False) for name in NAMES}
+
+
+@pytest.fixture(params=NAMES)
+def backbone(request, backbones):
+    return backbones[request.param]
+
+
+@torch.no_grad()
+def naive_reply(backbone, context, uniforms, temperature, top_p):
+    """One reply without cache, padding or batch, by sorting in plain Python."""
+    given = backbone.prompt.encode_context(context)
+    ids = []
+    for uniform in uniforms.tolist():
+        if backbone.is_encoder_decoder:
+            start = backbone.lm.config.decoder_start_token_id
+            output = backbone.lm(
+                input_ids=torch.tensor([given]), decoder_input_ids=torch.tensor([[start, *ids]])
+            )
+        else:
+            output = backbone.lm(input_ids=torch.tensor([given + ids]))
+        probs = (output.logits[0, -1] / temperature).softmax(-1).tolist()
+        order = sorted(range(len(probs)), key=lambda i: -probs[i])
+        nucleus, mass = [], 0.0
+        for i in order:
+            if mass >= top_p:
+                break
+            nucleus.append(i)
+            mass += probs[i]
+        target = uniform * mass
+        for i in nucleus:
+            target -= probs[i]
+            if target < 0:
+                break
+        ids.append(i)
+        if i == backbone.prompt.end_of_turn_id:
+            break
+    return ids
+
+
+def test_replies_are_those_of_a_naive_loop(backbone, monkeypatch):
+    settings = {"temperature": 0.4, "top_p": 0.9}
+    uniforms = {(c, k): module._uniforms(3, c, k, 20) for c in CONTEXTS for k in range(4)}
+    monkeypatch.setattr(Prompt, "end_of_turn_id", property(lambda self: -1))
+    whole = {key: naive_reply(backbone, key[0], u, **settings) for key, u in uniforms.items()}
+    # Random models seldom end a turn: let a token do so that most of these replies hold.
+    holders = Counter(token for ids in whole.values() for token in set(ids))
+    [(end, count)] = holders.most_common(1)
+    monkeypatch.setattr(Prompt, "end_of_turn_id", property(lambda self: end))
+    assert count >= len(whole) / 4  # so many rows leave the batch
+
+    engine = TransformersEngine(backbone, "tiny")
+    replies = engine.sample(CONTEXTS, 4, max_tokens=20, seed=3, **settings)
+    for (context, k), ids in whole.items():
+        reply = replies[CONTEXTS.index(context)][k]
+        if end in ids:
+            ids = ids[: ids.index(end) + 1]
+        assert reply.text == backbone.prompt.decode(ids)
+        assert reply.ended == (ids[-1] == end)
+
+
+def test_causal_models_share_their_contexts_and_others_do_not(backbones, monkeypatch):
+    calls = []
+    for name in ("_decode_shared", "_decode_each"):
+        original = getattr(TransformersEngine, name)
+        monkeypatch.setattr(
+            TransformersEngine,
+            name,
+            lambda *a, name=name, original=original: (calls.append(name), original(*a))[1],
+        )
+    for backbone in backbones.values():
+        TransformersEngine(backbone, "tiny").sample(CONTEXTS, 1, 2, 0)
+    assert calls == ["_decode_shared", "_decode_shared", "_decode_each", "_decode_each"]
+
+
+def test_a_contexts_replies_are_its_own(backbone, monkeypatch):
+    engine = TransformersEngine(backbone, "tiny")
+    together = engine.sample(CONTEXTS, 3, 8, seed=1)
+    assert engine.sample(CONTEXTS[::-1], 3, 8, seed=1)[::-1] == together
+    assert [engine.sample([c], 3, 8, seed=1)[0] for c in CONTEXTS] == together
+    assert [replies[:2] for replies in together] == engine.sample(CONTEXTS, 2, 8, seed=1)
+    monkeypatch.setattr(module, "ROWS_PER_BATCH", 3)
+    assert engine.sample(CONTEXTS, 3, 8, seed=1) == together
+    assert engine.sample(CONTEXTS, 3, 8, seed=2) != together
+    assert len({reply.text for reply in together[0]}) == 3
+
+
+def test_temperature_0_is_greedy(backbone):
+    engine = TransformersEngine(backbone, "tiny")
+    [[reply]] = engine.sample(CONTEXTS[:1], 1, 6, seed=1, temperature=0.0)
+    ids = backbone.generate([backbone.prompt.encode_context(CONTEXTS[0])], 6, do_sample=False)
+    assert reply.text == backbone.prompt.decode(backbone.reply_ids(ids[0]))
+
+
+@pytest.mark.parametrize("size", [40, 2000])  # below and above what is looked at first
+@pytest.mark.parametrize("temperature", [0.7, 3.0])
+def test_nucleus_frequencies(size, temperature):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(size, generator=generator) * 2
+    probs = (logits / temperature).softmax(-1)
+    order = probs.argsort(descending=True)
+    inside = order[: int((probs[order].cumsum(0) < 0.9).sum()) + 1]
+    expected = torch.zeros(size)
+    expected[inside] = probs[inside] / probs[inside].sum()
+    draws = 4000
+    uniforms = torch.rand(draws, generator=generator)
+    tokens = nucleus_tokens(logits.expand(draws, -1), uniforms, temperature, 0.9)
+    found = torch.bincount(tokens, minlength=size) / draws
+    assert set(tokens.tolist()) <= set(inside.tolist())
+    assert (found - expected).abs().max() < 0.03
+
+
+def test_no_draw_leaves_the_nucleus():
+    logits = torch.tensor([[2.0, 1.0, -3.0, -30.0]])
+    assert nucleus_tokens(logits, torch.tensor([1.0]), 1.0, 0.5).tolist() == [0]
+    assert nucleus_tokens(logits, torch.tensor([0.9999999]), 1.0, 1.0).tolist() != [3]
+
+
+def test_a_system_prompt_of_its_own(backbones):
+    backbone = backbones["llama"]
+    plain = TransformersEngine(backbone, "tiny").sample(CONTEXTS, 1, 8, 0)
+    told = TransformersEngine(backbone, "tiny", system_prompt="Warn!").sample(CONTEXTS, 1, 8, 0)
+    assert told != plain
+    assert backbone.prompt.system_prompt != "Warn!"
+
+
+def test_open_engine_restores_a_checkpoint(tiny_backbones, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    adapted = Backbone(tiny_backbones["llama"], lora_rank=2, system_prompt="Own.")
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    info = {"backbone": str(tiny_backbones["llama"]), "system_prompt": "Own."}
+    save_checkpoint(str(tmp_path / "model"), adapted, info, {})
+    engine = open_engine(str(tmp_path / "model"), str(tmp_path), bf16=False)
+    expected = TransformersEngine(adapted, "tiny").sample(CONTEXTS, 2, 8, 0)
+    assert engine.sample(CONTEXTS, 2, 8, 0) == expected
+    base = open_engine(str(tiny_backbones["llama"]), str(tmp_path), bf16=False)
+    assert base.sample(CONTEXTS, 2, 8, 0) != expected
+    assert engine.name != base.name
+
+    # An exported folder, and a model of the zoo that is no base.
+    (folder,) = tmp_path.glob("model.hf-*")
+    exported = open_engine(str(folder), str(tmp_path), bf16=False)
+    assert exported.sample(CONTEXTS, 2, 8, 0) == expected
+    monkeypatch.setattr(module, "install", lambda entry, datapath, say: tmp_path)
+    tuned = open_engine("zoo:prosocial/smollm2_135m_rot/model", str(tmp_path), bf16=False)
+    assert tuned.sample(CONTEXTS, 2, 8, 0) == expected
+    with pytest.raises(UserError, match="zoo:prosocial/nothing: no such model in the zoo"):
+        open_engine("zoo:prosocial/nothing", str(tmp_path), bf16=False)
+
+
+def test_an_address_is_an_engine_too(chat_server, tmp_path):
+    def answer(body, _):
+        return (400, {}) if "sail" in body["messages"][0]["content"] else (200, f" {body['seed']} ")
+
+    chat_server.answer = answer
+    engine = open_engine(chat_server.address, str(tmp_path), bf16=False, system_prompt="Be kind.")
+    assert isinstance(engine, OpenAIEngine)
+    first, second, failed = engine.sample(CONTEXTS, 2, 8, seed=1, temperature=0.7, top_p=0.9)
+    assert failed == [None, None]
+    assert all(isinstance(reply, SampledReply) and reply.ended for reply in first + second)
+    assert len({reply.text for reply in first + second}) == 4  # a seed for each reply
+    assert engine.sample(CONTEXTS[1:2], 2, 8, seed=1, temperature=0.7, top_p=0.9) == [second]
+
+    [body] = [b for b in chat_server.requests if str(b["seed"]) == second[0].text][:1]
+    assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
+    assert body["messages"][0]["content"] == "Be kind."
+    assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.7, 0.9, 8)
+
+
+def test_system_lines_go_to_the_system_turn(chat_server):
+    OpenAIEngine(ChatClient(chat_server.address), "Be kind.").sample(CONTEXTS[2:], 1, 8, 0)
+    [body] = chat_server.requests
+    assert body["messages"] == [
+        {"role": "system", "content": "Be kind.\nyour persona: I sail."},
+        {"role": "user", "content": "What do you like?"},
+    ]

@@ -1,0 +1,79 @@
+"""What is on disk after a kill at any byte is used, and nothing else is."""
+
+import json
+
+import pytest
+
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.mining import run
+from parlai_prosocial.util.journal import (
+    Journal,
+    begun_with,
+    finished_before,
+    journal_path,
+    summary_path,
+    write_output,
+)
+
+SETTINGS = {"model": "m", "seed": 0, "judges": ("a", "b")}
+
+
+def test_chunks_are_there_again(tmp_path):
+    out = tmp_path / "deep" / "out.jsonl"
+    journal = Journal(out, SETTINGS)
+    journal.add(0, ["é\n"])
+    journal.add(2, {"p": 0.1})
+    again = Journal(out, SETTINGS)
+    assert again.chunks == journal.chunks == {0: ["é\n"], 2: {"p": 0.1}}
+    assert begun_with(out, "seed") == 0
+    again.remove()
+    assert Journal(out, SETTINGS).chunks == {}
+
+
+def test_a_kill_at_any_byte(tmp_path):
+    out = tmp_path / "out.jsonl"
+    journal = Journal(out, SETTINGS)
+    journal.add(0, "first")
+    journal.add(1, "sécond")
+    whole = journal_path(out).read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        journal_path(out).write_bytes(whole[:cut])
+        again = Journal(out, SETTINGS)
+        assert len(again.chunks) == max(0, sum(end <= cut for end in ends) - 1)
+        for number, content in enumerate(["first", "sécond"]):
+            again.add(number, content)
+        assert Journal(out, SETTINGS).chunks == {0: "first", 1: "sécond"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_run_that_goes_on_computes_as_it_began(precision, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    for faster in (True, False):
+        monkeypatch.setattr(run, "bf16_is_faster", lambda device, faster=faster: faster)
+        assert run.computes_in_bf16(out) == faster
+    Journal(out, SETTINGS | {"precision": precision})
+    assert run.computes_in_bf16(out) == (precision == "bf16")
+
+
+def test_other_settings_are_named(tmp_path):
+    out = tmp_path / "out.jsonl"
+    Journal(out, SETTINGS)
+    with pytest.raises(UserError, match=r"other settings \(more, seed\)"):
+        Journal(out, SETTINGS | {"seed": 1, "more": 2})
+
+
+def test_the_output_says_whether_the_run_is_finished(tmp_path):
+    out = tmp_path / "out.jsonl"
+    assert begun_with(out, "seed") is None
+    assert not finished_before(out, SETTINGS)
+    write_output(out, [{"a": "é"}, {"a": 1}], {"settings": SETTINGS})
+    assert out.read_text(encoding="utf-8") == '{"a": "é"}\n{"a": 1}\n'
+    assert summary_path(out) == tmp_path / "out.summary.json"
+    assert json.loads(summary_path(out).read_text())["settings"]["model"] == "m"
+    assert finished_before(out, SETTINGS)
+    with pytest.raises(UserError, match="is there already"):
+        finished_before(out, SETTINGS | {"seed": 1})
+    summary_path(out).unlink()
+    with pytest.raises(UserError, match="is there already"):
+        finished_before(out, SETTINGS)
