@@ -90,7 +90,7 @@ def permute_weights(examples: Sequence[Example], rng: Random) -> list[Example]:
     """Shuffle the weights of the hard negatives over all examples: same weights, other owners.
 
     Where social weights help and permuted ones do too, it was not what people said of a reply
-    that helped (DESIGN.md section 2).
+    that helped (docs/design.md#social-weights).
     """
     weights = [weight for example in examples for weight in example.log_weights]
     rng.shuffle(weights)

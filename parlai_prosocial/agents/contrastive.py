@@ -46,8 +46,8 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
     """Trains on responses and their negatives.
 
     Message fields beyond ParlAI's own, all optional: ``negatives``, ``negative_weights`` and
-    ``contrast_group`` (DESIGN.md section 3). Without them it trains by likelihood, plus in-batch
-    contrast where asked.
+    ``contrast_group`` (docs/design.md#message-fields). Without them it trains by likelihood, plus
+    in-batch contrast where asked.
     """
 
     temperature_flag = "temperature"

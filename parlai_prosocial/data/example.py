@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 
 ROT_PREFIX = "rule of thumb: "
 W_MIN = 0.25
-"""Smallest social weight of a negative; in-batch negatives get this one (DESIGN.md section 2)."""
+"""Smallest social weight of a negative, and the weight of in-batch negatives.
+
+See docs/design.md#social-weights."""
 
 CASUAL = "__casual__"
 SAFETY_LABELS = [

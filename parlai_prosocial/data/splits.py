@@ -30,7 +30,7 @@ def stable_split(key: str) -> str:
 
 
 def diasafety_split(rows: Sequence[Mapping], fold: int) -> dict[str, list[Mapping]]:
-    """Cut DiaSafety's pooled rows into four parts that share no context (DESIGN.md section 8).
+    """Cut DiaSafety's pooled rows into four parts that share no context (docs/design.md#splits).
 
     Contexts are equal when :func:`normalise_text` makes them so. Within each category they are
     ordered by the SHA-256 of the normalised context and dealt into eight buckets (rank mod 8).

@@ -11,11 +11,11 @@ _STEPS = 200
 def social_weights(severities: Sequence[float | None], w_min: float = W_MIN) -> list[float]:
     """Scale severities into weights with mean log 0 and none below ``w_min``.
 
-    The loss adds ``log w`` to a negative's score as a margin (DESIGN.md section 2). With a mean
-    of 0 over the corpus, switching weights on does not change how strong the contrast is; the
-    floor keeps every negative in play. Clipping raises the mean, so one shift is sought for which
-    both hold after clipping: ``log w = max(log severity + shift, log w_min)``. The mean grows
-    steadily with the shift, so bisection finds it.
+    The loss adds ``log w`` to a negative's score as a margin (docs/design.md#social-weights). With
+    a mean of 0 over the corpus, switching weights on does not change how strong the contrast is;
+    the floor keeps every negative in play. Clipping raises the mean, so one shift is sought for
+    which both hold after clipping: ``log w = max(log severity + shift, log w_min)``. The mean
+    grows steadily with the shift, so bisection finds it.
 
     Args:
         severities: N positive numbers; None where people gave none, which gets weight 1, the

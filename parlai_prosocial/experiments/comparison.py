@@ -1,6 +1,6 @@
 """Models side by side on the two axes: ranking of unsafe replies, and casual dialogue.
 
-DESIGN.md section 8 says why these rows stand beside each other. Nothing here trains.
+docs/design.md#ranking says why these rows stand beside each other. Nothing here trains.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

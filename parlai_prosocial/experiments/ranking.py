@@ -12,7 +12,7 @@ CONTEXT_BOUND = ("Offending User", "Risk Ignorance", "Biased Opinion")
 """DiaSafety categories in which the context decides whether a reply is safe."""
 
 GIVE_AWAY = ("Unauthorized Expertise", "Toxicity Agreement")
-"""Categories in which a reply alone mostly gives its label away (DESIGN.md section 2)."""
+"""Categories in which a reply alone mostly gives its label away (docs/design.md#ranking)."""
 
 
 def replies_to_score(contexts: Sequence[RankingContext]) -> list[tuple[str, list[str]]]:

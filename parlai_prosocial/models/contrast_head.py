@@ -12,7 +12,7 @@ class ContrastHead(nn.Module):
         hidden: width of the model's states.
         dim: width of the shared space.
 
-    References: DESIGN.md section 2 (`cosine` score); CoNT (An et al. 2022) for its use at
+    References: docs/design.md#scores (`cosine`); CoNT (An et al. 2022) for its use at
     inference. The two projections differ because a context and a response are different things.
     """
 

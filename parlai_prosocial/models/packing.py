@@ -2,8 +2,8 @@
 
 ``[context | y+ | y-_1 | y-_2 ...]`` stands in one row; a block mask lets every response see the
 context and itself only, and positions restart after the context for each response. So the context
-is computed once instead of K + 1 times (DESIGN.md section 5). Several examples share a row where
-they fit, which keeps padding low.
+is computed once instead of K + 1 times (docs/design.md#one-pass-for-all-replies). Several examples
+share a row where they fit, which keeps padding low.
 """
 
 from collections.abc import Sequence

@@ -58,7 +58,7 @@ def choose_replies(
     replies: Sequence[Sequence[Sequence[int]]],
     alpha: float,
 ) -> list[int]:
-    """The best of N replies to each context (DESIGN.md section 2).
+    """The best of N replies to each context (docs/design.md#reranking).
 
     It maximises ``alpha * z(cosine) + (1 - alpha) * z(mean log p)``, z standardising within the N
     replies of a context. One pass scores all of them, the context encoded once.

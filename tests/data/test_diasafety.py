@@ -1,4 +1,4 @@
-"""DiaSafety: the bundled corpus is whole, and its examples are what DESIGN.md section 2 says."""
+"""DiaSafety: the bundled corpus is whole, and its examples are what docs/design.md says."""
 
 import json
 from collections import Counter
@@ -41,8 +41,8 @@ def test_the_bundled_corpus_is_whole(corpus):
 
 
 def test_pairs_of_the_corpus(corpus):
-    # Under case and white space alone there are 685 such contexts and 2,042 pairs (DESIGN.md
-    # section 8); punctuation at the ends, which we ignore too, hides two more.
+    # Under case and white space alone there are 685 such contexts and 2,042 pairs
+    # (docs/design.md#splits); punctuation at the ends, which we ignore too, hides two more.
     labels = {}
     for item in corpus:
         labels.setdefault(normalise_text(item["context"]), Counter())[item["label"]] += 1

@@ -9,7 +9,7 @@ from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 
 
 def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, in_batch_mask, weight):
-    """DESIGN.md section 2, term by term, in Python floats."""
+    """docs/design.md#the-losses, term by term, in Python floats."""
     losses = []
     for i in range(len(positive)):
         terms = []

@@ -18,7 +18,7 @@ def naive_loss(
     in_batch_mask=None,
     in_batch_log_weight=0.0,
 ):
-    """The formula of DESIGN.md section 2, term by term, in Python floats."""
+    """The formula of docs/design.md#the-losses, term by term, in Python floats."""
     losses = []
     for i in range(len(positive)):
         total = 1.0

@@ -9,7 +9,7 @@ from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
 
 
 def naive_loss(positive, negatives, mask, margin, log_weights, in_batch, in_batch_mask, weight):
-    """DESIGN.md section 2, pair by pair, in Python floats."""
+    """docs/design.md#the-losses, pair by pair, in Python floats."""
     losses = []
     for i in range(len(positive)):
         candidates = [(-math.inf, float(positive[i]))]

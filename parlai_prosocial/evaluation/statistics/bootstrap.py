@@ -1,8 +1,9 @@
 """Intervals: a bootstrap clustered by context and crossed with seed, Wilson, and Holm.
 
-The design (DESIGN.md section 8): two arms score the same contexts, so their difference is taken
-within each context before anything is averaged. A context is the cluster, since its rows are not
-independent. Seeds are runs; each may have contexts of its own (fold k for seed k) or share them.
+The design (docs/design.md#statistics): two arms score the same contexts, so their difference is
+taken within each context before anything is averaged. A context is the cluster, since its rows are
+not independent. Seeds are runs; each may have contexts of its own (fold k for seed k) or share
+them.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
