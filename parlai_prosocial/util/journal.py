@@ -81,8 +81,10 @@ def summary_path(output: Path) -> Path:
 
 
 def begun_with(output: Path, key: str) -> Any:
-    """A setting of the run that was begun for this output, None where none was."""
-    path = journal_path(output)
+    """A setting of the run that was begun or finished for this output, None where none was."""
+    path, summary = journal_path(output), summary_path(output)
+    if output.exists() and summary.exists():
+        return json.loads(summary.read_text(encoding="utf-8")).get("settings", {}).get(key)
     first = path.read_text(encoding="utf-8").partition("\n") if path.exists() else ("", "", "")
     return json.loads(first[0]).get(key) if first[1] else None
 

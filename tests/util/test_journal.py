@@ -72,6 +72,7 @@ def test_the_output_says_whether_the_run_is_finished(tmp_path):
     assert summary_path(out) == tmp_path / "out.summary.json"
     assert json.loads(summary_path(out).read_text())["settings"]["model"] == "m"
     assert finished_before(out, SETTINGS)
+    assert begun_with(out, "seed") == SETTINGS["seed"]  # the journal is gone by then
     with pytest.raises(UserError, match="is there already"):
         finished_before(out, SETTINGS | {"seed": 1})
     summary_path(out).unlink()
