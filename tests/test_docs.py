@@ -1,0 +1,307 @@
+"""README and docs: cheap commands run, all others parse, tables are complete, links work."""
+
+import re
+import shlex
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+DOCS = REPOSITORY / "docs"
+PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
+LINKED = [
+    *PAGES,
+    REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "CHANGELOG.md",
+    *sorted((REPOSITORY / "parlai_prosocial" / "recipes").glob("*/README.md")),
+]
+BLOCK = re.compile(r"(?:<!-- (\S+?)(?:: (\S+))? -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+UNCHECKED = {"pip", "uv", "export"}
+"""Programs whose commands change the machine; scripts/install.sh and test_install.py cover them."""
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def blocks(page: Path, language: str, mark: str | None = None) -> list[str]:
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [b[3] for b in found if b[2] == language and mark in (None, b[0])]
+
+
+def commands(text: str) -> list[str]:
+    joined = text.replace("\\\n", " ")
+    return [line[2:] for line in joined.splitlines() if line.startswith("$ ")]
+
+
+def invocations(page: Path) -> list[list[str]]:
+    """Each program of a page with its arguments, also behind a pipe."""
+    return [
+        shlex.split(part)
+        for block in blocks(page, "console")
+        for command in commands(block)
+        for part in command.split("|")
+    ]
+
+
+def arguments_of(program: str, page: Path) -> list[list[str]]:
+    return [words[1:] for words in invocations(page) if words[0] == program]
+
+
+def count_everywhere(program: str) -> int:
+    return sum(len(arguments_of(program, page)) for page in PAGES)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that a Markdown page's headings have on GitHub."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.fixture(scope="module")
+def parlai_registry(tmp_path_factory):
+    """ParlAI's scripts by name, with a data path of the test's own."""
+    from parlai.core.script import SCRIPT_REGISTRY, setup_script_registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARLAI_DATAPATH", str(tmp_path_factory.mktemp("data")))
+        setup_script_registry()
+        yield SCRIPT_REGISTRY
+
+
+def test_the_readme_is_short():
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 250
+
+
+def test_the_readme_links_to_every_page():
+    linked = set(LINK.findall(PAGES[0].read_text(encoding="utf-8")))
+    for page in PAGES[1:]:
+        assert f"docs/{page.name}" in linked, page.name
+
+
+@every_page
+def test_only_known_programs(page):
+    programs = {words[0] for words in invocations(page)}
+    assert programs <= UNCHECKED | {"make", "parlai", "prosocial", "echo", "python"}
+
+
+def test_commands_are_found():
+    """The patterns above see what there is: a page's form cannot hide its commands."""
+    assert count_everywhere("make") >= 2
+    assert count_everywhere("parlai") >= 20
+    assert count_everywhere("prosocial") >= 30
+    for page in PAGES:
+        lines = [n for n in page.read_text(encoding="utf-8").splitlines() if n.startswith("$ ")]
+        assert len(lines) == sum(len(commands(block)) for block in blocks(page, "console"))
+
+
+@every_page
+def test_make_targets_exist(page):
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    named = {arguments[0] for arguments in arguments_of("make", page)}
+    named |= set(re.findall(r"`make ([a-z-]+)`", page.read_text(encoding="utf-8")))
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@every_page
+def test_parlai_commands_parse(page, parlai_registry):
+    for script, *arguments in arguments_of("parlai", page):
+        if "-m" not in arguments:  # read from the checkpoint otherwise
+            arguments += ["-m", "prosocial"]
+        parser = parlai_registry[script].klass.setup_args()
+        parser.parse_args(arguments)  # an unknown flag exits
+
+
+def test_unknown_parlai_flag_would_be_seen(parlai_registry, capsys):
+    parser = parlai_registry["display_data"].klass.setup_args()
+    with pytest.raises((SystemExit, ValueError)):
+        parser.parse_args(["-t", "mic", "--no-such-flag", "1"])
+
+
+@every_page
+def test_python_commands_name_modules_and_files_that_exist(page):
+    from importlib.util import find_spec
+
+    for first, *arguments in arguments_of("python", page):
+        if first.endswith(".py"):
+            assert (REPOSITORY / first).is_file(), first
+            continue
+        module, *arguments = arguments
+        assert first == "-m" and find_spec(module), module
+        for option, value in zip(arguments[::2], arguments[1::2], strict=True):
+            assert option != "--config-path" or (REPOSITORY / value).is_file(), value
+
+
+@every_page
+def test_prosocial_commands_parse(page):
+    import click
+
+    from parlai_prosocial.cli.main import cli
+
+    for arguments in arguments_of("prosocial", page):
+        command: click.Command | None = cli
+        context = click.Context(cli)
+        while isinstance(command, click.Group):
+            command = command.get_command(context, arguments.pop(0))
+        command.make_context(command.name, arguments)  # an unknown option raises
+
+
+@every_page
+def test_python_examples_import_what_exists(page):
+    """Those that need trained models do not run here; their imports and syntax are checked."""
+    import ast
+    from importlib import import_module
+
+    for script in blocks(page, "python"):
+        for node in ast.walk(ast.parse(script)):
+            if isinstance(node, ast.ImportFrom):
+                module = import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+
+
+def test_workflow_runs_commands_that_parse():
+    import click
+    import yaml
+
+    from parlai_prosocial.cli.main import cli
+    from parlai_prosocial.evaluation.results.gates import parse_gate
+
+    (workflow,) = map(yaml.safe_load, blocks(DOCS / "audit.md", "yaml"))
+    (job,) = workflow["jobs"].values()
+    runs = [shlex.split(step["run"]) for step in job["steps"] if "run" in step]
+    audits = [words[2:] for words in runs if words[:2] == ["prosocial", "audit"]]
+    assert len(audits) == 1
+    context = click.Context(cli)
+    parsed = cli.get_command(context, "audit").make_context("audit", audits[0])
+    assert [parse_gate(gate).limit for gate in parsed.params["gates"]] == [0.05, 0.1]
+    kept = next(step["with"]["path"] for step in job["steps"] if step.get("if") == "always()")
+    assert f"{parsed.params['out']}/report.html" in kept.split()
+
+
+def test_flag_table_is_complete():
+    from parlai.core.params import ParlaiParser
+
+    from parlai_prosocial.agents import options
+
+    parser = ParlaiParser(False, False)
+    options.add_arguments(parser)
+    groups = [g for g in parser._action_groups if g.title in ("Prosocial", "Contrast")]
+    defaults = {a.option_strings[0]: a.default for g in groups for a in g._group_actions}
+    text = (DOCS / "flags.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(--[a-z-]+)` \| (.*?) \|", text, re.MULTILINE))
+    assert set(table) == set(defaults)
+    for flag, default in defaults.items():
+        if flag != "--system-prompt":
+            assert table[flag].strip("`").lower() == str(default).lower(), flag
+
+
+def test_task_table_is_complete():
+    from importlib import import_module
+
+    from parlai.core.loader import load_teacher_module
+    from parlai.tasks.prosocial.base import CorpusTeacher
+
+    text = (DOCS / "tasks-and-data.md").read_text(encoding="utf-8")
+    section = text.split("| task |")[1].split("\n\n")[0]
+    first_cells = [line.split("|")[1] for line in section.splitlines()[2:]]
+    named = {task for cell in first_cells for task in re.findall(r"`(.*?)`", cell)}
+    teachers = {load_teacher_module(task) for task in named}
+    for corpus in ("prosocial", "mic", "diasafety", "self_dialogue"):
+        module = import_module(f"parlai.tasks.{corpus}.agents")
+        for name, kind in vars(module).items():
+            is_task = isinstance(kind, type) and issubclass(kind, CorpusTeacher)
+            if is_task and not name.startswith("_") and kind.__module__ == module.__name__:
+                # A task without a variant stands for the one that it is a plain subclass of.
+                assert kind in teachers or any(issubclass(t, kind) for t in teachers), name
+
+
+def test_own_data_columns_are_those_that_are_read():
+    from parlai_prosocial.data.own import SCHEMA
+
+    text = (DOCS / "tasks-and-data.md").read_text(encoding="utf-8")
+    section = text.split("| column |")[1].split("\n\n")[0]
+    cells = [line.split("|")[1] for line in section.splitlines()[2:]]
+    named = {name for cell in cells for name in re.findall(r"`(.*?)`", cell)}
+    assert named == {*SCHEMA.fields, "split"}
+
+
+def test_every_room_is_described():
+    package = REPOSITORY / "parlai_prosocial"
+    text = (DOCS / "design.md").read_text(encoding="utf-8")
+    section = text.split("## Rooms")[1].split("\n## ")[0]
+    for room in [*package.iterdir(), *(package / "evaluation").iterdir()]:
+        if room.is_dir() and list(room.glob("*.py")):
+            assert f"| `{room.name}/` |" in section, room.name
+
+
+def test_links_lead_somewhere():
+    for page in LINKED:
+        for target in LINK.findall(page.read_text(encoding="utf-8")):
+            if target.startswith(("https://", "http://")):
+                continue
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor in anchors_of(file), f"{page.name}: {target}"
+
+
+def test_what_the_code_says_of_the_docs_is_there():
+    """A comment that names a page, or a section of it as docs/PAGE.md#SECTION, can be followed."""
+    found = 0
+    for folder in ("parlai_prosocial", "tests", "benchmarks", "agents", "tasks", "zoo"):
+        for file in (REPOSITORY / folder).rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            for name, anchor in re.findall(r"\bdocs/([a-z-]+)\.md(?:#([a-z-]+))?", text):
+                found += 1
+                assert (DOCS / f"{name}.md").is_file(), f"{file}: docs/{name}.md"
+                assert not anchor or anchor in anchors_of(DOCS / f"{name}.md"), f"{file}: {anchor}"
+    assert found >= 12
+
+
+def test_marked_commands_run(
+    parlai_registry, tiny_backbones, monkeypatch, capsys, tmp_path_factory
+):
+    """README first, then the other pages, in one folder as a reader would; in this process.
+
+    A tiny model stands in for the base, and training stops after two steps.
+    """
+    from parlai.core.script import superscript_main
+
+    from parlai_prosocial.cli.main import cli
+
+    monkeypatch.setenv("PARLAI_DATAPATH", str(tmp_path_factory.mktemp("data")))
+    monkeypatch.chdir(tmp_path_factory.mktemp("reader"))
+
+    def run(command: str) -> None:
+        *fed, last = command.split("|")
+        program, *arguments = shlex.split(last)
+        monkeypatch.setattr(sys, "stdin", StringIO(shlex.split(fed[0])[1] + "\n" if fed else ""))
+        if program == "prosocial":
+            cli.main(arguments, standalone_mode=False)
+            return
+        if arguments[0] == "train_model":
+            arguments += ["--backbone", str(tiny_backbones["llama"]), "--max-train-steps", "2"]
+        superscript_main(arguments)
+
+    for page in PAGES:
+        for mark, name, language, content in BLOCK.findall(page.read_text(encoding="utf-8")):
+            if mark == "file":
+                Path(name).write_text(content, encoding="utf-8")
+            elif mark == "test" and language == "console":
+                for command in commands(content):
+                    run(command)
+            elif mark == "test" and language == "python":
+                exec(compile(content, page.name, "exec"), {})
+
+    output = capsys.readouterr().out
+    assert "mine.jsonl: 4 rows, 4 good, 0 bad" in output
+    assert output.count("mean_log_p") == 2  # the Python of README and of export
+    for model in ("first", "own"):
+        assert Path("runs", model, "model").is_file()
+    for file in ("model.safetensors", "tokenizer.json", "model-f16.gguf", "README.md"):
+        assert Path("exported", file).is_file()
