@@ -202,7 +202,7 @@ def _find_in_zoo(name: str, datapath: str | None) -> Path:
     compat.apply()
     from parlai.core.build_data import modelzoo_path
 
-    from parlai_prosocial.mining.run import find_datapath
+    from parlai_prosocial.compat.flags import find_datapath
 
     try:
         return Path(modelzoo_path(find_datapath(datapath), name))
@@ -217,7 +217,7 @@ def open_anything(name: str, datapath: str | None = None) -> OpenedModel:
         if not backbone.startswith("zoo:"):
             return find_backbone(backbone)
         from parlai_prosocial.agents.prosocial import resolve_backbone
-        from parlai_prosocial.mining.run import find_datapath
+        from parlai_prosocial.compat.flags import find_datapath
 
         return resolve_backbone(backbone, find_datapath(datapath))
 

@@ -195,6 +195,9 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
         """(B, classes) logits, calibrated except in training."""
         inputs = {k: v.to(self.classifier.device) for k, v in batch.inputs.items()}
         logits = self.model(**inputs)
+        if not self.is_training and not logits.isfinite().all():
+            # The class of such a row would be an accident, and ParlAI's filter would trust it.
+            raise UserError("-m prosocial/classifier: its scores are not finite; train it again")
         return logits if self.is_training else logits / self.classifier.temperature
 
     def _get_labels(self, batch: Batch) -> torch.Tensor:

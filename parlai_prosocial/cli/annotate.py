@@ -46,12 +46,14 @@ def annotate(out: Path, **flags: Any) -> None:
     for name in ("limit", "concurrency"):
         if flags[name] is not None and flags[name] < 1:
             raise UserError(f"--{name} {flags[name]}: must be at least 1")
+    from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import open_engine
     from parlai_prosocial.engines.reply_scores import MAX_CONTEXT_TOKENS
     from parlai_prosocial.mining.annotate import FEW_SHOT_CONTEXT_TOKENS, read_few_shot
     from parlai_prosocial.mining.annotate import annotate as run_annotation
-    from parlai_prosocial.mining.run import computes_in_bf16, find_datapath, turns_sha256
-    from parlai_prosocial.mining.turns import spread, task_turns
+    from parlai_prosocial.mining.turns import task_turns, turns_sha256
+    from parlai_prosocial.models.precision import computes_in_bf16
+    from parlai_prosocial.util.batches import spread
     from parlai_prosocial.util.journal import summary_path
 
     datapath = find_datapath(flags["datapath"])

@@ -160,6 +160,7 @@ def parlai(
     measured = [read_results(file, row or model) for file in results]
 
     from parlai_prosocial.api import find_model
+    from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.export.blenderbot import convert, read_generator
     from parlai_prosocial.export.hugging_face import (
         CARD_FILE,
@@ -167,7 +168,6 @@ def parlai(
         move_into_place,
         start_aside,
     )
-    from parlai_prosocial.mining.run import find_datapath
 
     check_new(out)
     where = str(find_model(model, datapath))

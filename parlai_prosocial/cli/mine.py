@@ -68,6 +68,7 @@ def mine(out: Path, **flags: Any) -> None:
     """
     _check(flags)
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
+    from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import open_engine
     from parlai_prosocial.judges.classifiers import open_judge
     from parlai_prosocial.judges.rules import PreachyRules
@@ -79,8 +80,8 @@ def mine(out: Path, **flags: Any) -> None:
         moraliser,
     )
     from parlai_prosocial.mining.mine import mine as run_mining
-    from parlai_prosocial.mining.run import computes_in_bf16, find_datapath
     from parlai_prosocial.mining.turns import task_turns
+    from parlai_prosocial.models.precision import computes_in_bf16
     from parlai_prosocial.util.journal import summary_path
 
     datapath = find_datapath(flags["datapath"])

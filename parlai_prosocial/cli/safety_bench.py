@@ -47,13 +47,13 @@ def safety_bench(model: str, tests: str, out: Path, batchsize: int, datapath: st
     Its tests need data, two classifiers, a word list, and for `response` also spaCy: all is
     checked before the model is loaded, and listed by `prosocial doctor`.
     """
+    from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.evaluation.results.tables import (
         make_table,
         markdown_table,
         terminal_table,
     )
     from parlai_prosocial.evaluation.safety_bench import run_safety_bench
-    from parlai_prosocial.mining.run import find_datapath
     from parlai_prosocial.util.files import write_aside
 
     chosen = TESTS if tests == "all" else (tests,)

@@ -1,4 +1,4 @@
-"""ParlAI's flags as ``--set`` takes them."""
+"""ParlAI's flags: as ``--set`` takes them, its data path, and its names of splits."""
 
 from parlai_prosocial.errors import UserError
 
@@ -16,3 +16,20 @@ def parse_setting(setting: str) -> tuple[str, str]:
     if not separator:
         raise UserError(f"--set {setting}: write it as key=value")
     return key.strip("-").replace("_", "-"), value
+
+
+def find_datapath(given: str | None) -> str:
+    """The given data path, or ParlAI's own."""
+    from parlai.core.params import ParlaiParser
+
+    parser = ParlaiParser(add_parlai_args=True, add_model_args=False)
+    return str(parser.parse_args(["--datapath", given] if given else [])["datapath"])
+
+
+def ordered(split: str) -> str:
+    """ParlAI's name of a split that is read once and in order.
+
+    >>> ordered("train"), ordered("test")
+    ('train:evalmode', 'test')
+    """
+    return "train:evalmode" if split == "train" else split

@@ -23,8 +23,8 @@ from parlai_prosocial.engines.reply_scores import score_replies
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.suite import SuiteContext, digest
 from parlai_prosocial.judges.judge import Judge, judge_each, verdict
-from parlai_prosocial.mining.turns import chunked, spread
 from parlai_prosocial.models.backbone import Backbone
+from parlai_prosocial.util.batches import chunked, spread
 from parlai_prosocial.util.journal import Journal
 
 logger = logging.getLogger(__name__)

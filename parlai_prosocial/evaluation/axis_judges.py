@@ -31,7 +31,7 @@ from parlai_prosocial.evaluation.validation.sentinels import (
 from parlai_prosocial.judges.classifiers import open_judge
 from parlai_prosocial.judges.judge import Judge, Judgement
 from parlai_prosocial.judges.rules import AgreementRules, PreachyRules
-from parlai_prosocial.mining.turns import spread
+from parlai_prosocial.util.batches import spread
 
 SENTINEL_CONTEXTS = 100
 """Most contexts of a suite that sentinels reply to; they cost judgements only."""

@@ -138,12 +138,12 @@ def make_plan(
     Raises:
         UserError: a flag, suite or judge that cannot be.
     """
+    from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.reply_scores import SAMPLING
     from parlai_prosocial.evaluation.answers import Decoding, Work, limited
     from parlai_prosocial.evaluation.axis_judges import mined_by, open_judges
     from parlai_prosocial.evaluation.suites.suite import Sources, load_suite, suite_names
     from parlai_prosocial.evaluation.validation.labels.sheets import read_labels
-    from parlai_prosocial.mining.run import find_datapath
 
     named = label_models(models)
     _check(flags)

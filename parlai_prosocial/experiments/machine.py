@@ -38,7 +38,7 @@ def find_machine(base: str | None, datapath: str | None) -> Machine:
     """Resolve the base and look at the device; raises UserError where the base is missing."""
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.agents.prosocial import resolve_backbone
-    from parlai_prosocial.mining.run import find_datapath
+    from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.models.precision import best_device, bf16_is_faster
 
     datapath = find_datapath(datapath)

@@ -19,7 +19,8 @@ from parlai_prosocial.data.example import CASUAL, SAFETY_LABELS
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.engines.engine import Engine
 from parlai_prosocial.mining.few_shot import read_examples
-from parlai_prosocial.mining.turns import Turn, chunked
+from parlai_prosocial.mining.turns import Turn
+from parlai_prosocial.util.batches import chunked
 from parlai_prosocial.util.journal import Journal, finished_before, summary_path, write_output
 
 CHUNK = 32

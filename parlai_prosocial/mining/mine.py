@@ -18,8 +18,9 @@ from parlai_prosocial.data.weights import social_weights
 from parlai_prosocial.engines.engine import Engine
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.mining.few_shot import read_examples
-from parlai_prosocial.mining.turns import Turn, chunked, spread
+from parlai_prosocial.mining.turns import Turn
 from parlai_prosocial.models.prompt import split_context
+from parlai_prosocial.util.batches import chunked, spread
 from parlai_prosocial.util.journal import Journal, finished_before, summary_path, write_output
 
 CHUNK = 32

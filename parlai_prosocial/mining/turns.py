@@ -1,16 +1,15 @@
 """The turns of any ParlAI task, each with its whole history, and the longest first."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from parlai_prosocial.compat import patches as compat
-from parlai_prosocial.compat.flags import parse_setting
+from parlai_prosocial.compat.flags import ordered, parse_setting
 from parlai_prosocial.data.example import ROT_PREFIX
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,6 @@ def task_turns(task: str, split: str, datapath: str, settings: Sequence[str] = (
     return turns
 
 
-def ordered(split: str) -> str:
-    """ParlAI's name of a split that is read once and in order."""
-    return "train:evalmode" if split == "train" else split
-
-
 def turns_of(teacher: Any, name: str) -> list[Turn]:
     """All turns of a ParlAI teacher that have a reply, in its order; ``name`` is its task's."""
     turns = []
@@ -109,25 +103,6 @@ def turns_of(teacher: Any, name: str) -> list[Turn]:
     return turns
 
 
-def spread(count: int, limit: int | None) -> list[int]:
-    """``limit`` indices below ``count``, evenly apart; all of them if there are no more.
-
-    >>> spread(10, 4), spread(2, 4)
-    ([0, 2, 5, 7], [0, 1])
-    """
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [i * count // limit for i in range(limit)]
-
-
-def chunked(texts: Sequence[str], size: int) -> list[list[int]]:
-    """Indices of texts in chunks of like length, the longest first.
-
-    The chunks depend on the texts alone, so a run that goes on has the same ones. Longest first:
-    memory runs out at once or never, and the time left is not underestimated.
-
-    >>> chunked(["a", "ccc", "bb"], 2)
-    [[1, 2], [0]]
-    """
-    order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def turns_sha256(turns: Sequence[Turn]) -> str:
+    """Of all that the turns hold."""
+    return hashlib.sha256(repr(list(turns)).encode("utf-8")).hexdigest()

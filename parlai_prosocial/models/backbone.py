@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.causal import CausalScorer
 from parlai_prosocial.models.contrast_head import ContrastHead
+from parlai_prosocial.models.finite import refuse_non_finite
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.models.seq2seq import Seq2SeqScorer, pad_right
@@ -65,6 +66,7 @@ class Backbone(nn.Module):
         self.model = _adapt(lm, adapter, lora_rank, trainable) if self.adapted else lm
         if not trainable:
             self.requires_grad_(False)
+        refuse_non_finite(self.model, f"--backbone {adapter or folder}")
         self.contrast_head = ContrastHead(lm.config.hidden_size) if contrast_head else None
 
     @property

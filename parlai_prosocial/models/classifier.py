@@ -34,6 +34,7 @@ from parlai_prosocial.models.checkpoint import (
     plain_state,
 )
 from parlai_prosocial.models.classifier_input import Encoded, PairInput, PromptInput
+from parlai_prosocial.models.finite import refuse_non_finite
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.seq2seq import pad_right
 from parlai_prosocial.util.files import json_text, write_aside, write_json
@@ -171,8 +172,14 @@ class SafetyClassifier(nn.Module):
         return (self.logits(contexts, replies, batch_size) / self.temperature).softmax(1)
 
     def label_of(self, context: str, line: str) -> tuple[str, float]:
-        """The most probable class of a line in its newline-packed context, and its probability."""
+        """The most probable class of a line in its newline-packed context, and its probability.
+
+        Raises:
+            UserError: the probabilities are not finite, so that there is no class.
+        """
         probabilities = self.probabilities([context], [line])[0]
+        if not probabilities.isfinite().all():
+            raise UserError("the classifier's probabilities are not finite; use another checkpoint")
         best = int(probabilities.argmax())
         return self.labels[best], probabilities[best].item()
 
@@ -309,6 +316,7 @@ class ClassifierCheckpoint:
         if classifier.labels == self.info["labels"]:
             classifier.head.load_state_dict(load_file(self.folder / HEAD_FILE))
             classifier.temperature = self.temperature
+        refuse_non_finite(classifier, self.path)
         return classifier
 
     def training_state(self) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Where to compute, and whether bfloat16 pays there."""
 
 import time
+from pathlib import Path
 
 import torch
+
+from parlai_prosocial.util.journal import begun_with
 
 
 def best_device() -> torch.device:
@@ -29,3 +32,15 @@ def bf16_is_faster(device: torch.device) -> bool:
             times.append(time.perf_counter() - start)
         seconds[dtype] = min(times[1:])
     return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+
+
+def computes_in_bf16(out: Path) -> bool:
+    """Whether a run that writes ``out`` computes in bfloat16.
+
+    A run that goes on computes as it began: which precision is faster is measured, and a busy
+    machine may measure otherwise.
+    """
+    begun = begun_with(out, "precision")
+    if begun is not None:
+        return begun == "bf16"
+    return bf16_is_faster(best_device())

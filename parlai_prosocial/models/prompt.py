@@ -8,6 +8,7 @@ from jinja2 import TemplateError
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.chat_template import is_plain
+from parlai_prosocial.models.roles import with_roles
 
 USER_TURN = {"role": "user", "content": "a"}
 DEFAULT_SYSTEM_PROMPT = "You are a kind, honest conversation partner."
@@ -114,11 +115,7 @@ class Prompt:
         return ids[-max_tokens:] if max_tokens else ids
 
     def _encode_turns(self, turns: Sequence[str], system_lines: Sequence[str]) -> list[int]:
-        roles = ("user", "assistant")
-        messages = [
-            {"role": roles[(len(turns) - 1 - i) % 2], "content": turn}
-            for i, turn in enumerate(turns)
-        ]
+        messages = with_roles(turns)
         if not self.has_template:
             lines = [*system_lines, *(f"{m['role']}: {m['content']}" for m in messages)]
             if self.is_encoder_decoder:

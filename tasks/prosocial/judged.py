@@ -135,7 +135,8 @@ class JudgedTeacher(CorpusTeacher):
         return super().share() | own
 
     def messages(self, split: str) -> Messages:
-        from parlai_prosocial.mining.turns import ordered, turns_of
+        from parlai_prosocial.compat.flags import ordered
+        from parlai_prosocial.mining.turns import turns_of
 
         known = False
         for name in self.opt["judged_task"].split(","):

@@ -146,7 +146,7 @@ def test_agreement_with_a_tasks_own_labels():
 
 
 def test_the_command_on_the_bundled_rows(tiny_backbones, tmp_path, monkeypatch):
-    monkeypatch.setattr("parlai_prosocial.mining.run.bf16_is_faster", lambda device: False)
+    monkeypatch.setattr("parlai_prosocial.models.precision.bf16_is_faster", lambda device: False)
     out = tmp_path / "out.jsonl"
     arguments = ["--task", "prosocial", "--set", "prosocial_sample=true", "--limit", "6"]
     arguments += ["--rot-model", str(tiny_backbones["llama"]), "--datapath", str(tmp_path)]

@@ -208,7 +208,7 @@ def test_the_limit_spreads_over_the_task(tmp_path):
 )
 def test_mistakes(flags, message, tiny_backbones, tmp_path, monkeypatch):
     # Some seconds of a CPU that has no bf16.
-    monkeypatch.setattr("parlai_prosocial.mining.run.bf16_is_faster", lambda device: False)
+    monkeypatch.setattr("parlai_prosocial.models.precision.bf16_is_faster", lambda device: False)
     arguments = ["mine", "--model", str(tiny_backbones["llama"]), "--task", "prosocial"]
     arguments += ["--set", "prosocial-sample=true", "--synthetic-cap", "0"]
     arguments += ["--out", str(tmp_path / "out.jsonl"), *flags]

@@ -11,7 +11,7 @@ from parlai_prosocial.cli.mine import mine
 def test_mine_train_evaluate(tiny_backbones, tmp_path, monkeypatch):
     from parlai.core.script import superscript_main
 
-    monkeypatch.setattr("parlai_prosocial.mining.run.bf16_is_faster", lambda device: False)
+    monkeypatch.setattr("parlai_prosocial.models.precision.bf16_is_faster", lambda device: False)
     (tmp_path / "OffensiveLanguage").mkdir()
     (tmp_path / "OffensiveLanguage" / "OffensiveLanguage.txt").write_text("a\ni\nis\ne\no\ns\n")
     base, datapath = str(tiny_backbones["llama"]), str(tmp_path)

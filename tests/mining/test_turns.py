@@ -5,7 +5,8 @@ import json
 import pytest
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.mining.turns import Turn, chunked, task_turns
+from parlai_prosocial.mining.turns import Turn, task_turns
+from parlai_prosocial.util.batches import chunked
 
 
 @pytest.fixture
