@@ -5,6 +5,7 @@ import json
 import pytest
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.models import precision as precision_module
 from parlai_prosocial.util.journal import (
     Journal,
     begun_with,
@@ -49,10 +50,12 @@ def test_a_kill_at_any_byte(tmp_path):
 def test_a_run_that_goes_on_computes_as_it_began(precision, tmp_path, monkeypatch):
     out = tmp_path / "out.jsonl"
     for faster in (True, False):
-        monkeypatch.setattr(module, "bf16_is_faster", lambda device, faster=faster: faster)
-        assert module.computes_in_bf16(out) == faster
+        monkeypatch.setattr(
+            precision_module, "bf16_is_faster", lambda device, faster=faster: faster
+        )
+        assert precision_module.computes_in_bf16(out) == faster
     Journal(out, SETTINGS | {"precision": precision})
-    assert module.computes_in_bf16(out) == (precision == "bf16")
+    assert precision_module.computes_in_bf16(out) == (precision == "bf16")
 
 
 def test_other_settings_are_named(tmp_path):
