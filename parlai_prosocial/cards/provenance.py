@@ -27,6 +27,8 @@ SETTINGS = (
     "seed",
     "precision",
     "diasafety_fold",
+    "diasafety_clusters",
+    "diasafety_without",
     "multitask_weights",
 )
 """The options that make a recipe, in the order of the card."""

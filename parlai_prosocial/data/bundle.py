@@ -14,6 +14,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from parlai_prosocial.data.diasafety import cluster_table
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.data.splits import stable_fraction
 
@@ -27,6 +28,7 @@ def main(folder: Path) -> None:
         for row in json.loads((folder / "diasafety" / name).read_text(encoding="utf-8"))
     ]
     _write("diasafety.jsonl.gz", diasafety)
+    write_clusters()
 
     by_topic = defaultdict(list)
     with (folder / "self_dialogue" / "dialogues.jsonl").open(encoding="utf-8") as file:
@@ -41,6 +43,15 @@ def main(folder: Path) -> None:
     for name, licence in (("diasafety", "Apache-2.0"), ("self_dialogue", "BSD-3-Clause")):
         target = bundled("licenses") / f"{name}.{licence}.txt"
         shutil.copyfile(folder / name / "LICENSE", target)
+
+
+def write_clusters() -> None:
+    """Write the table of DiaSafety's near-duplicates, which takes seconds to compute."""
+    with gzip.open(bundled("diasafety.jsonl.gz"), "rt", encoding="utf-8") as file:
+        rows = [row for row in map(json.loads, file) if row["response"].strip()]
+    table = cluster_table(rows)
+    lines = json.dumps(table, indent=0, sort_keys=True) + "\n"
+    bundled("diasafety_clusters.json").write_text(lines, encoding="utf-8")
 
 
 def _write(name: str, rows: list[dict]) -> None:

@@ -3,16 +3,18 @@
 Apache-2.0; the official training and validation files ship with this package in full.
 """
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from random import Random
 
 from parlai_prosocial.data.example import ContrastiveExample
-from parlai_prosocial.data.fields import Field, Schema, one_of, text
-from parlai_prosocial.data.normalise import normalise_text, one_line
-from parlai_prosocial.data.reader import bundled, empty_split, open_corpus, rows_of
-from parlai_prosocial.data.splits import diasafety_split
+from parlai_prosocial.data.fields import Field, Schema, one_of, text, turn_list
+from parlai_prosocial.data.near_duplicates import clusters, near_pairs
+from parlai_prosocial.data.normalise import mend_encoding, normalise_text, one_line
+from parlai_prosocial.data.reader import bundled, checked_rows, empty_split, open_corpus, rows_of
+from parlai_prosocial.data.splits import diasafety_split, short_digest
 from parlai_prosocial.errors import UserError
 
 CATEGORIES = [
@@ -35,6 +37,10 @@ SCHEMA = Schema(
     },
 )
 
+CONTEXTS_SCHEMA = Schema(
+    corpus="A file of contexts to leave out", fields={"context": Field(turn_list)}
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +53,8 @@ def load_rows(
     official_split: bool = False,
     source: str | None = None,
     skip_bad_rows: bool = False,
+    near_duplicates: bool = True,
+    without: Sequence[str] = (),
 ) -> list[dict]:
     """Return the rows of one split, texts on one line each, without the rows of empty reply.
 
@@ -60,6 +68,12 @@ def load_rows(
         official_split: the official files' own split, whose validation contexts leak from train.
         source: a file or folder in DiaSafety's format instead of the bundled files.
         skip_bad_rows: leave bad rows out instead of stopping.
+        near_duplicates: contexts that nearly repeat one another (:mod:`~.near_duplicates`) share
+            a part, and broken encodings are mended in the texts. False is the cut without both,
+            on which the first results were measured.
+        without: files or folders of rows with ``context`` (a text, or a list of turns whose last
+            one counts). These contexts, what nearly repeats them, and the whole clusters of both
+            are left out of every split.
 
     Raises:
         UserError: a bad file, row, fold or category, or a split without rows.
@@ -82,11 +96,75 @@ def load_rows(
     if official_split:
         found = [row for row in usable if row["split"] == split]
     else:
-        found = diasafety_split(usable, fold)[part or {"train": "gen-train"}.get(split, split)]
+        cluster_of = _clusters(usable, source) if near_duplicates else None
+        parts = diasafety_split(usable, fold, cluster_of)
+        found = parts[part or {"train": "gen-train"}.get(split, split)]
     found = [row for row in found if categories is None or row["category"] in categories]
     if not found:
         raise empty_split("DiaSafety", split, {row["split"] for row in usable})
-    return [dict(row) for row in found]
+    if without:
+        found = _left_over(found, without, _clusters(usable, source))
+    if not near_duplicates:
+        return [dict(row) for row in found]
+    return [
+        {**row, **{name: one_line(mend_encoding(row[name])) for name in ("context", "response")}}
+        for row in found
+    ]
+
+
+def cluster_table(rows: Sequence[Mapping]) -> dict[str, int]:
+    """Return the cluster of each context (:func:`~.splits.short_digest` of its normalised form)
+    that nearly repeats another one; clusters are numbered in the order of the rows."""
+    spelling: dict[str, str] = {}
+    for row in rows:
+        spelling.setdefault(normalise_text(row["context"]), row["context"])
+    members: dict[int, list[str]] = defaultdict(list)
+    for context, first in zip(spelling, clusters(list(spelling.values())), strict=True):
+        members[first].append(context)
+    repeated = [group for group in members.values() if len(group) > 1]
+    return {
+        short_digest(context): number for number, group in enumerate(repeated) for context in group
+    }
+
+
+def _clusters(rows: Sequence[Mapping], source: str | None) -> dict[str, str]:
+    """The cluster of each normalised context that has one; the bundled corpus's from its table."""
+    if source is None:
+        table = json.loads(bundled("diasafety_clusters.json").read_text("utf-8"))
+    else:
+        table = cluster_table(rows)
+    contexts = {normalise_text(row["context"]) for row in rows}
+    return {
+        context: f"cluster {table[digest]}"
+        for context in contexts
+        if (digest := short_digest(context)) in table
+    }
+
+
+def _left_over(
+    rows: Sequence[Mapping], without: Sequence[str], cluster_of: Mapping[str, str]
+) -> list[Mapping]:
+    """The rows whose contexts the files neither list nor nearly repeat, nor their clusters."""
+    listed: dict[str, str] = {}
+    for file in without:
+        for place, row in checked_rows(file, CONTEXTS_SCHEMA):
+            if not isinstance(row, dict):
+                raise UserError(f"{place}: {row}")
+            listed.setdefault(normalise_text(row["context"][-1]), row["context"][-1])
+    contexts = list({normalise_text(row["context"]): row["context"] for row in rows}.items())
+    near = near_pairs(list(listed.values()), [context for _, context in contexts])
+    out = {contexts[position][0] for _, position in near} | listed.keys()
+    clusters_out = {cluster_of[context] for context in out if context in cluster_of}
+    kept = [
+        row
+        for row in rows
+        if (context := normalise_text(row["context"])) not in out
+        and cluster_of.get(context) not in clusters_out
+    ]
+    log.info("left out %d of %d rows, their contexts are listed", len(rows) - len(kept), len(rows))
+    if not kept:
+        raise UserError(f"--diasafety-without {','.join(without)}: no row is left")
+    return kept
 
 
 def contrastive_examples(

@@ -87,6 +87,25 @@ def text_list_with_blanks(value: object) -> list[str]:
     return text_list(value)
 
 
+def turn_list(value: object) -> list[str]:
+    """Read the turns of a dialogue: a list, a JSON list, or one text with a turn a line.
+
+    Only ``\\n`` and ``\\r\\n`` separate turns. Empty turns are left out.
+    """
+    if isinstance(value, str):
+        lines = value.replace("\r\n", "\n").split("\n")
+        try:
+            value = json.loads(value) if value.lstrip().startswith("[") else lines
+        except json.JSONDecodeError:
+            value = lines  # a text that begins with a bracket
+    if isinstance(value, list):
+        value = [turn for turn in value if not isinstance(turn, str) or turn.strip()]
+    turns = text_list(value)
+    if not turns:
+        raise ValueError("has no turn; give at least the user's last one")
+    return turns
+
+
 def weight_list(value: object) -> list[float]:
     """Read a list of positive finite numbers; in CSV it is a JSON list."""
     if isinstance(value, str):

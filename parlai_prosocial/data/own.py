@@ -24,31 +24,23 @@ In a folder, files whose names begin with train, valid (or validation, val, dev)
 splits. Rows without a split are cut 80/10/10 by a hash of their group, or of their first turn.
 """
 
-import json
 from collections.abc import Sequence
 
 from parlai_prosocial.data.example import SAFETY_LABELS, ContrastiveExample
-from parlai_prosocial.data.fields import BadRow, Field, Schema, one_of, text, text_list, weight_list
+from parlai_prosocial.data.fields import (
+    BadRow,
+    Field,
+    Schema,
+    one_of,
+    text,
+    text_list,
+    turn_list,
+    weight_list,
+)
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import empty_split, open_corpus, rows_of
 from parlai_prosocial.data.splits import stable_split
 from parlai_prosocial.data.weights import social_weights
-
-
-def _turns(value: object) -> list[str]:
-    """Read the turns of a context from a list, a JSON list, or one text with a turn a line."""
-    if isinstance(value, str):
-        lines = value.splitlines()
-        try:
-            value = json.loads(value) if value.lstrip().startswith("[") else lines
-        except json.JSONDecodeError:
-            value = lines  # a text that begins with a bracket
-    if isinstance(value, list):
-        value = [turn for turn in value if not isinstance(turn, str) or turn.strip()]
-    turns = text_list(value)
-    if not turns:
-        raise ValueError("has no turn; give at least the user's last one")
-    return turns
 
 
 def _check_row(row: dict) -> None:
@@ -68,7 +60,7 @@ def _check_row(row: dict) -> None:
 SCHEMA = Schema(
     corpus="Own data",
     fields={
-        "context": Field(_turns),
+        "context": Field(turn_list),
         "response": Field(text),
         "rots": Field(text_list, required=False),
         "safety_label": Field(one_of(SAFETY_LABELS), required=False),

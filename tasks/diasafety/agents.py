@@ -46,6 +46,21 @@ class _DiaSafetyTeacher(CorpusTeacher):
             "context decides whether a reply is safe. Default: all five.",
         )
         group.add_argument(
+            "--diasafety-clusters",
+            type="bool",
+            default=True,
+            help="Keep contexts that nearly repeat one another in one part, and mend broken "
+            "encodings. False is the cut without both, on which the first results were measured.",
+        )
+        group.add_argument(
+            "--diasafety-without",
+            type=str,
+            default=None,
+            help="Files or folders of rows with a column context, separated by commas: these "
+            "contexts, and what nearly repeats them, are left out of every part. A list of turns "
+            "stands for its last one.",
+        )
+        group.add_argument(
             "--diasafety-official-split",
             type="bool",
             default=False,
@@ -56,6 +71,7 @@ class _DiaSafetyTeacher(CorpusTeacher):
 
     def rows(self, split: str) -> list[dict]:
         names = self.opt["diasafety_categories"]
+        without = self.opt["diasafety_without"]
         return diasafety.load_rows(
             self.opt["datapath"],
             split,
@@ -65,6 +81,8 @@ class _DiaSafetyTeacher(CorpusTeacher):
             official_split=self.opt["diasafety_official_split"],
             source=self.opt["diasafety_data"],
             skip_bad_rows=self.opt["skip_bad_rows"],
+            near_duplicates=self.opt["diasafety_clusters"],
+            without=[name.strip() for name in without.split(",")] if without else (),
         )
 
 

@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 
 from parlai_prosocial.data import diasafety
-from parlai_prosocial.data.normalise import normalise_text
+from parlai_prosocial.data.near_duplicates import near_pairs
+from parlai_prosocial.data.normalise import mend_encoding, normalise_text
 from parlai_prosocial.data.reader import bundled, checked_rows
-from parlai_prosocial.data.splits import DIASAFETY_PARTS
+from parlai_prosocial.data.splits import DIASAFETY_PARTS, short_digest
 from parlai_prosocial.errors import UserError
 
 
@@ -53,7 +54,10 @@ def test_pairs_of_the_corpus(corpus):
 
 @pytest.mark.parametrize("fold", range(4))
 def test_parts_share_no_context_and_lose_no_row(datapath, corpus, fold):
-    parts = [diasafety.load_rows(datapath, "train", fold, part) for part in DIASAFETY_PARTS]
+    parts = [
+        diasafety.load_rows(datapath, "train", fold, part, near_duplicates=False)
+        for part in DIASAFETY_PARTS
+    ]
     contexts = [{normalise_text(row["context"]) for row in part} for part in parts]
     sizes = [len(found) for found in contexts]
     distinct = len(set.union(*contexts))
@@ -61,6 +65,68 @@ def test_parts_share_no_context_and_lose_no_row(datapath, corpus, fold):
     assert sizes[0] / distinct == pytest.approx(0.5, abs=0.002)
     usable = sum(row["response"] is not None for row in corpus)
     assert sum(map(len, parts)) == usable
+
+
+@pytest.mark.parametrize("fold", range(4))
+def test_parts_share_no_near_duplicate(datapath, fold):
+    parts = [diasafety.load_rows(datapath, "train", fold, part) for part in DIASAFETY_PARTS]
+    contexts = [sorted({row["context"] for row in part}) for part in parts]
+    shares = [len(found) / sum(map(len, contexts)) for found in contexts]
+    assert shares == pytest.approx([0.5, 0.125, 0.125, 0.25], abs=0.006)
+    # The test part against all others, which is what measured numbers rest on.
+    *others, test = contexts
+    leaked = sum(1 for _ in near_pairs(test, [text for part in others for text in part]))
+    assert leaked == 0
+
+
+def test_the_table_of_near_duplicates_is_the_corpus_own(corpus):
+    computed = diasafety.cluster_table(Rows(row for row in corpus if row["response"]))
+    same = computed == json.loads(bundled("diasafety_clusters.json").read_text())
+    assert same, "run write_clusters of parlai_prosocial.data.bundle"
+    assert len(computed) == 485
+
+
+def test_broken_encodings_are_mended_in_the_new_cut_only(datapath):
+    def broken(**options):
+        rows = diasafety.load_rows(datapath, "train", **options)
+        texts = [row["context"] + row["response"] for row in rows]
+        return sum(mend_encoding(text) != text for text in texts)
+
+    assert broken() == 0
+    assert broken(near_duplicates=False) > 100
+
+
+def test_listed_contexts_and_their_clusters_are_left_out(tmp_path):
+    texts = [f"{short_digest(str(n))} or {short_digest(str(-n - 1))}" for n in range(60)]
+    texts += ["I really love my small brown dog", "I really, really love my small brown dog!"]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row(text, "Fine.", "Safe")) + "\n" for text in texts))
+    listed = tmp_path / "labels.jsonl"
+    turns = ["Hello.", "Hi!", "i really love my small brown dog..."]
+    listed.write_text(
+        json.dumps({"context": turns, "label_1": True})
+        + "\n"
+        + json.dumps({"context": [texts[5] + "??"]})
+    )
+
+    def contexts(**options):
+        return {
+            row["context"]
+            for part in DIASAFETY_PARTS
+            for row in diasafety.load_rows(
+                str(tmp_path / "data"), "train", part=part, source=str(path), **options
+            )
+        }
+
+    gone = contexts() - contexts(without=[str(listed)])
+    assert gone == {texts[5], *texts[60:]}
+
+
+def test_leaving_out_says_what_is_wrong(datapath, tmp_path):
+    listed = tmp_path / "labels.jsonl"
+    listed.write_text('{"reply": "a"}')
+    with pytest.raises(UserError, match=r"labels.jsonl, line 1: field 'context' is missing"):
+        diasafety.load_rows(datapath, "train", without=[str(listed)])
 
 
 def test_datatypes_name_parts(datapath):

@@ -73,6 +73,20 @@ def test_order_of_rows_does_not_matter():
         assert contexts(forwards[part]) == contexts(backwards[part])
 
 
+def test_a_cluster_shares_a_part_and_moves_nothing_else():
+    distinct = sorted(contexts(ROWS))
+    groups = {0: distinct[3:6], 1: [distinct[10], distinct[100]]}
+    cluster_of = {context: f"c{key}" for key, group in groups.items() for context in group}
+    for fold in range(4):
+        plain = diasafety_split(ROWS, fold)
+        clustered = diasafety_split(ROWS, fold, cluster_of)
+        part_of = {c: part for part, rows in clustered.items() for c in contexts(rows)}
+        assert all(len({part_of[context] for context in group}) == 1 for group in groups.values())
+        for part, rows in plain.items():
+            assert all(part_of[c] == part for c in contexts(rows) - cluster_of.keys())
+        assert sum(map(len, clustered.values())) == len(ROWS)
+
+
 def test_unknown_fold():
     with pytest.raises(UserError, match="--diasafety-fold 4"):
         diasafety_split(ROWS, 4)
