@@ -74,8 +74,8 @@ SERVE = ["fastapi>=0.115", "openai>=2.0", "uvicorn>=0.32"]
 # The page of `prosocial chat`.
 CHAT = ["starlette>=0.40", "uvicorn>=0.32"]
 
-# The oldest that tests/training passes with; before 0.29 DPO's reference was the bare base instead of
-# the adapter it starts from.
+# The oldest that tests/training passes with; before 0.29 DPO's reference was the bare base instead
+# of the adapter it starts from.
 BENCH = ["trl>=1.0"]
 
 setup(
