@@ -1,17 +1,26 @@
 """parlai-prosocial: socially aware contrastive learning for safer dialogue, as a ParlAI plugin."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from parlai_prosocial.api import Prosocial as Prosocial
+    from parlai_prosocial.training.recipe import train as train
 
 __version__ = "0.1.0"
 
+_LAZY = {
+    "Prosocial": "parlai_prosocial.api",
+    "train": "parlai_prosocial.training.recipe",
+}
+"""What the package offers -> its module, imported when it is asked for: torch takes seconds."""
+
 
 def __getattr__(name: str) -> object:
-    """``Prosocial`` when it is asked for: it needs torch and transformers, which take seconds."""
-    if name == "Prosocial":
-        from parlai_prosocial.api import Prosocial
-
-        return Prosocial
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

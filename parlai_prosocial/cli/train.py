@@ -1,11 +1,10 @@
 """``prosocial train``: a recipe's two steps, each the stock ``parlai train_model``."""
 
-import shlex
 from pathlib import Path
 
 import click
 
-from parlai_prosocial.training.recipe import STEPS, recipe_folder, step_arguments, train_recipe
+from parlai_prosocial.training.recipe import train as train_recipe
 
 
 @click.command()
@@ -29,15 +28,4 @@ def train(recipe: str, base: str | None, settings: tuple[str, ...], out: Path | 
 
     Runs the two stock commands that it prints. Stopped half-way, the same command resumes.
     """
-    folder = recipe_folder(recipe)
-    out = out or Path("runs") / folder.name
-    click.echo("The same by hand:")
-    for step in STEPS:
-        arguments = step_arguments(folder, step, out, base, settings)
-        click.echo("  " + shlex.join(["parlai", "train_model", *arguments]))
-    results = train_recipe(folder, out, base, settings)
-    click.echo(
-        f"Done: {sum(r.tokens for r in results):,} tokens in "
-        f"{sum(r.seconds for r in results):.0f} s. Talk to it:\n"
-        f"  parlai interactive -mf {results[-1].model_file}"
-    )
+    click.echo(train_recipe(recipe, out=out, base=base, settings=settings, say=click.echo))

@@ -1,4 +1,10 @@
-"""A recipe's two steps, each the stock ``parlai train_model``."""
+"""A recipe's two steps, each the stock ``parlai train_model``.
+
+What a run leaves is the one way in which it goes on. ParlAI's checkpoint in a step's folder takes
+up a step that was stopped, and ``finished.json`` beside it, with the command that finished it, says
+that the step need not run again. A journal of chunks, as mining has one, would say the same twice:
+the checkpoint holds far more than a journal could, and is replaced in one move.
+"""
 
 import json
 import logging
@@ -6,21 +12,19 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import click
 from tqdm import tqdm
 
 from parlai_prosocial.compat.flags import parse_setting
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import json_text, write_aside
+from parlai_prosocial.util.files import Say, json_text, write_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-
-
 STEPS = ("step1", "step2")
-
-
 FINISHED = "finished.json"
 
 
@@ -41,6 +45,78 @@ class StepResult:
     tokens: int
     seconds: float
     command: str
+
+
+@dataclass
+class Training:
+    """A trained recipe; printed, it is what ``prosocial train`` ends with.
+
+    Attributes:
+        recipe: folder with the steps' presets.
+        out: folder of the run.
+        steps: step 1, then step 2.
+    """
+
+    recipe: Path
+    out: Path
+    steps: list[StepResult]
+
+    @property
+    def model_file(self) -> str:
+        """ParlAI's ``-mf`` of the result; ``Prosocial.from_pretrained`` takes it too."""
+        return self.steps[-1].model_file
+
+    def __str__(self) -> str:
+        return (
+            f"Done: {sum(step.tokens for step in self.steps):,} tokens in "
+            f"{sum(step.seconds for step in self.steps):.0f} s. Talk to it:\n"
+            f"  parlai interactive -mf {self.model_file}"
+        )
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row a step, indexed by its name, with the fields of :class:`StepResult`."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [asdict(step) for step in self.steps], index=pd.Index(STEPS, name="step")
+        )
+
+
+def train(
+    recipe: str | Path,
+    *,
+    out: str | Path | None = None,
+    base: str | None = None,
+    settings: Sequence[str] = (),
+    say: Say = print,
+) -> Training:
+    """Train a recipe: step 1, then step 2 from its result, as ``prosocial train`` does.
+
+    Called again with the same arguments it goes on where it was stopped, and trains nothing that
+    is finished.
+
+    Args:
+        recipe: demo, diasafety, paper, or a folder with step1.opt and step2.opt.
+        out: folder for the models; ``runs/RECIPE`` where None.
+        base: the backbone (zoo:..., a folder or a hub name), None for the presets'.
+        settings: ``key=value`` of ParlAI's flags for both steps, ``step1.key=value`` for one.
+        say: takes the lines that tell what is being done.
+
+    Raises:
+        UserError: there is no such recipe, a setting is malformed, or another command has trained
+            in ``out``.
+    """
+    folder = recipe_folder(str(recipe))
+    target = Path(out) if out is not None else Path("runs") / folder.name
+    say("The same by hand:")
+    for step in STEPS:
+        arguments = step_arguments(folder, step, target, base, settings)
+        say("  " + shlex.join(["parlai", "train_model", *arguments]))
+    steps = [
+        train_step(step_arguments(folder, step, target, base, settings), step, target / step, say)
+        for step in STEPS
+    ]
+    return Training(folder, target, steps)
 
 
 def recipe_folder(name: str) -> Path:
@@ -108,14 +184,15 @@ def tokens_per_step(arguments: list[str], batches: int = 16) -> float:
     return sum(counts) / len(counts)
 
 
-def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
+def train_step(arguments: list[str], title: str, out: Path, say: Say = print) -> StepResult:
     """Run one step in this process, or return its result where it was finished before."""
     from parlai.scripts.train_model import TrainLoop, TrainModel, set_seed
     from parlai.utils.logging import set_log_level
     from transformers.utils.logging import disable_progress_bar
 
     command = shlex.join(["parlai", "train_model", *arguments])
-    if before := finished_before(out, command, title):
+    if before := finished_before(out, command):
+        say(f"{title}: finished before, {out}")
         return before
     out.mkdir(parents=True, exist_ok=True)
     disable_progress_bar()  # of a second's loading; ours is the one to watch
@@ -142,7 +219,7 @@ def train_step(arguments: list[str], title: str, out: Path) -> StepResult:
     return result
 
 
-def finished_before(out: Path, command: str, title: str) -> StepResult | None:
+def finished_before(out: Path, command: str) -> StepResult | None:
     """The result of a step that was finished in this folder; None where it was not.
 
     Raises:
@@ -157,7 +234,6 @@ def finished_before(out: Path, command: str, title: str) -> StepResult | None:
             f"{finished}: that step was trained by another command; "
             "give another --out or delete its folder"
         )
-    click.echo(f"{title}: finished before, {out}")
     return result
 
 
@@ -179,14 +255,3 @@ def _processed_tokens(loop: Any, world: Any) -> int:
         tokens += mean * (steps - before)
         before = steps
     return round(tokens)
-
-
-def train_recipe(
-    recipe: Path, out: Path, base: str | None = None, settings: Sequence[str] = (), name: str = ""
-) -> list[StepResult]:
-    """Step 1, then step 2 from its result; finished steps are not run again."""
-    title = f"{name} " if name else ""
-    return [
-        train_step(step_arguments(recipe, step, out, base, settings), title + step, out / step)
-        for step in STEPS
-    ]

@@ -27,7 +27,7 @@ from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.judges.classifiers import open_judge
 from parlai_prosocial.models.classifier import SafetyClassifier, set_temperature
-from parlai_prosocial.training.recipe import train_recipe, train_step
+from parlai_prosocial.training.recipe import train, train_step
 from parlai_prosocial.zoo.bases import minilm, smollm2
 from parlai_prosocial.zoo.entry import find_entry
 from parlai_prosocial.zoo.install import install, verify_bundled
@@ -80,8 +80,8 @@ def finished(datapath, tmp_path_factory):
     recipe.mkdir(parents=True)
     for step in ("step1", "step2"):
         (recipe / f"{step}.opt").write_text(json.dumps(TINY))
-    steps = train_recipe(recipe, folder / "out", BASE, [f"datapath={datapath}", "seed=3"])
-    return steps[-1].model_file
+    settings = [f"datapath={datapath}", "seed=3"]
+    return train(recipe, out=folder / "out", base=BASE, settings=settings).model_file
 
 
 @pytest.fixture

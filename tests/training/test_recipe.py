@@ -9,15 +9,17 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from parlai_prosocial.cli.train import train
+import parlai_prosocial
+from parlai_prosocial.cli.train import train as command
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.training import recipe as train_module
+from parlai_prosocial.training import recipe as module
 from parlai_prosocial.training.recipe import (
     RECIPES,
     STEPS,
+    StepResult,
     recipe_folder,
     step_arguments,
-    train_recipe,
+    train,
 )
 
 TINY = {
@@ -58,9 +60,13 @@ def test_both_steps_give_what_the_printed_parlai_commands_give(
     monkeypatch.setenv("PARLAI_DATAPATH", str(tmp_path / "data"))
     base = str(tiny_backbones["llama"])
     ours = tmp_path / "ours"
-    results = train_recipe(tiny_recipe, ours, base)
-    assert [Path(r.model_file).parent.name for r in results] == list(STEPS)
-    assert all(r.tokens > 0 and r.seconds > 0 for r in results)
+    trained = parlai_prosocial.train(tiny_recipe, out=ours, base=base)
+    assert [Path(r.model_file).parent.name for r in trained.steps] == list(STEPS)
+    assert trained.model_file == str(ours / "step2" / "model")
+    frame = trained.to_pandas()
+    assert list(frame.index) == list(STEPS)
+    assert (frame["tokens"] > 0).all() and (frame["seconds"] > 0).all()
+    assert f"{frame['tokens'].sum():,} tokens" in str(trained)
 
     # The stock command, without its evaluation of the whole test part after training.
     stock = tmp_path / "stock"
@@ -89,12 +95,15 @@ def test_both_steps_give_what_the_printed_parlai_commands_give(
 def test_a_finished_step_is_not_trained_again(tiny_recipe, tiny_backbones, tmp_path, monkeypatch):
     monkeypatch.setenv("PARLAI_DATAPATH", str(tmp_path / "data"))
     base = str(tiny_backbones["llama"])
-    first = train_recipe(tiny_recipe, tmp_path / "out", base)
-    written = (tmp_path / "out" / "step2" / "model").stat().st_mtime_ns
-    assert train_recipe(tiny_recipe, tmp_path / "out", base) == first
-    assert (tmp_path / "out" / "step2" / "model").stat().st_mtime_ns == written
+    out = tmp_path / "out"
+    first = train(tiny_recipe, out=out, base=base)
+    written = (out / "step2" / "model").stat().st_mtime_ns
+    said: list[str] = []
+    assert train(tiny_recipe, out=out, base=base, say=said.append) == first
+    assert said[-2:] == [f"{step}: finished before, {out / step}" for step in STEPS]
+    assert (out / "step2" / "model").stat().st_mtime_ns == written
     with pytest.raises(UserError, match="another command"):
-        train_recipe(tiny_recipe, tmp_path / "out", base, ["learningrate=0.5"])
+        train(tiny_recipe, out=out, base=base, settings=["learningrate=0.5"])
 
 
 class Interrupting(tqdm):
@@ -112,12 +121,13 @@ def test_a_stopped_step_goes_on_and_counts_all_of_its_tokens(
     monkeypatch.setenv("PARLAI_DATAPATH", str(tmp_path / "data"))
     base = str(tiny_backbones["llama"])
     settings = ["save-every-n-secs=0.0001", "max-train-steps=4", "datatype=train:ordered:stream"]
-    [whole, _] = train_recipe(tiny_recipe, tmp_path / "whole", base, settings)
+    [whole, _] = train(tiny_recipe, out=tmp_path / "whole", base=base, settings=settings).steps
+    stopped = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "tqdm", Interrupting)
+        patch.setattr(module, "tqdm", Interrupting)
         with pytest.raises(KeyboardInterrupt):
-            train_recipe(tiny_recipe, tmp_path / "stopped", base, settings)
-    [resumed, _] = train_recipe(tiny_recipe, tmp_path / "stopped", base, settings)
+            train(tiny_recipe, out=stopped, base=base, settings=settings)
+    [resumed, _] = train(tiny_recipe, out=stopped, base=base, settings=settings).steps
     assert resumed.steps == whole.steps == 4
     # A resumed stream begins anew in ParlAI, so its batches differ a little.
     assert resumed.tokens == pytest.approx(whole.tokens, rel=0.5)
@@ -153,12 +163,9 @@ def test_mistakes_are_one_line():
 
 
 def test_the_command_prints_the_two_parlai_commands(tiny_recipe, monkeypatch):
-    monkeypatch.setattr(
-        train_module, "train_step", lambda *a: train_module.StepResult("m", 2, 3, 1.0, "")
-    )
-    result = CliRunner().invoke(
-        train, ["--recipe", str(tiny_recipe), "--out", "o", "--set", "seed=1"]
-    )
+    monkeypatch.setattr(module, "train_step", lambda *a: StepResult("m", 2, 3, 1.0, ""))
+    arguments = ["--recipe", str(tiny_recipe), "--out", "o", "--set", "seed=1"]
+    result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if "parlai train_model" in line]
     assert len(lines) == 2 and "--seed 1" in lines[0] and "--init-model o/step1/model" in lines[1]
