@@ -9,7 +9,7 @@ from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval, holm
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
 from parlai_prosocial.evaluation.suites.ranking import RankingContext
-from parlai_prosocial.experiments.comparison import RERANK, EvaluationData, pooled_casual
+from parlai_prosocial.experiments.measurements import RERANK, EvaluationData, pooled_casual
 from parlai_prosocial.experiments.ranking import accuracy_difference, accuracy_intervals
 from parlai_prosocial.experiments.verdict_counts import pooled_rate
 
@@ -41,7 +41,7 @@ def ablation_table(
 
     Args:
         data: seed -> what it was scored on.
-        results: seed -> row -> measurements of ``comparison.measure_model`` and the like. Rows
+        results: seed -> row -> measurements of ``measurements.measure_model`` and the like. Rows
             that every seed has are shown.
         control: the row that the others are compared with.
         primary: the row whose difference was named before the run; the others' p-values are

@@ -1,4 +1,4 @@
-"""What ``compare`` and ``ablate`` share: what models are measured on, loading, and the record."""
+"""Where an experiment runs and what it leaves: the device, the base, and the record of rows."""
 
 import json
 from collections.abc import Sequence
@@ -53,30 +53,6 @@ def read_plan(recipe: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"--recipe {recipe.name}: no {file}, so it says nothing to compare on")
     return json.loads(file.read_text())
-
-
-def evaluation_data(datapath: str, fold: int, plan: dict[str, Any]) -> Any:
-    """One fold's :class:`~parlai_prosocial.experiments.comparison.EvaluationData`."""
-    from parlai_prosocial.data import diasafety, self_dialogue
-    from parlai_prosocial.evaluation.suites.casual import casual_replies
-    from parlai_prosocial.evaluation.suites.ranking import ranking_contexts
-    from parlai_prosocial.experiments.comparison import EvaluationData
-
-    contexts = ranking_contexts(diasafety.load_rows(datapath, "test", fold=fold))
-    if plan["contexts_per_category"]:
-        chosen: dict[str, list] = {}
-        for context in contexts:
-            chosen.setdefault(context.category, []).append(context)
-        contexts = [c for cs in chosen.values() for c in cs[: plan["contexts_per_category"]]]
-    dialogues = self_dialogue.load_dialogues(datapath, "test")[: plan["casual_dialogues"]]
-    # Evenly spaced over the contexts, which stand in the order of the corpus.
-    stride = max(1, len(contexts) // plan["sampled_replies"])
-    return EvaluationData(
-        contexts=contexts,
-        train_rows=diasafety.load_rows(datapath, "train", fold=fold),
-        casual=casual_replies(dialogues, plan["casual_replies"]),
-        sampled=[c.context for c in contexts[::stride]][: plan["sampled_replies"]],
-    )
 
 
 def load_model(machine: Machine, steps: Sequence[StepResult]) -> Any:

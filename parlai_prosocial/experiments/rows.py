@@ -1,4 +1,4 @@
-"""The rows of an ablation: each is trained, measured and saved by itself, in any process."""
+"""The rows of an experiment: each is trained, measured and saved by itself, in any process."""
 
 import gc
 import json
@@ -15,16 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.experiments.arms import Trainer, first_step
-from parlai_prosocial.experiments.machine import Machine, evaluation_data, load_model, saved_rows
+from parlai_prosocial.experiments.arms import BASE, BASELINES, Trainer, first_step
+from parlai_prosocial.experiments.machine import Machine, load_model, saved_rows
 from parlai_prosocial.experiments.mined import Scoring
 from parlai_prosocial.util.environment import device_name, precision_name
 from parlai_prosocial.util.files import write_aside
 
-BASE, BASELINES = "zero-shot", "baselines"
 MEASURED_ON = ("contexts_per_category", "casual_dialogues", "casual_replies", "sampled_replies")
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -43,33 +40,39 @@ class Rows:
 
     Attributes:
         recipe: with the steps' presets.
-        out: the ablation's folder.
+        out: the experiment's folder.
         base: as ``--base``.
         settings: as ``--set``.
-        budget: processed tokens of a step.
+        budget: processed tokens of a step; None for the presets' numbers of steps.
         arms: name -> arm, as in ``arms.json`` but with mined files in their places, and with
             ``mined``: the hash of that data, None for an arm without.
         plan: what rows are measured on.
         machine: where.
         scoring: the judges.
+        shuffled: the arm that is also measured with shuffled contexts, None for none.
+        shown: contexts, newline-packed, to which every model's replies are kept.
     """
 
     recipe: Path
     out: Path
     base: str | None
     settings: Sequence[str]
-    budget: int
+    budget: int | None
     arms: Mapping[str, dict[str, Any]]
     plan: Mapping[str, Any]
     machine: Machine
     scoring: Scoring
+    shuffled: str | None = None
+    shown: Sequence[str] = ()
     _data: dict[int, Any] = field(init=False, default_factory=dict)
     _judges: dict[str, Any] = field(init=False, default_factory=dict)
 
     def data(self, seed: int) -> Any:
         """The seed's evaluation data, read once."""
+        from parlai_prosocial.experiments.measurements import evaluation_data
+
         if seed not in self._data:
-            self._data[seed] = evaluation_data(self.machine.datapath, seed, dict(self.plan))
+            self._data[seed] = evaluation_data(self.machine.datapath, seed, self.plan)
         return self._data[seed]
 
     def judge(self, seed: int) -> Any:
@@ -78,6 +81,11 @@ class Rows:
         if spec is not None and spec not in self._judges:
             self._judges[spec] = self.scoring.open(spec)
         return self._judges[spec] if spec is not None else None
+
+    def replies(self, seed: int, name: str) -> list[str]:
+        """A measured model's replies to the contexts that are shown."""
+        saved = saved_rows(self._file(seed, name), self._measured_on(seed))
+        return saved["demo_replies"][name]
 
     def saved(self, seed: int, name: str) -> dict[str, Any]:
         """The rows of a task by their names; none where it was not measured yet.
@@ -103,7 +111,7 @@ class Rows:
             if name == BASELINES:
                 saved["results"] = self._baselines(seed)
             else:
-                saved["results"] = {name: self._measure(seed, name)}
+                saved["results"], saved["demo_replies"] = self._measure(seed, name)
             write_aside(self._file(seed, name), json.dumps(saved))
         except (Exception, SystemExit) as error:  # ParlAI's parser exits
             traceback.print_exc()
@@ -132,7 +140,7 @@ class Rows:
         }
 
     def _baselines(self, seed: int) -> dict[str, Any]:
-        from parlai_prosocial.experiments.comparison import measure_baselines
+        from parlai_prosocial.experiments.measurements import measure_baselines
         from parlai_prosocial.experiments.verdict_counts import judge_sentinels
 
         data, judge = self.data(seed), self.judge(seed)
@@ -147,8 +155,10 @@ class Rows:
             data.casual_contexts[: len(heard)],
         )
 
-    def _measure(self, seed: int, name: str) -> dict[str, Any]:
-        from parlai_prosocial.experiments.comparison import measure_model
+    def _measure(self, seed: int, name: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """The rows of an arm by their names, and its replies to the contexts that are shown."""
+        from parlai_prosocial.engines.reply_scores import sample_replies
+        from parlai_prosocial.experiments.measurements import measure_model, measure_shuffled
 
         steps, mined = [], None
         if name != BASE:
@@ -158,16 +168,27 @@ class Rows:
                 self.recipe, folder, self.base, settings, seed, self.budget, self.arms
             )
             steps, mined = trainer.train(name), self.arms[name]["mined"]
-        click.echo(f"seed {seed}: measuring {name}")
+        print(f"seed {seed}: measuring {name}", flush=True)
         model = load_model(self.machine, steps)
         judges = self.scoring.judges_of(self.judge(seed), on_mined=mined is not None)
-        row = measure_model(model, self.data(seed), self.machine.bf16, seed, judges)
-        return row | {
+        data, bf16 = self.data(seed), self.machine.bf16
+        row = measure_model(model, data, bf16, seed, judges)
+        replies = sample_replies(model, self.shown, seed, bf16) if self.shown else []
+        row |= {
             "mined": mined,
             "machine": f"{device_name(self.machine.device)}, {precision_name(self.machine.bf16)}",
             "trained_tokens": sum(step.tokens for step in steps),
             "train_seconds": sum(step.seconds for step in steps),
         }
+        rows = {name: row}
+        if name == self.shuffled:
+            rows[shuffled_name(name)] = measure_shuffled(model, data, bf16, seed)
+        return rows, {name: [reply.text for reply in replies]}
+
+
+def shuffled_name(name: str) -> str:
+    """The row of a model that was given other contexts than its replies belong to."""
+    return f"{name}, shuffled contexts"
 
 
 def run_tasks(

@@ -35,7 +35,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from parlai_prosocial.errors import UserError
 
-PEERS = ("dpo", "simpo")
+BASELINES = ("dpo", "simpo")
 BATCH_SIZE = 8
 DPO_BETA = 0.1
 SIMPO_BETA, SIMPO_GAMMA = 2.0, 0.5
@@ -58,41 +58,43 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class PeerTraining:
-    """What a peer's training took; fields as in ``cli.train.StepResult``."""
+class BaselineTraining:
+    """What a baseline's training took; fields as in ``training.recipe.StepResult``."""
 
     steps: int
     tokens: int
     seconds: float
 
 
-def check_peers(peers: Mapping[str, str]) -> None:
-    """Raise UserError where an arm's peer is unknown, or TRL is missing."""
-    for arm, peer in peers.items():
-        if peer not in PEERS:
-            raise UserError(f'arms.json: {arm}: "then": "{peer}": use one of {", ".join(PEERS)}')
+def check_baselines(baselines: Mapping[str, str]) -> None:
+    """Raise UserError where an arm's baseline is unknown, or TRL is missing."""
+    for arm, baseline in baselines.items():
+        if baseline not in BASELINES:
+            raise UserError(
+                f'arms.json: {arm}: "then": "{baseline}": use one of {", ".join(BASELINES)}'
+            )
     try:
         import trl  # noqa: F401
     except ImportError:
         raise UserError(
-            f"the {next(iter(peers))} arm needs TRL: pip install 'parlai-prosocial[bench]'; "
+            f"the {next(iter(baselines))} arm needs TRL: pip install 'parlai-prosocial[bench]'; "
             "or name the arms to run with --arms"
         ) from None
 
 
-def train_peer(
-    peer: str, arguments: Sequence[str], budget: int, model_file: str, title: str
-) -> PeerTraining:
+def train_baseline(
+    baseline: str, arguments: Sequence[str], budget: int, model_file: str, title: str
+) -> BaselineTraining:
     """Train a checkpoint on with TRL and save the result in our layout.
 
     LoRA: the checkpoint's adapter is trained on, as our own step 2 does it, and TRL keeps a frozen
     copy of it as DPO's reference. So no second model is in memory, and the rank stays as it is.
     The reference's passes are not in the token count; they are in the seconds.
 
-    Stopped half-way, a peer begins anew: a step takes minutes, and nothing of it is unpickled.
+    Stopped half-way, a baseline begins anew: a step takes minutes, and nothing of it is unpickled.
 
     Args:
-        peer: dpo or simpo.
+        baseline: dpo or simpo.
         arguments: of ``parlai train_model`` for the step that has the pairs, with ``--init-model``
             the checkpoint to go on from. Learning rate, warm-up, clipping, seed and precision are
             taken from them too; the schedule is linear.
@@ -110,16 +112,16 @@ def train_peer(
     if backbone.is_encoder_decoder:
         raise UserError(f"--backbone {agent.backbone_name}: TRL trains causal models only")
     pairs = take_pairs(step_pairs(agent), budget)
-    trainer = build_trainer(peer, agent, pairs, Path(model_file).parent)
+    trainer = build_trainer(baseline, agent, pairs, Path(model_file).parent)
     with tqdm(total=trainer.args.max_steps, desc=title, unit="step") as bar:
         trainer.add_callback(_Progress(bar))
         started = time.monotonic()
         trainer.train()
         seconds = time.monotonic() - started
-    if peer == "dpo" and backbone.adapted:
+    if baseline == "dpo" and backbone.adapted:
         backbone.model.delete_adapter("ref")
     agent.save(model_file)
-    return PeerTraining(trainer.args.max_steps, sum(pair.tokens for pair in pairs), seconds)
+    return BaselineTraining(trainer.args.max_steps, sum(pair.tokens for pair in pairs), seconds)
 
 
 def step_pairs(agent: Any) -> Iterator[Pair]:
@@ -153,7 +155,7 @@ def take_pairs(pairs: Iterator[Pair], budget: int) -> list[Pair]:
     return taken
 
 
-def build_trainer(peer: str, agent: Any, pairs: Sequence[Pair], folder: Path) -> Any:
+def build_trainer(baseline: str, agent: Any, pairs: Sequence[Pair], folder: Path) -> Any:
     """TRL's trainer for one pass over the pairs; TRL shuffles them by the seed.
 
     The order is shuffled because an example's pairs follow each other in step 1.
@@ -189,7 +191,7 @@ def build_trainer(peer: str, agent: Any, pairs: Sequence[Pair], folder: Path) ->
     }
     trainer_class: Any
     config: Any
-    if peer == "dpo":
+    if baseline == "dpo":
         rows = [_dpo_row(pair) for pair in pairs]
         trainer_class, config = DPOTrainer, DPOConfig(beta=DPO_BETA, **common)
     else:

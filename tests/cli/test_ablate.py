@@ -231,10 +231,10 @@ def test_replies_are_judged_but_not_by_who_mined(recipe, tiny_backbones, tmp_pat
     assert "mined trained on other mined data" in str(result.exception)
 
 
-def test_peers_go_on_from_the_same_step(recipe, tiny_backbones, tmp_path, monkeypatch):
+def test_baselines_go_on_from_the_same_step(recipe, tiny_backbones, tmp_path, monkeypatch):
     first = {"steps": ["step2"], "set": ["contrast-weight=0"]}
-    peers = {name: first | {"then": name} for name in ("dpo", "simpo")}
-    design = ARMS | {"arms": ARMS["arms"] | peers}
+    baselines = {name: first | {"then": name} for name in ("dpo", "simpo")}
+    design = ARMS | {"arms": ARMS["arms"] | baselines}
     (recipe / "arms.json").write_text(json.dumps(design))
     (recipe / "step2.opt").write_text(json.dumps(PRESET | {"learningrate": 0.003}))
     arguments = ["--recipe", str(recipe), "--base", str(tiny_backbones["llama"])]

@@ -210,10 +210,10 @@ def test_the_agent_evaluates_with_candidates_and_token_losses(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
-@pytest.mark.parametrize("peer", ["dpo", "simpo"])
-def test_a_peer_trains(tiny_backbones, gpu, tmp_path, monkeypatch, peer, precision):
+@pytest.mark.parametrize("baseline", ["dpo", "simpo"])
+def test_a_baseline_trains(tiny_backbones, gpu, tmp_path, monkeypatch, baseline, precision):
     pytest.importorskip("trl")
-    from parlai_prosocial.training.trl import BATCH_SIZE, train_peer
+    from parlai_prosocial.training.trl import BATCH_SIZE, train_baseline
 
     few = []
 
@@ -238,8 +238,8 @@ def test_a_peer_trains(tiny_backbones, gpu, tmp_path, monkeypatch, peer, precisi
     }
     preset.write_text(json.dumps(settings))
     arguments = ["-o", str(preset), "--backbone", str(tiny_backbones["llama"])]
-    path = str(tmp_path / "peer" / "model")
-    training = train_peer(peer, arguments, 1, path, peer)
+    path = str(tmp_path / "baseline" / "model")
+    training = train_baseline(baseline, arguments, 1, path, baseline)
     assert training.steps == 8
 
     def margin(backbone):

@@ -17,10 +17,10 @@ from parlai_prosocial.training.trl import (
     BATCH_SIZE,
     Pair,
     build_trainer,
-    check_peers,
+    check_baselines,
     step_pairs,
     take_pairs,
-    train_peer,
+    train_baseline,
 )
 
 PRESET = {
@@ -113,8 +113,8 @@ def test_tokens_of_taken_pairs_reach_the_budget(agent):
     assert pair.tokens == len(pair.prompt + pair.chosen) + len(pair.prompt + pair.rejected)
 
 
-@pytest.mark.parametrize("peer", ["dpo", "simpo"])
-def test_trl_gets_our_token_ids(peer, agent, tmp_path):
+@pytest.mark.parametrize("baseline", ["dpo", "simpo"])
+def test_trl_gets_our_token_ids(baseline, agent, tmp_path):
     [end, pad] = agent.backbone.prompt.tokenizer.convert_tokens_to_ids(
         ["<|im_end|>", "<|endoftext|>"]
     )
@@ -123,11 +123,11 @@ def test_trl_gets_our_token_ids(peer, agent, tmp_path):
     assert max(lengths) == PRESET["label_truncate"] and min(lengths) < max(lengths)
     assert all(pair.chosen[-1] == pair.rejected[-1] == end for pair in pairs)
 
-    trainer = build_trainer(peer, agent, pairs, tmp_path)
+    trainer = build_trainer(baseline, agent, pairs, tmp_path)
     assert trainer.args.max_steps * BATCH_SIZE == len(pairs)
     seen = []
     for batch in trainer.get_train_dataloader():
-        if peer == "dpo":
+        if baseline == "dpo":
             ids, attended, replies = (
                 batch[key] for key in ("input_ids", "attention_mask", "completion_mask")
             )
@@ -166,10 +166,10 @@ def test_trl_makes_our_token_ids_of_whole_texts(step, tmp_path, monkeypatch):
     assert made[0]["rejected_ids"][:] == [pair.rejected for pair in pairs]
 
 
-@pytest.mark.parametrize("peer", ["dpo", "simpo"])
+@pytest.mark.parametrize("baseline", ["dpo", "simpo"])
 @pytest.mark.parametrize("lora_rank", [4, 0])
-def test_a_peer_learns_its_pairs_and_leaves_our_checkpoint(
-    peer, lora_rank, step, mle, tiny_backbones, tmp_path, monkeypatch
+def test_a_baseline_learns_its_pairs_and_leaves_our_checkpoint(
+    baseline, lora_rank, step, mle, tiny_backbones, tmp_path, monkeypatch
 ):
     if lora_rank == 0:
         mle = train_mle(step(lora_rank=0), tmp_path / "full")
@@ -180,9 +180,9 @@ def test_a_peer_learns_its_pairs_and_leaves_our_checkpoint(
         return few * 12
 
     monkeypatch.setattr("parlai_prosocial.training.trl.take_pairs", overfit)
-    model_file = str(tmp_path / "peer" / "model")
+    model_file = str(tmp_path / "baseline" / "model")
     arguments = [*step(lora_rank=lora_rank), "--init-model", mle]
-    training = train_peer(peer, arguments, 1, model_file, peer)
+    training = train_baseline(baseline, arguments, 1, model_file, baseline)
     assert training.steps == 12 and training.seconds > 0
     assert training.tokens == 12 * sum(pair.tokens for pair in few)
 
@@ -212,14 +212,14 @@ def test_the_reference_is_the_model_it_starts_from(agent, tmp_path):
 
 def test_mistakes_are_named(step, mle, tiny_backbones, monkeypatch):
     with pytest.raises(UserError, match=r'x: "then": "ppo": use one of dpo, simpo'):
-        check_peers({"x": "ppo"})
-    check_peers({"dpo": "dpo"})
+        check_baselines({"x": "ppo"})
+    check_baselines({"dpo": "dpo"})
     monkeypatch.setitem(sys.modules, "trl", None)
     with pytest.raises(UserError, match="the dpo arm needs TRL: pip install 'parlai-prosocial"):
-        check_peers({"dpo": "dpo"})
+        check_baselines({"dpo": "dpo"})
     arguments = step(task="diasafety:Response", diasafety_cross_negatives=None)
     with pytest.raises(UserError, match="no example has negatives"):
-        train_peer("dpo", [*arguments, "--init-model", mle], 1, "m", "dpo")
+        train_baseline("dpo", [*arguments, "--init-model", mle], 1, "m", "dpo")
     arguments = [*step(), "--backbone", str(tiny_backbones["t5"])]
     with pytest.raises(UserError, match="TRL trains causal models only"):
-        train_peer("dpo", arguments, 1, "m", "dpo")
+        train_baseline("dpo", arguments, 1, "m", "dpo")
