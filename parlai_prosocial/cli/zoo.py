@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.cli.doctor import default_datapath
+from parlai_prosocial.compat.installation import default_datapath
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.zoo.entry import ENTRIES, KINDS, Entry, entry_names, find_entry
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from parlai_prosocial.cli.calibrate import calibrate, calibrate_checkpoint
+from parlai_prosocial.cli.calibrate import calibrate
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.calibrate import calibrate_checkpoint
 from parlai_prosocial.evaluation.statistics.calibration import expected_calibration_error
 from parlai_prosocial.models.classifier import SafetyClassifier
 
