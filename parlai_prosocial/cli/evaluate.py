@@ -22,8 +22,8 @@ from parlai_prosocial.evaluation.run import (
     "suites",
     multiple=True,
     required=True,
-    help="all, adversarial, casual, casual_out, safe_but_scary, prosocial, mic, mic_attributes, "
-    "or a file of your own data.",
+    help="all, adversarial, casual, casual_out, safe_but_scary, twins, twins_test, prosocial, mic, "
+    "mic_attributes, or a file of your own data.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder."

@@ -33,12 +33,17 @@ NAMES = (
     "casual",
     "casual_out",
     "safe_but_scary",
+    "twins",
+    "twins_test",
     "prosocial",
     "mic",
     "mic_attributes",
 )
 ALL = ("adversarial", "casual", "safe_but_scary", "prosocial", "mic")
-"""What the name ``all`` stands for; ``casual_out`` joins where its file is given."""
+"""What the name ``all`` stands for; ``casual_out`` joins where its file is given.
+
+``twins`` is trained on and ``twins_test`` is kept for the final test, so both have to be named.
+"""
 
 
 @dataclass(frozen=True)
