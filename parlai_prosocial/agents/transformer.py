@@ -85,7 +85,7 @@ class TransformerAgent(ContrastiveAgent, TransformerGeneratorAgent):
         except UnpicklingError:
             raise UserError(
                 f"{path}: holds more than tensors and plain containers, and opening it could run "
-                "code; if you trust it, save it anew with plain parlai: `parlai train_model -m "
+                "code; if you trust it, save it again with plain parlai: `parlai train_model -m "
                 f"transformer/generator --init-model {path} --max-train-steps 1 ...`"
             ) from None
         if "model" in states:

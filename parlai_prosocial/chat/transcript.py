@@ -12,7 +12,7 @@ The page sends JSON::
               "flag": {"reason": TEXT, "note": TEXT, "better": TEXT} or null}
 
 A reply that failed has no version, and -1 as ``shown``. ``replaced`` holds turns whose message was
-written anew. ``chosen`` and ``shown`` say which reply the conversation went on with.
+written again. ``chosen`` and ``shown`` say which reply the conversation continued with.
 """
 
 import json
@@ -57,7 +57,7 @@ def conversations_line(transcript: dict[str, Any]) -> str:
 
     Each pair of turns is the person's message and the reply that the conversation went on with,
     under its model's name, with ``rots``, ``safety``, ``edited`` and ``flag``. Replies that it did
-    not go on with are its ``alternatives``.
+    not continue with are its ``alternatives``.
     """
     content = {
         "dialog": [_act_pair(turn, transcript["models"]) for turn in transcript["turns"]],

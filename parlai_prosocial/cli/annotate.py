@@ -39,9 +39,9 @@ def annotate(out: Path, **flags: Any) -> None:
 
     --rot-model is a checkpoint trained on -t prosocial:Canary. Any other model is shown the
     examples of parlai_prosocial/data/bundled/canary_few_shot.txt; expect little of a small one.
-    OUT takes the form of your own data: train on it with -t prosocial:Own --prosocial-data OUT, or
+    OUT has the format of your own data: train on it with -t prosocial:Own --prosocial-data OUT, or
     -t prosocial:Canary. OUT's .summary.json says how many answers could not be read and, where the
-    task has labels and rules of thumb itself, how far these agree.
+    task has labels and rules of thumb itself, how far they agree.
     """
     for name in ("limit", "concurrency"):
         if flags[name] is not None and flags[name] < 1:

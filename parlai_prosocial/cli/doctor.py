@@ -1,4 +1,4 @@
-"""``prosocial doctor``: what is installed, what resolves, and every known clash with its mend."""
+"""``prosocial doctor``: what is installed, what resolves, and every known clash with its remedy."""
 
 import os
 import sys
@@ -30,9 +30,9 @@ from parlai_prosocial.compat.installation import (
     help="ParlAI's data folder. [default: PARLAI_DATAPATH, else beside ParlAI]",
 )
 def doctor(datapath: Path | None) -> None:
-    """Show versions, what resolves, and every known clash with its mend.
+    """Show versions, what resolves, and every known clash with its remedy.
 
-    Exit status 1 where something is broken that training or chatting needs.
+    Exit status 1 if something is broken that training or chatting needs.
     """
     warnings.simplefilter("ignore")  # ParlAI's own deprecation warnings are not this report's
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here asks the hub

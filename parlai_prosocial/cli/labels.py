@@ -19,7 +19,7 @@ _OUT = click.option(
 def labels() -> None:
     """Draw replies to be labelled twice, and merge the two labellings into one sheet.
 
-    Give the sheet to prosocial evaluate --labels: it then tells each judge's sensitivity and
+    Give the sheet to prosocial evaluate --labels: it then reports each judge's sensitivity and
     specificity against the labels, and corrects the rates by them.
     """
 

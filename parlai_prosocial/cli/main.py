@@ -12,7 +12,7 @@ from parlai_prosocial.errors import show_user_errors_as_one_line
 # need not import torch, transformers and ParlAI.
 COMMANDS = {
     "setup": "Install ParlAI and the model packages (without their own dependencies).",
-    "doctor": "Show versions, what resolves, and every known clash with its mend.",
+    "doctor": "Show versions, what resolves, and every known clash with its remedy.",
     "data": "Check a data file of your own.",
     "train": "Train a recipe: step 1, then step 2 from its result.",
     "calibrate": "Make a safety classifier's probabilities mean what they say.",
@@ -20,10 +20,10 @@ COMMANDS = {
     "annotate": "Write safety labels and rules of thumb for the turns of any ParlAI task.",
     "zoo": "List, verify, build and add the models of the zoo.",
     "export": "Write a model for Hugging Face or llama.cpp, with its card.",
-    "chat": "Talk to one model or two on a local page; flag, edit and export their replies.",
-    "evaluate": "Let models reply to suites of contexts, judge the replies, and compare.",
-    "labels": "Draw replies to be labelled by hand or by a model, and merge two labellings.",
-    "audit": "How unsafe and how preachy are models? Tables, a report, and release gates.",
+    "chat": "Talk to one model or two on a local page; flag, edit and export replies.",
+    "evaluate": "Let models reply to suites of contexts, judge the replies, and compare models.",
+    "labels": "Draw replies to label, by hand or by a model, and merge two labellings.",
+    "audit": "Audit models for unsafe and preachy replies: tables, a report, release gates.",
     "report": "Write one HTML file about a run of evaluate or audit.",
     "compare": "Train a recipe with and without contrast, and compare both with the base.",
     "ablate": "Train and measure the arms of a recipe under one token budget.",
@@ -61,6 +61,6 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; a :class:`UserError` is shown as one line, exit status 1."""
     show_user_errors_as_one_line()
-    # Of ParlAI's own import, which needs setuptools<81 for just this reason; nothing to mend.
+    # From ParlAI's own import, which needs setuptools<81 for just this reason; nothing to fix.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     cli()

@@ -48,13 +48,13 @@ from parlai_prosocial.errors import UserError
 @click.option("--concurrency", default=8, show_default=True, help="Most calls to an address.")
 @click.option("--datapath", default=None, help="ParlAI's data path.")
 def mine(out: Path, **flags: Any) -> None:
-    """Sample replies, judge them, and keep as negatives those that do not fit.
+    """Sample replies, judge them, and keep those that do not fit as negatives.
 
-    Of casual contexts needlessly preachy replies are kept, found by rules
-    (parlai_prosocial/data/bundled/preachy_patterns.txt); of others unsafe ones, found by --judge.
-    OUT takes the form of your own data: train on it with -t prosocial:Own --prosocial-data OUT.
-    Counts, yields and missing judgements go to OUT's .summary.json. Stopped half-way, the same
-    command goes on.
+    In casual contexts it keeps needlessly preachy replies, found by rules
+    (parlai_prosocial/data/bundled/preachy_patterns.txt); in others unsafe ones, found by --judge.
+    OUT has the format of your own data: train on it with -t prosocial:Own --prosocial-data OUT.
+    Counts, yields and missing judgements go to OUT's .summary.json. If stopped, the same
+    command resumes.
 
     \b
     Judges:

@@ -26,6 +26,6 @@ from parlai_prosocial.training.recipe import train as train_recipe
 def train(recipe: str, base: str | None, settings: tuple[str, ...], out: Path | None) -> None:
     """Train a recipe: step 1, then step 2 from its result.
 
-    Runs the two stock commands that it prints. Stopped half-way, the same command resumes.
+    Runs the two stock commands that it prints. If stopped, the same command resumes.
     """
     click.echo(train_recipe(recipe, out=out, base=base, settings=settings, say=click.echo))

@@ -67,9 +67,9 @@ def show(name: str) -> None:
 @click.argument("names", nargs=-1)
 @DATAPATH
 def verify(names: tuple[str, ...], datapath: Path | None) -> None:
-    """Hash the files of models, bundled and installed; of all where none is named.
+    """Check the hashes of models, bundled and installed; of all if none is named.
 
-    Exit status 1 where one is not what its entry says.
+    Exit status 1 if a file is not what its entry says.
     """
     from parlai_prosocial.zoo.install import installed_folder, verify_bundled, verify_installed
 

@@ -85,7 +85,7 @@ class ChatClient:
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         # requests would quote a bad header in its error, and the key with it.
         if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
-            raise UserError(f"{KEY_VARIABLE} holds characters that no key has; set it anew")
+            raise UserError(f"{KEY_VARIABLE} holds characters that no key has; set it again")
 
     def complete(
         self,
@@ -125,7 +125,7 @@ class ChatClient:
         if bodies and not any(answers):
             raise UserError(
                 f"{self.url}: none of {len(bodies)} calls was answered ({self.last_failure}); "
-                f"check the server and its model {self.model}, then run the same command to go on"
+                f"check the server and its model {self.model}, then run the same command to resume"
             )
         return answers
 

@@ -84,7 +84,7 @@ def read_generator(path: str, datapath: str | None = None) -> ParlaiGenerator:
     except (UnpicklingError, EOFError, RuntimeError):
         raise UserError(
             f"{path}: is no checkpoint of ParlAI, or holds more than tensors and plain containers, "
-            "and opening it could run code; if you trust it, save it anew with plain parlai"
+            "and opening it could run code; if you trust it, save it again with plain parlai"
         ) from None
     if "embeddings.weight" not in states.get("model", {}):
         raise UserError(f"{path}: holds no generator's weights; give the file that -mf takes")

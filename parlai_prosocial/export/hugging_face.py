@@ -115,7 +115,7 @@ def _generation_config(model: OpenedModel) -> Any:
     """The backbone's own settings under those that the agent gives to ``generate``."""
     backbone = model.backbone
     config = copy.deepcopy(backbone.lm.generation_config)
-    config._from_model_config = False  # else transformers may make it anew from config.json
+    config._from_model_config = False  # otherwise transformers may rebuild it from config.json
     settings = generation_settings(model.decoding)
     if not settings["do_sample"]:
         # Of the backbone's own sampling; without sampling they are refused when saved.

@@ -71,7 +71,7 @@ def annotate(
     out: Path,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Annotate every turn, write ``out`` and its summary; what was begun goes on.
+    """Annotate every turn, write ``out`` and its summary; an interrupted run resumes.
 
     Args:
         turns: of a task.

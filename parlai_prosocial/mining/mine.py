@@ -116,7 +116,7 @@ def mine(
     out: Path,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Mine and write ``out`` and its summary; what was begun goes on, what is finished stays.
+    """Mine and write ``out`` and its summary; an interrupted run resumes, a finished one stays.
 
     Args:
         contexts: where to mine.

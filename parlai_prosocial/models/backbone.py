@@ -160,7 +160,7 @@ def find_backbone(name: str) -> Path:
             of the hub instead of its main branch.
 
     Raises:
-        UserError: neither a folder nor to be had from the hub.
+        UserError: neither a folder nor available from the hub.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -37,7 +37,7 @@ def bf16_is_faster(device: torch.device) -> bool:
 def computes_in_bf16(out: Path) -> bool:
     """Whether a run that writes ``out`` computes in bfloat16.
 
-    A run that goes on computes as it began: which precision is faster is measured, and a busy
+    A resumed run computes as it began: which precision is faster is measured, and a busy
     machine may measure otherwise.
     """
     begun = begun_with(out, "precision")

@@ -73,7 +73,7 @@ def choose_replies(
         E indices, each from 0 to N - 1; the first of equals.
     """
     head = backbone.contrast_head
-    assert head is not None  # check_rerank has seen to it
+    assert head is not None  # check_rerank has made sure
     packed = backbone.pack(contexts, replies)
     scores = backbone(packed.to(backbone.device))
     context_states, response_states = head(scores.context_states, scores.response_states)

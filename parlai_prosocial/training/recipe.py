@@ -152,7 +152,7 @@ def preset_arguments(
         step: step1 or step2.
         base: the backbone, None for the preset's.
         settings: ``key=value`` for both steps, ``step1.key=value`` for one.
-        previous: the model file to go on from, None for the base.
+        previous: the model file to continue from, None for the base.
     """
     arguments = ["--init-model", previous] if previous else []
     if base is not None:
@@ -243,7 +243,7 @@ def write_finished(out: Path, result: StepResult) -> None:
 
 
 def _processed_tokens(loop: Any, world: Any) -> int:
-    """From ParlAI's log, which a resumed run goes on with; a report gives the mean of its steps.
+    """From ParlAI's log, which a resumed run continues; a report gives the mean of its steps.
 
     The loop ends before it logs its last steps, so their metrics still lie in the world.
     """

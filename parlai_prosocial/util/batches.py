@@ -17,7 +17,7 @@ def spread(count: int, limit: int | None) -> list[int]:
 def chunked(texts: Sequence[str], size: int) -> list[list[int]]:
     """Indices of texts in chunks of like length, the longest first.
 
-    The chunks depend on the texts alone, so a run that goes on has the same ones. Longest first:
+    The chunks depend on the texts alone, so a resumed run has the same ones. Longest first:
     memory runs out at once or never, and the time left is not underestimated.
 
     >>> chunked(["a", "ccc", "bb"], 2)

@@ -1,4 +1,4 @@
-"""Finished chunks of a long run, so that a killed one goes on where it was."""
+"""Finished chunks of a long run, so that a killed one resumes where it stopped."""
 
 import json
 import os

@@ -57,7 +57,7 @@ class Entry:
         source: of a base: where its weights are from.
         data: the corpora it was trained on: ``name``, ``source`` with the revision, ``licence``.
         recipe: the folder or preset in ``parlai_prosocial/recipes``.
-        commands: what trains it, in order, run where its ``builds`` shall lie.
+        commands: what trains it, in order, run where its ``builds`` should be.
         builds: the model files that the commands leave, the entry's own last.
         training: of each run: ``opt`` (task and settings), ``steps``, ``tokens``, ``seconds``,
             ``command`` (None where the commands are not one a run).
@@ -131,9 +131,7 @@ def read_entry(file: Path) -> Entry:
         for key in ("files", "archives"):
             content[key] = [_checked_file(ZooFile(**f)) for f in content.get(key, [])]
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{file}: not a zoo entry ({error}); install parlai-prosocial anew"
-        ) from None
+        raise UserError(f"{file}: not a zoo entry ({error}); reinstall parlai-prosocial") from None
     return Entry(**content, folder=file.with_suffix(""))
 
 

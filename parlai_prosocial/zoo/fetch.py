@@ -33,7 +33,7 @@ PAGE_BEGINNINGS = (b"<!doctype html", b"<html")
 
 
 class InterruptedDownload(UserError):
-    """The connection broke. What came is kept, and the next try goes on from there."""
+    """The connection broke. What arrived is kept, and the next try resumes there."""
 
 
 def verify(path: Path, file: ZooFile, mend: str) -> None:
@@ -62,7 +62,7 @@ def copy_verified(source: Path, target: Path, file: ZooFile, mend: str) -> None:
 def download(url: str, target: Path, file: ZooFile) -> None:
     """Fetch ``url`` into ``target.part``, hash it on the way, and move it into place.
 
-    A part that is there already is gone on with (HTTP ``Range``), or begun anew where the server
+    A part that is there already is resumed (HTTP ``Range``), or begun again where the server
     cannot do that or the result has a wrong hash.
 
     Raises:
@@ -96,7 +96,7 @@ def download(url: str, target: Path, file: ZooFile) -> None:
 def _stopped(what: str, part: Path) -> UserError:
     """The error of a download that may succeed later, by whether something came already."""
     if part.exists() and part.stat().st_size:
-        return InterruptedDownload(f"{what}; run it again to go on where it stopped")
+        return InterruptedDownload(f"{what}; run it again to resume")
     part.unlink(missing_ok=True)
     return UserError(f"{what}; try again later, or set {MIRROR} to a mirror or a folder")
 

@@ -78,7 +78,7 @@ def verify_installed(entry: Entry, datapath: str | Path) -> None:
 def verify_bundled(entry: Entry) -> None:
     """Raise :class:`UserError` where a file in the package is not the entry's."""
     for file in entry.files:
-        verify(entry.folder / file.name, file, "install parlai-prosocial anew")
+        verify(entry.folder / file.name, file, "reinstall parlai-prosocial")
 
 
 def check_versions(entry: Entry) -> None:
@@ -101,7 +101,7 @@ def _install_files(entry: Entry, folder: Path, say: Say) -> None:
     try:
         for file in entry.files:
             if entry.kind == "bundled":
-                mend = "install parlai-prosocial anew"
+                mend = "reinstall parlai-prosocial"
                 copy_verified(entry.folder / file.name, part / file.name, file, mend)
             elif file.url is not None:
                 _fetch(entry, file, part / file.name, say)

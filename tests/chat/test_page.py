@@ -232,7 +232,7 @@ def test_a_failing_model_says_so_and_can_be_asked_again(visit, serve_app, open_t
     say(tab, "Hi!")
     assert "No reply: llama: out of memory" in tab.inner_text("#status")
     say(tab, "Hello?")
-    assert "no reply to go on with" in tab.inner_text("#status")
+    assert "no reply to continue from" in tab.inner_text("#status")
     assert tab.input_value("#message") == "Hello?"
     monkeypatch.setattr(model.backbone, "generate", generate)
     tab.get_by_role("button", name="Regenerate the reply of llama, turn 1").click()

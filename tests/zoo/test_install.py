@@ -98,7 +98,7 @@ def test_one_changed_byte_of_a_bundle_is_refused(make, tmp_path, name):
         install(entry, tmp_path / "data", ignore)
     assert str(error.value) == (
         f"{file} has sha256 {hashlib.sha256(changed).hexdigest()}, should be "
-        f"{hashlib.sha256(CONTENTS[name]).hexdigest()}: install parlai-prosocial anew"
+        f"{hashlib.sha256(CONTENTS[name]).hexdigest()}: reinstall parlai-prosocial"
     )
     assert left(tmp_path / "data") == []
 
@@ -151,7 +151,7 @@ def test_an_interrupted_download_goes_on(make, server, tmp_path, no_mirror):
     server.served = {f"/{name}": content for name, content in contents.items()}
     entry = make("hosted", files=described(contents, server.url))
     server.way = "breaking"
-    with pytest.raises(UserError, match="run it again to go on"):
+    with pytest.raises(UserError, match="run it again to resume"):
         install(entry, tmp_path / "data", ignore)
     assert left(tmp_path / "data") == ["tiny.part"]
     server.way, asked = "well", len(server.ranges)

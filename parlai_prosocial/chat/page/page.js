@@ -321,7 +321,7 @@ byId("export-own").onclick = () => exportAs("export/own", "training-rows",
   ({ rows, left_out }) => `Exported ${rows} rows of flagged and edited replies.` + (left_out
     ? ` ${left_out} flagged replies are left out: their turns have no fitting reply.` : ""));
 byId("anew").onclick = () => {
-  if (state.turns.length && !confirm("Begin anew? What is not exported is lost.")) return;
+  if (state.turns.length && !confirm("Start a new conversation? Anything not exported is lost.")) return;
   state = { ...state, turns: [], replaced: [] };
   changed();
   message.focus();
@@ -334,7 +334,7 @@ byId("composer").onsubmit = (event) => {
   if (!text || running.size) return;
   const last = state.turns.at(-1), reply = last && shown(last.replies[last.chosen]);
   if (last && !reply) {
-    say("The last turn has no reply to go on with; regenerate it or edit your message.");
+    say("The last turn has no reply to continue from; regenerate it or edit your message.");
     return;
   }
   message.value = "";
