@@ -33,6 +33,7 @@ OURS = [
     "gguf>=0.10",
     "huggingface_hub>=0.24",
     "peft>=0.14",
+    "pydantic>=2.7",
     "safetensors>=0.4.3",
     "scikit-learn>=1.4",
     "tqdm>=4.66.3",

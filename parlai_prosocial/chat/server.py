@@ -6,11 +6,16 @@ with a reason and two replies on one history would be written by hand there too.
 2 MB and are what ``transformers serve`` runs on.
 
 The page keeps the conversation and sends it with every request; the server keeps none. It answers
-requests to ``127.0.0.1`` and ``localhost`` only, and only JSON, which a page of another site
-cannot send without asking. The page may load and ask nothing but this server
-(Content-Security-Policy).
+requests to ``127.0.0.1`` and ``localhost`` only, none that a page of another site sends (Origin),
+and only JSON, which such a page cannot send without asking. The page may load and ask nothing but
+this server (Content-Security-Policy).
+
+A model writes one reply at a time; :data:`MOST_WAITING` more may wait for it, and the next one is
+told to come again (503). They wait in the event loop and not in its threads, of which a waiting
+crowd would take all, the writing reply's too.
 """
 
+import asyncio
 import json
 import logging
 import socket
@@ -27,6 +32,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from parlai_prosocial.chat.talking import StreamingModel, judge
 from parlai_prosocial.chat.transcript import (
@@ -43,6 +49,13 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 PAGE = Path(__file__).parent / "page"
 LARGEST_REQUEST = 32_000_000
+"""Bytes of a whole conversation that is to be exported."""
+LARGEST_TURN = 64_000
+"""Bytes of a turn that a model or the classifier is to read: hours of reading aloud."""
+LARGEST_DIALOGUE = 1_000_000
+"""Bytes of all turns that a model or the classifier is to read."""
+MOST_WAITING = 64
+"""Replies that may wait for a model beside the one that it writes."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -70,6 +83,7 @@ class ChatApp:
         self.models = models
         self.classifier = classifier
         self.classifier_name = classifier_name
+        self._queues = [_Queue() for _ in models]
 
     def starlette(self) -> Starlette:
         files = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -82,7 +96,10 @@ class ChatApp:
                 Route("/export/conversations", self.export_conversations, methods=["POST"]),
                 Route("/export/own", self.export_own, methods=["POST"]),
             ],
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
+            middleware=[
+                Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
+                Middleware(_FromThisPage),
+            ],
             exception_handlers={UserError: _bad_request, HTTPException: _refused},
         )
 
@@ -106,17 +123,21 @@ class ChatApp:
         """
         content = await _content(request)
         turns = _turns(content)
-        if content.get("model") not in range(len(self.models)):
+        number = content.get("model")
+        if type(number) is not int or number not in range(len(self.models)):
             raise UserError(f"model: give a number from 0 to {len(self.models) - 1}")
-        model = self.models[content["model"]]
-        lines = self._reply_lines(model, turns, bool(content.get("again")))
+        queue = self._queues[number]
+        if queue.waiting >= MOST_WAITING:
+            raise HTTPException(503, f"{MOST_WAITING} replies are waiting; try again later")
+        lines = self._reply_lines(self.models[number], turns, bool(content.get("again")))
 
         async def stream() -> AsyncIterator[str]:
-            try:
-                while line := await to_thread.run_sync(next, lines, None):
-                    yield line
-            finally:
-                lines.close()  # where the page has stopped listening, the model stops too
+            async with queue:
+                try:
+                    while line := await to_thread.run_sync(next, lines, None):
+                        yield line
+                finally:
+                    lines.close()  # where the page has stopped listening, the model stops too
 
         return StreamingResponse(stream(), headers=HEADERS, media_type="application/x-ndjson")
 
@@ -141,6 +162,41 @@ class ChatApp:
         return _json({"text": own_lines(rows), "rows": len(rows), "left_out": left_out})
 
 
+class _Queue:
+    """One at a time, in the order in which they came; ``waiting`` says how many wait."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> None:
+        self.waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self.waiting -= 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class _FromThisPage:
+    """Refuses what a page of another address sends; a browser says where a page is from."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope)
+            origin = request.headers.get("origin")
+            own = {f"http://{host}:{request.url.port or 80}" for host in (HOST, "localhost")}
+            if origin is not None and origin not in own:
+                refusal = _json({"error": f"from {origin[:100]}, which is not this page"}, 403)
+                return await refusal(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
 def _file(name: str) -> Any:
     async def endpoint(request: Request) -> Response:
         return FileResponse(PAGE / name, headers=HEADERS)
@@ -162,7 +218,11 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _content(request: Request) -> Any:
-    """The request's JSON, its lone surrogates, which no tokenizer takes, as question marks."""
+    """The request's JSON, its lone surrogates, which no tokenizer takes, as question marks.
+
+    Raises:
+        HTTPException: it is none, or larger than :data:`LARGEST_REQUEST`.
+    """
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
         raise HTTPException(415, "send application/json")
     length = request.headers.get("content-length")
@@ -172,9 +232,11 @@ async def _content(request: Request) -> Any:
         raise HTTPException(413, f"longer than {LARGEST_REQUEST:,} bytes")
     try:
         content = json.loads(await request.body())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise HTTPException(400, f"no JSON: {error}") from None
-    return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
+        text = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+    # Nested too deep, and numbers of thousands of digits: RecursionError and ValueError.
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"no JSON that can be read: {error}") from None
+    return json.loads(text)
 
 
 def _turns(content: Any) -> list[str]:
@@ -183,6 +245,13 @@ def _turns(content: Any) -> list[str]:
         raise UserError("turns: give a list of texts, the person's last one at its end")
     if not turns[-1].strip():
         raise UserError("turns: the last one is empty")
+    sizes = [len(turn.encode("utf-8")) for turn in turns]
+    if max(sizes) > LARGEST_TURN:
+        raise HTTPException(413, f"turns: one is longer than {LARGEST_TURN:,} bytes; shorten it")
+    if sum(sizes) > LARGEST_DIALOGUE:
+        raise HTTPException(
+            413, f"turns: longer than {LARGEST_DIALOGUE:,} bytes together; leave the oldest out"
+        )
     return turns
 
 

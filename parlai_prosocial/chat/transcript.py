@@ -18,6 +18,8 @@ written again. ``chosen`` and ``shown`` say which reply the conversation continu
 import json
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 from parlai_prosocial.chat.lines import as_line
 from parlai_prosocial.data.example import SAFETY_LABELS
 from parlai_prosocial.data.normalise import normalise_text
@@ -26,30 +28,75 @@ from parlai_prosocial.errors import UserError
 PERSON = "human"
 
 
+class _Part(BaseModel):
+    """A part of a transcript: nothing is read as another type than it has."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Safety(_Part):
+    label: str
+    probability: float
+
+
+class _Flag(_Part):
+    reason: str
+    note: str
+    better: str
+
+
+class _Version(_Part):
+    text: str
+    rots: list[str]
+    safety: _Safety | None
+    edited: bool
+    flag: _Flag | None
+
+
+class _Reply(_Part):
+    versions: list[_Version]
+    shown: int
+
+    @model_validator(mode="after")
+    def _shown_is_there(self) -> "_Reply":
+        if self.shown not in (range(len(self.versions)) if self.versions else (-1,)):
+            raise ValueError(f"shown is {self.shown}, of {len(self.versions)} versions")
+        return self
+
+
+class _Turn(_Part):
+    context: list[str]
+    message: str
+    safety: _Safety | None
+    replies: list[_Reply]
+    chosen: int
+
+
+class _Transcript(_Part):
+    models: list[str] = Field(min_length=1)
+    classifier: str | None
+    turns: list[_Turn]
+    replaced: list[_Turn]
+
+    @model_validator(mode="after")
+    def _a_reply_of_each_model(self) -> "_Transcript":
+        for turn in [*self.turns, *self.replaced]:
+            if len(turn.replies) != len(self.models):
+                raise ValueError(f"{len(turn.replies)} replies of {len(self.models)} models")
+            if turn.chosen not in range(len(self.models)):
+                raise ValueError(f"chosen is {turn.chosen}, of {len(self.models)} replies")
+        return self
+
+
 def check_transcript(content: Any) -> dict[str, Any]:
-    """Return the transcript; raises :class:`UserError` where a part of it is none."""
+    """Return the transcript; raises :class:`UserError` that names the part which is none."""
     try:
-        models = content["models"]
-        _require(isinstance(models, list) and models and all(isinstance(m, str) for m in models))
-        for turn in [*content["turns"], *content["replaced"]]:
-            texts = [*turn["context"], turn["message"]]
-            _require(len(turn["replies"]) == len(models) and turn["chosen"] in range(len(models)))
-            for reply in turn["replies"]:
-                count = len(reply["versions"])
-                _require(reply["shown"] in (range(count) if count else (-1,)))
-                for version in reply["versions"]:
-                    texts += [version["text"], *version["rots"]]
-                    if version["flag"] is not None:
-                        texts += [version["flag"][key] for key in ("reason", "note", "better")]
-            _require(all(isinstance(text, str) for text in texts))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"transcript: not in the page's form ({error!r})") from None
+        _Transcript.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
+        raise UserError(f"transcript: not in the page's form at {where}: {first['msg']}") from None
     return content
-
-
-def _require(condition: object) -> None:
-    if not condition:
-        raise ValueError("a list or an index does not fit")
 
 
 def conversations_line(transcript: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -53,16 +55,88 @@ def test_without_a_classifier_there_is_no_label(serve_app, open_tiny):
     [
         "<script>alert(1)</script>",
         "\u202e\u2066\u05e9\u05dc\u05d5\u05dd",
-        "x" * 100_000,
+        "x" * 60_000,
         "\0",
         "\ud800",
     ],
-    ids=["script", "bidi", "100kB", "null", "surrogate"],
+    ids=["script", "bidi", "60kB", "null", "surrogate"],
 )
 def test_hostile_messages_are_answered(page, text):
     body = {"model": 0, "turns": [text]}
     assert page.post("reply", body).ok
     assert page.post("judge", body).ok
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [["x" * 64_001], ["\u00e9" * 32_001], ["x" * 60_000] * 17],
+    ids=["turn", "bytes", "all"],
+)
+def test_more_than_can_be_read_is_refused_before_it_is_tokenised(page, turns):
+    for path in ("reply", "judge"):
+        response = page.post(path, {"model": 0, "turns": turns})
+        assert response.status_code == 413
+        assert "bytes" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("judge", b"[" * 100_000 + b"]" * 100_000),
+        ("judge", b'{"turns": ["a"], "x": ' + b"9" * 5_000 + b"}"),
+        ("judge", b'["a"]'),
+        ("judge", b'{"turns": ["a"]'),
+        ("judge", b"\xff"),
+        ("reply", b'{"model": 0.0, "turns": ["a"]}'),
+        ("reply", b'{"model": true, "turns": ["a"]}'),
+        ("reply", b'{"model": [], "turns": ["a"]}'),
+        ("reply", b'{"model": 0, "turns": "a"}'),
+        ("export/conversations", b'{"models": ["m"], "turns": [], "replaced": []}'),
+        ("export/conversations", b'{"models": ["m"], "turns": [1], "replaced": 0}'),
+        ("export/own", b'{"models": [], "classifier": null, "turns": [], "replaced": []}'),
+    ],
+)
+def test_what_is_no_request_of_the_page_gets_a_word_and_4xx(page, path, body):
+    headers = {"Content-Type": "application/json"}
+    response = requests.post(page.url + path, data=body, headers=headers, timeout=30)
+    assert 400 <= response.status_code < 500
+    assert response.json()["error"]
+
+
+def test_only_this_page_may_ask(page):
+    body = {"turns": ["Hi!"]}
+    own = page.url.rstrip("/")
+    for origin, status in (
+        (own, 200),
+        (own.replace("127.0.0.1", "localhost"), 200),
+        ("http://example.org", 403),
+        ("http://localhost:1", 403),
+        ("null", 403),
+    ):
+        headers = {"Origin": origin}
+        found = requests.post(page.url + "judge", json=body, headers=headers, timeout=30)
+        assert found.status_code == status, origin
+
+
+def at_once(page, count):
+    """The statuses of so many replies that are asked for at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        ask = lambda _: page.post("reply", {"model": 0, "turns": ["Hi!"]}).status_code  # noqa: E731
+        return Counter(pool.map(ask, range(count)))
+
+
+def test_replies_asked_for_at_the_same_time_all_come(serve_app, open_tiny):
+    # More than the event loop has threads.
+    assert at_once(serve_app(ChatApp([open_tiny(label_truncate=3)])), 60) == {200: 60}
+
+
+def test_too_many_are_told_to_come_again(serve_app, open_tiny, monkeypatch):
+    monkeypatch.setattr("parlai_prosocial.chat.server.MOST_WAITING", 2)
+    page = serve_app(ChatApp([open_tiny(label_truncate=100, beam_min_length=100)]))
+    statuses = at_once(page, 20)
+    assert statuses.keys() == {200, 503}
+    assert statuses[200] >= 3
+    assert page.reply(["Hi!"])[-1]["text"]
 
 
 def test_a_reply_that_nobody_waits_for_stops(serve_app, open_tiny):
