@@ -1,4 +1,4 @@
-"""The error that a user can mend, shown as one line instead of a traceback."""
+"""The error that a user can fix, shown as one line instead of a traceback."""
 
 import sys
 

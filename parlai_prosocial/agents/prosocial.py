@@ -1,7 +1,7 @@
 """``-m prosocial``: a Hugging Face language model trained by likelihood and contrast.
 
 The thin ParlAI glue between observations, the backbone's packed passes and its checkpoints. The
-loss and its metrics stand in ``contrastive.py``, the flags in ``options.py``.
+loss and its metrics are in ``contrastive.py``, the flags in ``options.py``.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The model card: what a model is, what made it, what was measured, and how it fails.
 
-It says what files say and no more: what nobody recorded or measured stands as such.
+It says only what files say: where nobody recorded or measured something, it says so.
 """
 
 import hashlib

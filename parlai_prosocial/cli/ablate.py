@@ -75,10 +75,10 @@ def ablate(
 ) -> None:
     """Train and measure the arms of a recipe, each one flag apart.
 
-    Every step of an arm takes as many steps of training as process the token budget; arms that
+    Every step of an arm trains until it has processed the token budget; arms that
     agree on a step share its checkpoint. Seed k uses fold k of DiaSafety. The table has the arms
     that all seeds begun so far have; it is written after every row, with --jobs after the last.
-    Stopped half-way, the same command goes on, with as many --jobs as you like.
+    If stopped, the same command resumes, with any number of --jobs.
 
     With --judge, sampled replies are judged too: unsafe by that judge, over-cautious in casual
     contexts by the rules that mine uses. A judge that chose an arm's negatives does not score it.

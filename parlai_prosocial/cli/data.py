@@ -1,4 +1,4 @@
-"""``prosocial data``: look at a data file of one's own before training on it."""
+"""``prosocial data``: check a data file of your own before training on it."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""``prosocial labels``: replies to be labelled, by which ``evaluate`` holds its judges."""
+"""``prosocial labels``: replies to label, against which ``evaluate`` checks its judges."""
 
 from pathlib import Path
 

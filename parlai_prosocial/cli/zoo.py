@@ -1,4 +1,4 @@
-"""``prosocial zoo``: what models there are, whether they are whole, and how more are made."""
+"""``prosocial zoo``: what models there are, whether their files are intact, how to add more."""
 
 import shlex
 import shutil

@@ -1,4 +1,4 @@
-"""What ``parlai generate_model_card`` needs mended to describe our models.
+"""Repairs of ``parlai generate_model_card``, so that it describes our models.
 
 Called by :func:`parlai_prosocial.compat.patches.apply`. All faults are in ParlAI 1.7.2's own
 script, with any libraries.

@@ -1,7 +1,7 @@
-"""What ParlAI's ways to chat need mended; :func:`parlai_prosocial.compat.patches.apply` applies it.
+"""Repairs of ParlAI's ways to chat; :func:`parlai_prosocial.compat.patches.apply` applies it.
 
 ParlAI's own clients of its chat services (``...terminal_chat.client``, ``...browser_chat.client``)
-are programs that never import anything of ours, so they are as they are.
+are programs that never import anything of ours, so they are left as they are.
 """
 
 import functools

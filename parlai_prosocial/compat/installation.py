@@ -1,4 +1,4 @@
-"""What is installed, whether ParlAI finds us, and the known clashes, each with its mend."""
+"""What is installed, whether ParlAI finds us, and the known clashes, each with its remedy."""
 
 import os
 import platform

@@ -1,11 +1,11 @@
-"""What ParlAI 1.7.2 needs mended to run on current libraries, each with its cause and range.
+"""Repairs that ParlAI 1.7.2 needs on current libraries, each with its cause and range.
 
 :func:`apply` is called by our agent and task modules when they are imported, which the stock
 ``parlai`` command does while it parses ``-m`` and ``-t``. ParlAI and its scripts are imported
 by then, so names that other modules copied are replaced there too. Nothing is mended where the
 installed libraries do not need it.
 
-Two things cannot be mended from here. ``pkg_resources``, which ParlAI imports before anything
+Two things cannot be repaired from here. ``pkg_resources``, which ParlAI imports before anything
 of ours, left setuptools in version 81: hence ``setuptools<81`` in our requirements. The presets
 ``-o gen/...`` and ``-o arch/...`` are not in ParlAI's wheel.
 """

@@ -1,9 +1,10 @@
 """A recipe's two steps, each the stock ``parlai train_model``.
 
-What a run leaves is the one way in which it goes on. ParlAI's checkpoint in a step's folder takes
-up a step that was stopped, and ``finished.json`` beside it, with the command that finished it, says
-that the step need not run again. A journal of chunks, as mining has one, would say the same twice:
-the checkpoint holds far more than a journal could, and is replaced in one move.
+A run resumes from the files it left, and from nothing else. ParlAI's checkpoint in a step's
+folder takes up a step that was stopped, and ``finished.json`` beside it, with the command that
+finished it, says that the step need not run again. A journal of chunks, as mining has one, would
+say the same twice: the checkpoint holds far more than a journal could, and is replaced in one
+move.
 """
 
 import json
