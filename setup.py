@@ -50,6 +50,7 @@ PARLAI_CORE = [
     "requests>=2.31",
     "scipy>=1.12",
     "setuptools<81",  # parlai.core.opt imports pkg_resources, which setuptools 81 dropped
+    "urllib3>=2.2",
 ]
 
 # What single features of it need: coloured logs, metrics, tokenisers, chat services, presets.

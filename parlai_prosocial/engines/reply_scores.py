@@ -1,17 +1,17 @@
 """What a model thinks of given replies, and what it says itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from parlai_prosocial.models.backbone import Backbone
-from parlai_prosocial.models.rerank import generate_replies
+from parlai_prosocial.util.batches import budgeted
 
 MAX_CONTEXT_TOKENS = 256
 MAX_REPLY_TOKENS = 128
 SAMPLED_TOKENS = 40
-SAMPLING = {"do_sample": True, "top_p": 0.9, "top_k": 0, "temperature": 0.7}
+SAMPLING = {"temperature": 0.7, "top_p": 0.9}
 """The one decoding of all tables: nucleus 0.9 at temperature 0.7, at most 40 tokens."""
 
 
@@ -66,7 +66,7 @@ def score_replies(
     replies = [[prompt.encode_response(y, MAX_REPLY_TOKENS) for y in ys] for _, ys in pairs]
     sizes = [len(c) + sum(map(len, ys)) for c, ys in zip(contexts, replies, strict=True)]
     scores: list[list[ReplyScore]] = [[] for _ in pairs]
-    for batch in _batches(sizes, tokens_per_batch):
+    for batch in budgeted(sizes, tokens_per_batch):
         packed = model.pack([contexts[i] for i in batch], [replies[i] for i in batch])
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             result = model(packed.to(model.device))
@@ -82,46 +82,3 @@ def score_replies(
                 mean, count, cosine = next(flat)
                 scores[i].append(ReplyScore(-mean * count, count, cosine))
     return scores
-
-
-def sample_replies(
-    model: Backbone,
-    contexts: Sequence[str],
-    seed: int,
-    bf16: bool,
-    batch_size: int = 32,
-    rerank: int = 0,
-) -> list[SampledReply]:
-    """Sample one reply to each newline-packed context with :data:`SAMPLING`.
-
-    With ``rerank`` it is the best of so many by contrast head and likelihood (alpha 0.5).
-    """
-    model.eval()
-    encoded = [model.prompt.encode_context(c, MAX_CONTEXT_TOKENS) for c in contexts]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    replies: dict[int, SampledReply] = {}
-    torch.manual_seed(seed)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            rows = generate_replies(
-                model, [encoded[i] for i in batch], SAMPLED_TOKENS, rerank=rerank, **SAMPLING
-            )
-        for i, ids in zip(batch, rows, strict=True):
-            ended = ids[-1] == model.prompt.end_of_turn_id
-            replies[i] = SampledReply(model.prompt.decode(ids), ended)
-    return [replies[i] for i in range(len(contexts))]
-
-
-def _batches(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices by length, cut where the budget is reached; a longer item goes alone."""
-    batch: list[int] = []
-    total = 0
-    for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
-        if batch and total + sizes[i] > budget:
-            yield batch
-            batch, total = [], 0
-        batch.append(i)
-        total += sizes[i]
-    if batch:
-        yield batch

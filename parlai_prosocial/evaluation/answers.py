@@ -18,7 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from parlai_prosocial.data.normalise import one_line
-from parlai_prosocial.engines.engine import Engine, TransformersEngine
+from parlai_prosocial.engines.engine import Engine
+from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.engines.reply_scores import score_replies
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.suite import SuiteContext, digest

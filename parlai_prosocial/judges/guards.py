@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from parlai_prosocial.engines.served import ChatClient, Message
+from parlai_prosocial.engines.served import ChatClient
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.judges.judge import Judgement, in_batches, pairs
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.prompt import split_context
+from parlai_prosocial.models.roles import Message, from_the_user, with_roles
 
 GUARD_TOKENS = 64
 GUARD_BATCH = 8
@@ -81,10 +82,7 @@ def parse_qwen3guard(answer: str) -> Judgement | None:
 def _guard_messages(context: str, reply: str) -> list[Message]:
     """The conversation as a guard's template takes it: no system turn, the user first."""
     turns, _ = split_context(context)
-    turns = [*turns[len(turns) % 2 == 0 :], reply]
-    return [
-        {"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(turns)
-    ]
+    return with_roles([*from_the_user(turns), reply], last="assistant")
 
 
 def ask_address(client: ChatClient) -> Ask:

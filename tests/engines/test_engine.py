@@ -5,15 +5,12 @@ from collections import Counter
 import pytest
 import torch
 
-from parlai_prosocial.engines import engine as module
-from parlai_prosocial.engines.engine import (
-    OpenAIEngine,
-    TransformersEngine,
-    nucleus_tokens,
-    open_engine,
-)
-from parlai_prosocial.engines.reply_scores import SampledReply
-from parlai_prosocial.engines.served import ChatClient
+from parlai_prosocial.engines import engine as opening
+from parlai_prosocial.engines import local as module
+from parlai_prosocial.engines.engine import open_engine
+from parlai_prosocial.engines.local import TransformersEngine, nucleus_tokens, sample_replies
+from parlai_prosocial.engines.reply_scores import SAMPLED_TOKENS, SAMPLING, SampledReply
+from parlai_prosocial.engines.served import ChatClient, OpenAIEngine
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import save_checkpoint
@@ -174,7 +171,7 @@ def test_open_engine_restores_a_checkpoint(tiny_backbones, tmp_path, monkeypatch
     (folder,) = tmp_path.glob("model.hf-*")
     exported = open_engine(str(folder), str(tmp_path), bf16=False)
     assert exported.sample(CONTEXTS, 2, 8, 0) == expected
-    monkeypatch.setattr(module, "install", lambda entry, datapath, say: tmp_path)
+    monkeypatch.setattr(opening, "install", lambda entry, datapath, say: tmp_path)
     tuned = open_engine("zoo:prosocial/smollm2_135m_rot/model", str(tmp_path), bf16=False)
     assert tuned.sample(CONTEXTS, 2, 8, 0) == expected
     with pytest.raises(UserError, match="zoo:prosocial/nothing: no such model in the zoo"):
@@ -207,3 +204,66 @@ def test_system_lines_go_to_the_system_turn(chat_server):
         {"role": "system", "content": "Be kind.\nyour persona: I sail."},
         {"role": "user", "content": "What do you like?"},
     ]
+
+
+def test_a_server_that_wants_turns_otherwise_is_asked_so(chat_server, caplog):
+    """No system turn, or strict turns from the user's on: as folded as it takes, and said."""
+
+    def answer(body, _):
+        roles = [m["role"] for m in body["messages"]]
+        if "system" in roles or roles[::2] != ["user"] * len(roles[::2]):
+            return 400, {"error": {"message": "Conversation roles must alternate"}}
+        return 200, body["messages"][0]["content"]
+
+    chat_server.answer = answer
+    engine = OpenAIEngine(ChatClient(chat_server.address), "Be kind.")
+    first, second, third = engine.sample(["Hi!", "Hello.\nHi!", "your persona: a\nHi!"], 1, 8, 0)
+    assert first[0].text == "Be kind.\n\nHi!"
+    assert second[0].text == "Be kind."
+    assert third[0].text == "Be kind.\nyour persona: a\n\nHi!"
+    assert caplog.text.count("Conversation roles must alternate") == 1
+    assert not engine.missing
+
+
+def test_what_is_refused_for_another_reason_is_asked_once(chat_server):
+    chat_server.answer = lambda body, _: (400, {"error": "the context is too long"})
+    with pytest.raises(UserError, match="the context is too long"):
+        OpenAIEngine(ChatClient(chat_server.address)).sample(["Hi!"], 1, 8, 0)
+    assert len(chat_server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "reply"),
+    [
+        ("<think>Hm.</think>You could rest.<|im_end|>", SampledReply("You could rest.", True)),
+        ("Hm.</think>You could rest.", SampledReply("You could rest.", False)),
+        ("<think>You could", None),
+    ],
+)
+def test_thoughts_are_no_reply(backbones, monkeypatch, caplog, said, reply):
+    ids = backbones["llama"].prompt.tokenizer(said, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(
+        TransformersEngine,
+        "_decode_shared",
+        lambda self, contexts, n, uniforms, *_: [ids] * len(uniforms),
+    )
+    engine = TransformersEngine(backbones["llama"], "tiny")
+    assert engine.sample(CONTEXTS[:2], 1, 8, 0) == [[reply]] * 2
+    assert engine.missing == ({} if reply else {"a thought without an end": 2})
+    assert caplog.text.count("raise --max-tokens") == (reply is None)
+
+
+def test_the_best_of_several_is_one_of_those_that_are_sampled(tiny_backbones):
+    torch.manual_seed(0)
+    backbone = Backbone(tiny_backbones["llama"], contrast_head=True, trainable=False)
+    engine = TransformersEngine(backbone, "tiny")
+    several = engine.sample(CONTEXTS, 6, 8, seed=2, top_p=0.9)
+    best = engine.sample_best(CONTEXTS, 6, 8, seed=2, top_p=0.9)
+    assert all(reply in replies for reply, replies in zip(best, several, strict=True))
+    assert best != [replies[0] for replies in several]
+    assert sample_replies(backbone, CONTEXTS, 3, False) == [
+        reply for [reply] in engine.sample(CONTEXTS, 1, SAMPLED_TOKENS, 3, **SAMPLING)
+    ]
+    assert sample_replies(backbone, CONTEXTS, 3, False, rerank=4) == engine.sample_best(
+        CONTEXTS, 4, SAMPLED_TOKENS, 3, **SAMPLING
+    )

@@ -3,7 +3,8 @@ from itertools import chain
 import pytest
 import torch
 
-from parlai_prosocial.engines.reply_scores import SAMPLED_TOKENS, sample_replies, score_replies
+from parlai_prosocial.engines.local import sample_replies
+from parlai_prosocial.engines.reply_scores import SAMPLED_TOKENS, score_replies
 from parlai_prosocial.models.backbone import Backbone
 
 PAIRS = [

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from parlai_prosocial.cli.data import data
 from parlai_prosocial.cli.mine import mine
-from parlai_prosocial.engines.engine import TransformersEngine, open_engine
+from parlai_prosocial.engines.engine import open_engine
+from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.engines.reply_scores import SampledReply
 from parlai_prosocial.engines.served import ChatClient
 from parlai_prosocial.errors import UserError

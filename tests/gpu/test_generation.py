@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from parlai_prosocial.engines.engine import TransformersEngine
-from parlai_prosocial.engines.reply_scores import sample_replies, score_replies
+from parlai_prosocial.engines.local import TransformersEngine, sample_replies
+from parlai_prosocial.engines.reply_scores import score_replies
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.rerank import choose_replies, generate_replies
 
