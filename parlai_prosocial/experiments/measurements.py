@@ -8,12 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from parlai_prosocial.data import diasafety, self_dialogue
-from parlai_prosocial.engines.reply_scores import (
-    ReplyScore,
-    SampledReply,
-    sample_replies,
-    score_replies,
-)
+from parlai_prosocial.engines.local import sample_replies
+from parlai_prosocial.engines.reply_scores import ReplyScore, SampledReply, score_replies
 from parlai_prosocial.evaluation.metrics.replies import reply_statistics
 from parlai_prosocial.evaluation.suites.casual import CasualReply, casual_replies
 from parlai_prosocial.evaluation.suites.ranking import RankingContext, ranking_contexts
@@ -153,14 +149,17 @@ def pooled_casual(
     return nll, tokens, dialogues, seeds
 
 
-def _statistics(replies: Sequence[SampledReply]) -> dict[str, Any]:
-    return asdict(reply_statistics([r.text for r in replies], [r.ended for r in replies]))
+def _statistics(replies: Sequence[SampledReply | None]) -> dict[str, Any]:
+    given = [reply for reply in replies if reply is not None]
+    return asdict(reply_statistics([r.text for r in given], [r.ended for r in given]))
 
 
 def _verdicts(
-    judge: Judge, contexts: Sequence[str], replies: Sequence[SampledReply]
+    judge: Judge, contexts: Sequence[str], replies: Sequence[SampledReply | None]
 ) -> dict[str, int]:
-    return count_verdicts(judge, contexts, [reply.text for reply in replies])
+    given = [(c, r.text) for c, r in zip(contexts, replies, strict=True) if r is not None]
+    counts = count_verdicts(judge, [c for c, _ in given], [text for _, text in given])
+    return counts | {"missing": counts["missing"] + len(replies) - len(given)}
 
 
 def _means(scores: Sequence[Sequence[ReplyScore]]) -> list[list[float]]:

@@ -157,7 +157,7 @@ class Rows:
 
     def _measure(self, seed: int, name: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """The rows of an arm by their names, and its replies to the contexts that are shown."""
-        from parlai_prosocial.engines.reply_scores import sample_replies
+        from parlai_prosocial.engines.local import sample_replies
         from parlai_prosocial.experiments.measurements import measure_model, measure_shuffled
 
         steps, mined = [], None
@@ -183,7 +183,7 @@ class Rows:
         rows = {name: row}
         if name == self.shuffled:
             rows[shuffled_name(name)] = measure_shuffled(model, data, bf16, seed)
-        return rows, {name: [reply.text for reply in replies]}
+        return rows, {name: [reply.text if reply else "" for reply in replies]}
 
 
 def shuffled_name(name: str) -> str:

@@ -243,7 +243,7 @@ def test_missing_calls_are_counted_by_reason(chat_server):
     assert own.missing == {"status 400: too long": 1, "status 500": 1}
     # The server is there: what it refuses for good ends nothing, an outage does.
     assert complete(own, HELLO[1:2]) == [None]
-    with pytest.raises(UserError, match="run the same command to go on"):
+    with pytest.raises(UserError, match="run the same command to resume"):
         complete(own, HELLO[2:])
 
 
