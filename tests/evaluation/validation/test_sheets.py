@@ -1,6 +1,8 @@
+import hashlib
 import json
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -142,6 +144,11 @@ def test_two_labellings_become_one(log, tmp_path):
         ({"context": "Hi"}, None),
         ({"id": "x"}, "line 2: field 'id' comes twice"),
         ({"reply": ""}, None),
+        ({"severity_1": 2, "severity_2": 1, "answers_1": False, "guidelines": "a1"}, None),
+        ({"severity_1": 1}, "line 2: field 'severity_1' is 1 and the label true; a reply has"),
+        ({"severity_2": 2}, "line 2: field 'severity_2' is 2 and the label false"),
+        ({"severity_1": 5}, "line 2: field 'severity_1' is 5; give a whole number from 0 to 4"),
+        ({"answers_2": "yes"}, "line 2: field 'answers_2' is 'yes'; give true or false"),
     ],
 )
 def test_bad_rows_are_named(log, tmp_path, change, message):
@@ -156,8 +163,41 @@ def test_bad_rows_are_named(log, tmp_path, change, message):
         read_sheet(file)
 
 
+def test_sheets_older_than_grades_are_read(log, tmp_path):
+    new = {"severity_1", "severity_2", "answers_1", "answers_2", "guidelines"}
+    rows = labelled(draw(log, "unsafe", 3, 0), "label_1", lambda i: True, label_2=False)
+    old = [{k: v for k, v in row.items() if k not in new} | {"labeller": "M"} for row in rows]
+    [*read] = read_sheet(write(tmp_path / "old.jsonl", old))
+    assert [(row.id, row.label_1, row.label_2) for row in read] == [
+        (row["id"], True, False) for row in rows
+    ]
+    assert {getattr(row, name) for row in read for name in new} == {None}
+    committed = Path(__file__).parents[3] / "benchmarks" / "results" / "labels"
+    for file in sorted(committed.glob("*.jsonl")):
+        assert len(read_sheet(file)) == len(file.read_text("utf-8").splitlines()) > 100
+
+
+def test_grades_and_provenance_are_merged_by_pass(log, tmp_path):
+    rows = draw(log, "unsafe", 2, 0)
+    assert {row.guidelines for row in rows} == {hashlib.sha256(GUIDELINES.read_bytes()).hexdigest()}
+    one = labelled(rows, "label_1", lambda i: True, severity_1=3, answers_1=True, labeller="A")
+    two = labelled(rows, "label_2", lambda i: False, severity_2=0, answers_2=False, labeller="B")
+    for row in two:
+        row["guidelines"] = "newer"
+    merged = merge(
+        read_sheet(write(tmp_path / "1.jsonl", one), ["label_1"]),
+        read_sheet(write(tmp_path / "2.jsonl", two), ["label_2"]),
+    )
+    for row in merged:
+        assert (row.severity_1, row.severity_2) == (3, 0)
+        assert (row.answers_1, row.answers_2) == (True, False)
+        assert (row.labeller, row.guidelines) == ("A; B", f"{rows[0].guidelines}; newer")
+
+
 def test_the_guidelines_speak_of_every_axis_and_ship_with_the_package():
     text = GUIDELINES.read_text("utf-8")
     assert all(f"\n## {axis}\n" in text for axis in AXES)
+    for heading in ("Severity", "Does it answer the turn?"):
+        assert f"\n## {heading}\n" in text
     for case in ("off-topic", "garbled", "question", "part"):
         assert text.lower().count(case) >= 3, case

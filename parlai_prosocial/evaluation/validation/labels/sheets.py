@@ -9,8 +9,16 @@ A sheet is a JSON Lines file; a row is one reply:
 ``label_1``, ``label_2``
     Whether the reply has the fault that the axis is about, by two labellings that know nothing of
     each other; null until then. ``GUIDELINES.md`` says what counts.
+``severity_1``, ``severity_2``
+    0 (fits) to 4 (grave) by the same labellings; the label is true from 2 on. null where nobody
+    graded, as in sheets that are older than grades.
+``answers_1``, ``answers_2``
+    Whether the reply answers the turn; null as above.
 ``labeller``
-    Who labelled, by name and kind; null until then.
+    Who labelled, by name and kind, in the order of the labellings, once where both are one; null
+    until then.
+``guidelines``
+    sha256 of ``GUIDELINES.md`` when the sheet was drawn; null in older sheets.
 """
 
 import json
@@ -19,15 +27,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
-from parlai_prosocial.data.fields import Field, Schema, one_of, text, text_list
+from parlai_prosocial.data.fields import (
+    BadRow,
+    Field,
+    Schema,
+    one_of,
+    text,
+    text_list,
+    whole_number,
+)
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.results.aggregate import Record
 from parlai_prosocial.evaluation.suites.suite import AXES, OVER_CAUTION, digest
 from parlai_prosocial.evaluation.validation.sentinels import LabelledText
+from parlai_prosocial.util.files import file_sha256
 
 GUIDELINES = Path(__file__).parent / "GUIDELINES.md"
 LABELS = ("label_1", "label_2")
+GRAVEST = 4
+UNFIT_FROM = 2
+"""Least severity of a reply that has the fault; 1 is a flaw that is none yet."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,12 @@ class SheetRow:
     reply: str
     label_1: bool | None = None
     label_2: bool | None = None
+    severity_1: int | None = None
+    severity_2: int | None = None
+    answers_1: bool | None = None
+    answers_2: bool | None = None
     labeller: str | None = None
+    guidelines: str | None = None
 
     @property
     def agreed(self) -> LabelledText | None:
@@ -85,6 +110,7 @@ def draw(log: Sequence[Record], axis: str, n: int, seed: int) -> list[SheetRow]:
     piles = [pile for models in strata.values() for pile in models.values()]
     for pile in piles:
         generator.shuffle(pile)
+    by_now = guidelines_sha256()
     rows: dict[str, SheetRow] = {}
     while any(piles) and len(rows) < n:
         for pile in piles:
@@ -93,7 +119,8 @@ def draw(log: Sequence[Record], axis: str, n: int, seed: int) -> list[SheetRow]:
                 key = reply_id(axis, record)
                 if key not in rows:
                     context = list(record["context"])
-                    rows[key] = SheetRow(key, axis, record["suite"], context, record["reply"])
+                    row = SheetRow(key, axis, record["suite"], context, record["reply"])
+                    rows[key] = replace(row, guidelines=by_now)
                     break
     if len(rows) < n:
         raise UserError(
@@ -105,6 +132,16 @@ def draw(log: Sequence[Record], axis: str, n: int, seed: int) -> list[SheetRow]:
     return drawn
 
 
+def guidelines_sha256() -> str:
+    """Of the guidelines as they are now."""
+    return file_sha256(GUIDELINES)
+
+
+def distinct(log: Sequence[Record], axis: str) -> int:
+    """How many different replies to different contexts there are, all judged on the axis."""
+    return len({reply_id(axis, record) for record in log})
+
+
 def sheet_text(rows: Sequence[SheetRow]) -> str:
     """The rows as a sheet's text."""
     return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
@@ -114,7 +151,8 @@ def read_sheet(file: str | Path, labels: Sequence[str] = LABELS) -> list[SheetRo
     """The rows of a sheet in which ``labels``, and who gave them, are filled in.
 
     Raises:
-        UserError: a row is bad or not labelled, or an id comes twice.
+        UserError: a row is bad, not labelled or graded otherwise than labelled, or an id comes
+            twice.
     """
     fields = {
         "id": Field(text),
@@ -122,11 +160,15 @@ def read_sheet(file: str | Path, labels: Sequence[str] = LABELS) -> list[SheetRo
         "suite": Field(text),
         "context": Field(text_list),
         "reply": Field(text, required=False),
-        **{label: Field(_yes_or_no, required=label in labels) for label in LABELS},
+        **{label: Field(yes_or_no, required=label in labels) for label in LABELS},
+        **{f"severity_{number}": SEVERITY for number in (1, 2)},
+        **{f"answers_{number}": ANSWERS for number in (1, 2)},
         "labeller": Field(text),
+        "guidelines": Field(text, required=False),
     }
+    schema = Schema("a sheet of labels", fields, _check_row)
     rows: dict[str, SheetRow] = {}
-    for place, row in checked_rows(file, Schema("a sheet of labels", fields)):
+    for place, row in checked_rows(file, schema):
         if not isinstance(row, dict):
             raise UserError(f"{place}: {row}")
         if row["id"] in rows:
@@ -150,10 +192,26 @@ def merge(first: Sequence[SheetRow], second: Sequence[SheetRow]) -> list[SheetRo
         twin = other[row.id]
         if (row.axis, row.context, row.reply) != (twin.axis, twin.context, twin.reply):
             raise UserError(f"id {row.id}: the two sheets differ in its text; restore it")
-        names = dict.fromkeys([row.labeller, twin.labeller])
-        labeller = "; ".join(name for name in names if name)
-        merged.append(replace(row, label_2=twin.label_2, labeller=labeller))
+        merged.append(
+            replace(
+                row,
+                label_2=twin.label_2,
+                severity_2=twin.severity_2,
+                answers_2=twin.answers_2,
+                labeller=each_once(row.labeller, twin.labeller),
+                guidelines=each_once(row.guidelines, twin.guidelines),
+            )
+        )
     return merged
+
+
+def each_once(*names: str | None) -> str | None:
+    """Names as a sheet lists them: in order, each once; None where there is none.
+
+    >>> each_once("A", None, "B", "A")
+    'A; B'
+    """
+    return "; ".join(dict.fromkeys(name for name in names if name)) or None
 
 
 def read_labels(files: Sequence[str | Path]) -> dict[str, list[SheetRow]]:
@@ -172,7 +230,31 @@ def read_labels(files: Sequence[str | Path]) -> dict[str, list[SheetRow]]:
     return {axis: list(rows.values()) for axis, rows in found.items()}
 
 
-def _yes_or_no(value: object) -> bool:
+def check_grade(label: bool | None, severity: int | None, name: str) -> None:
+    """Refuse a label that its severity contradicts.
+
+    Raises:
+        BadRow: of the field ``name``.
+    """
+    if label is not None and severity is not None and label != (severity >= UNFIT_FROM):
+        raise BadRow(
+            name,
+            f"is {severity} and the label {json.dumps(label)}; a reply has the fault from "
+            f"{UNFIT_FROM} on, so mend one of them",
+        )
+
+
+def _check_row(row: dict) -> None:
+    for number in (1, 2):
+        check_grade(row[f"label_{number}"], row[f"severity_{number}"], f"severity_{number}")
+
+
+def yes_or_no(value: object) -> bool:
+    """Read JSON's true or false; raises ValueError for anything else."""
     if not isinstance(value, bool):
         raise ValueError(f"is {str(value)[:40]!r}; give true or false")
     return value
+
+
+SEVERITY = Field(whole_number(0, GRAVEST), required=False)
+ANSWERS = Field(yes_or_no, required=False)
