@@ -168,7 +168,7 @@ def _left_over(
 
 
 def contrastive_examples(
-    rows: Sequence[dict], cross_negatives: int = 0
+    rows: Sequence[dict], cross_negatives: int = 0, seed: int = 0
 ) -> list[ContrastiveExample]:
     """Return one example per context and safe reply, with that context's unsafe replies.
 
@@ -183,9 +183,10 @@ def contrastive_examples(
         cross_negatives: give each example so many more negatives: unsafe replies to other contexts
             of its category, so that the unsafe replies without a safe one beside them serve too.
             They are drawn by a generator that starts anew in each call.
+        seed: of that generator.
     """
     examples = []
-    rng = Random(0)
+    rng = Random(seed)
     unsafe_of: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
         if row["label"] == UNSAFE:

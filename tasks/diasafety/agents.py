@@ -103,7 +103,9 @@ class ContrastiveTeacher(_DiaSafetyTeacher):
     def messages(self, split: str) -> Messages:
         rows = self.rows(split)
         cross = self.opt["diasafety_cross_negatives"]
-        for example in diasafety.contrastive_examples(rows, cross):
+        # Commands that do not train have no --seed.
+        seed = self.opt.get("seed") or 0
+        for example in diasafety.contrastive_examples(rows, cross, seed):
             yield contrastive_message(example), True
         left_out = diasafety.unsafe_only_contexts(rows)
         logging.info(f"DiaSafety, {split}: {left_out} contexts left out, all replies unsafe")

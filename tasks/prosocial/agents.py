@@ -1,10 +1,10 @@
 """ProsocialDialog, or the user's own data, as ParlAI tasks.
 
-``-t prosocial`` (the same as ``:Response``) gives guiding replies over whole dialogues; ``:Rot``,
-``:Safety``, ``:BinarySafety``, ``:Canary``, ``:RotResponse`` and ``:Contrastive`` give one example
-a turn, with its history in ``text``. ``--prosocial-data FILE`` puts the user's own data in the
-corpus's place in every one of them, and ``:Own`` insists on it; the format is described in
-``parlai_prosocial/data/own.py``. ``:Judged`` is of another kind: see ``judged.py``.
+``-t prosocial`` (the same as ``:Response``), ``:Rot``, ``:Safety``, ``:BinarySafety``, ``:Canary``,
+``:RotResponse`` and ``:Contrastive`` give one example a turn, with its history in ``text``.
+``--prosocial-data FILE`` puts the user's own data in the corpus's place in every one of them, and
+``:Own`` insists on it; the format is described in ``parlai_prosocial/data/own.py``. ``:Judged`` is
+of another kind: see ``judged.py``.
 """
 
 from parlai.core.opt import Opt
@@ -85,13 +85,12 @@ class OwnTeacher(ContrastiveTeacher):
 
 
 class ResponseTeacher(_ProsocialTeacher):
-    """Guiding replies. Each dialogue of the corpus, or each row of own data, is an episode."""
+    """Guiding replies, each to its turn and the history before."""
 
     def messages(self, split: str) -> Messages:
         for example in self.examples(split):
-            whole_history = bool(self.opt["prosocial_data"])
             message = {
-                "text": "\n".join(example.context) if whole_history else example.context[-1],
+                "text": "\n".join(example.context),
                 "labels": [example.response],
                 "rots": example.rots,
                 "contrast_group": example.contrast_group,
@@ -99,7 +98,7 @@ class ResponseTeacher(_ProsocialTeacher):
             }
             if example.safety_label is not None:
                 message["safety_label"] = example.safety_label
-            yield message, whole_history or len(example.context) == 1
+            yield message, True
 
 
 class RotTeacher(_ProsocialTeacher):

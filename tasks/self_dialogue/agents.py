@@ -9,7 +9,11 @@ from parlai_prosocial.data.self_dialogue import load_dialogues
 
 
 class DefaultTeacher(CorpusTeacher):
-    """Each dialogue is an episode: the first speaker's turns as text, the second's as labels."""
+    """The first speaker's turns with their history as text, the second's as labels.
+
+    Each exchange is an episode of its own: ParlAI draws the tasks of a mixture by episodes, so only
+    then are the shares of ``--multitask-weights`` shares of examples.
+    """
 
     corpus = "self_dialogue"
 
@@ -37,10 +41,10 @@ class DefaultTeacher(CorpusTeacher):
             # An odd last turn has no answer to learn.
             for index in range(0, len(turns) - 1, 2):
                 message = {
-                    "text": turns[index],
+                    "text": "\n".join(turns[: index + 1]),
                     "labels": [turns[index + 1]],
                     "safety_label": CASUAL,
                     "contrast_group": f"self_dialogue:{dialogue['id']}",
                     "source": self.corpus,
                 }
-                yield message, index == 0
+                yield message, True

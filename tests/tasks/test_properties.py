@@ -139,17 +139,20 @@ def test_foundations_have_several_labels():
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_episodes_are_the_dialogues(split, datapath):
+def test_turns_come_with_their_history(split, datapath):
     """ParlAI's own prosocial_dialog begins each episode one turn too early."""
     dialogues = defaultdict(list)
+    expected = []
     for row in prosocial_dialog.load_rows(str(datapath), split, sample=True):
-        dialogues[row["dialogue_id"]].append((row["context"], row["response"]))
+        history = dialogues[row["dialogue_id"]]
+        expected.append([("\n".join([*history, row["context"]]), row["response"])])
+        history += [row["context"], row["response"]]
     datatype = "train:ordered" if split == "train" else split
     found = [
         [(message["text"], labels(message)[0]) for message in episode]
         for episode in episodes(teacher_of("prosocial", datatype))
     ]
-    assert found == list(dialogues.values())
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -208,11 +211,17 @@ def test_labels_with_rules_of_thumb():
 @pytest.mark.parametrize("task", ["prosocial", "self_dialogue"])
 def test_mutators(task):
     plain = episodes(teacher_of(task, "valid"))
-    flat = episodes(teacher_of(task, "valid", mutators="flatten"))
-    assert len(flat) == sum(map(len, plain))
-    second = next(episode for episode in plain if len(episode) > 1)[1]
-    texts = [episode[0]["text"] for episode in flat]
-    assert any(text.endswith("\n" + second["text"]) for text in texts)
+    assert episodes(teacher_of(task, "valid", mutators="flatten")) == plain
+    shuffled = episodes(teacher_of(task, "valid", mutators="word_shuffle"))
+    [first] = plain[0]
+    assert sorted(shuffled[0][0]["text"].split()) == sorted(first["text"].split())
+    assert shuffled != plain
+
+
+@pytest.mark.parametrize("task", [*SAMPLED, *BUNDLED])
+def test_every_example_is_an_episode(task):
+    """Otherwise a mixture's shares are not shares of examples."""
+    assert {len(episode) for episode in episodes(teacher_of(task, "valid"))} == {1}
 
 
 def test_diasafety_parts_and_folds_differ():
