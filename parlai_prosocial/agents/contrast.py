@@ -29,6 +29,8 @@ class Example:
         rots: its normalised rules of thumb.
         negatives: ids of its hard negatives.
         log_weights: log social weight of each hard negative.
+        equal: negatives that were left out, since they are the response, or each other, in the
+            tokens that truncation leaves.
     """
 
     context: list[int]
@@ -38,6 +40,11 @@ class Example:
     rots: frozenset[str]
     negatives: list[list[int]]
     log_weights: list[float]
+    equal: int = 0
+
+    def rng(self, purpose: str) -> Random:
+        """A generator of this example's own, whatever batch or process it is in."""
+        return Random(f"{purpose} {self.context} {self.response}")
 
     @property
     def tokens(self) -> int:
@@ -49,6 +56,36 @@ class Example:
         return self.text == other.text or same_group or not self.rots.isdisjoint(other.rots)
 
 
+def without_equal(example: Example) -> Example:
+    """Leave out negatives that are the response's tokens, or those of an earlier negative.
+
+    Truncation can make them so. Such a pair would cost log 2 for ever and teach nothing.
+    """
+    seen = {tuple(example.response)}
+    kept = []
+    for i, negative in enumerate(example.negatives):
+        if tuple(negative) not in seen:
+            seen.add(tuple(negative))
+            kept.append(i)
+    return replace(_choose(example, kept), equal=len(example.negatives) - len(kept))
+
+
+def sample_negatives(example: Example, count: int, seed: str) -> Example:
+    """Keep at most ``count`` negatives, drawn by a seed and the example alone."""
+    if len(example.negatives) <= count:
+        return example
+    drawn = example.rng(f"negatives {seed}").sample(range(len(example.negatives)), count)
+    return _choose(example, sorted(drawn))
+
+
+def _choose(example: Example, kept: Sequence[int]) -> Example:
+    return replace(
+        example,
+        negatives=[example.negatives[i] for i in kept],
+        log_weights=[example.log_weights[i] for i in kept],
+    )
+
+
 def in_batch_mask(examples: Sequence[Example], joint: Sequence[Example]) -> torch.Tensor:
     """(B, M) bool: True where ``joint[m]``'s response is a negative of ``examples[i]``.
 
@@ -58,7 +95,7 @@ def in_batch_mask(examples: Sequence[Example], joint: Sequence[Example]) -> torc
 
 
 def add_in_batch_negatives(
-    examples: Sequence[Example], joint: Sequence[Example], count: int, rngs: Sequence[Random]
+    examples: Sequence[Example], joint: Sequence[Example], count: int, seed: str
 ) -> list[Example]:
     """Give each example up to ``count`` responses of the joint batch as explicit negatives.
 
@@ -69,13 +106,13 @@ def add_in_batch_negatives(
         examples: of this process.
         joint: of all processes.
         count: most responses to add to an example.
-        rngs: one generator an example, so that how a batch is spread over processes changes
-            nothing.
+        seed: what is drawn depends on it and on the example, so that how a batch is spread over
+            processes changes nothing.
     """
     extended = []
-    for example, rng in zip(examples, rngs, strict=True):
+    for example in examples:
         others = [other for other in joint if not example.is_false_negative(other)]
-        drawn = rng.sample(others, min(count, len(others)))
+        drawn = example.rng(f"in-batch {seed}").sample(others, min(count, len(others)))
         extended.append(
             replace(
                 example,
@@ -116,7 +153,8 @@ class ContrastOutput:
 
     Attributes:
         loss: (B,) float32; 0 where there is nothing to contrast.
-        mean_log_probs: (B, 1 + K) float32; mean log p of the response, then of its negatives.
+        mean_log_probs: (B, 1 + K) float32; mean log p of the response, then of its
+            negatives, end-of-turn tokens left out.
         mask: (B, K) bool; True at real negatives.
         has_negatives: (B,) bool; whether there was anything to contrast, in-batch included.
         firsts: (B,) int64; which candidate is each example's response.
@@ -140,7 +178,8 @@ def contrast_loss(
     """The contrastive loss of each example.
 
     Args:
-        loss: any of the three; the likelihood margin takes summed log p, the others its mean.
+        loss: any of the three; the likelihood margin takes summed log p, the others its mean,
+            over the reply's tokens without the end-of-turn token.
         score: "likelihood", "cosine" or "likelihood+cosine" (the sum of two terms).
         scores: of the packed examples; each one's first candidate is its response, the others
             its negatives.
@@ -165,8 +204,7 @@ def contrast_loss(
     if "likelihood" in score:
         likelihoods = mean_log_probs
         if isinstance(loss, LikelihoodMarginLoss):
-            summed = scores.sum_per_candidate(scores.token_log_probs)
-            likelihoods = padded_by_example(summed, counts)  # (B, 1 + K)
+            likelihoods = padded_by_example(scores.reply_log_probs(), counts)  # (B, 1 + K)
         total = total + loss(likelihoods[:, 0], likelihoods[:, 1:], mask, log_weights)
     if head is not None and "cosine" in score:
         contexts, responses = head(scores.context_states, scores.response_states)

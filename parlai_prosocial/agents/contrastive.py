@@ -9,17 +9,19 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from math import log
+from math import log, sqrt
 from random import Random
+from statistics import mean, variance
 from typing import Any
 
 import torch
 from parlai.core.message import Message
-from parlai.core.metrics import AverageMetric, GlobalAverageMetric
+from parlai.core.metrics import AverageMetric, GlobalAverageMetric, SumMetric
 from parlai.core.opt import Opt
 from parlai.core.torch_agent import Batch
 from parlai.core.torch_generator_agent import PPLMetric, TorchGeneratorAgent
 from parlai.utils import logging
+from parlai.utils.misc import warn_once
 
 from parlai_prosocial.agents import distributed
 from parlai_prosocial.agents.contrast import (
@@ -28,6 +30,8 @@ from parlai_prosocial.agents.contrast import (
     add_in_batch_negatives,
     contrast_loss,
     permute_weights,
+    sample_negatives,
+    without_equal,
 )
 from parlai_prosocial.agents.shown import ShownTurns
 from parlai_prosocial.data.normalise import normalise_text
@@ -39,7 +43,33 @@ from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.scores import CandidateScores
 
 DRIFT_STEPS = 20
-"""Steps whose mean log p of positives is the beginning that later ones are held against."""
+"""Most steps whose mean log p of positives is the beginning that later ones are held against.
+
+A short run takes a quarter of its steps, so that it is warned too.
+"""
+
+
+def drift_steps(max_train_steps: float) -> int:
+    """A quarter of the run, from 2 to :data:`DRIFT_STEPS` steps; the latter in an endless run.
+
+    >>> drift_steps(16), drift_steps(1000), drift_steps(3), drift_steps(-1)
+    (4, 20, 2, 20)
+    """
+    if max_train_steps <= 0:
+        return DRIFT_STEPS
+    return max(2, min(DRIFT_STEPS, int(min(max_train_steps, 4 * DRIFT_STEPS)) // 4))
+
+
+def averages(values: Sequence[float], weights: Sequence[float]) -> list[AverageMetric | None]:
+    """A weighted mean's share of each example; None where it has no weight.
+
+    A metric that no example of a task has is then absent from the task's report, where ParlAI
+    would count a 0 in the mean over tasks.
+    """
+    return [
+        AverageMetric(value, weight) if weight else None
+        for value, weight in zip(values, weights, strict=True)
+    ]
 
 
 class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
@@ -54,11 +84,21 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
     """The flag of the n-pair loss's temperature."""
 
     def __init__(self, opt: Opt, shared: Any = None):
-        self.rng = Random(42)
         self.drift: list[float] = []
         self.pending: list[Any] = []
         super().__init__(opt, shared)
         self.contrastive_loss = self.build_contrastive_loss()
+        self.random.seed(f"labels {self._seed}")
+
+    @property
+    def _seed(self) -> int:
+        # Commands that do not train have no --seed.
+        return self.opt.get("seed") or 0
+
+    @property
+    def _batch_seed(self) -> str:
+        """What is random in a training batch: the same again in a run that goes on after it."""
+        return f"{self._seed} {self._number_training_updates} {self._number_grad_accum}"
 
     @property
     def contrast_score(self) -> str:
@@ -103,10 +143,7 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
                 f"task {obs.get('id')}: negative_weights {weights} do not fit {len(negatives)} "
                 "negatives; give one weight above 0 for each"
             )
-        chosen = list(range(len(negatives)))
-        if label_kind == "labels" and len(negatives) > self.opt["negatives"]:
-            chosen = sorted(self.rng.sample(chosen, self.opt["negatives"]))
-        return Example(
+        example = Example(
             context=obs["text_vec"].tolist(),
             response=obs[label_kind + "_vec"].tolist(),
             text=normalise_text(obs[label_kind + "_choice"]),
@@ -114,21 +151,33 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
             rots=frozenset(normalise_text(rot) for rot in obs.get("rots", [])),
             negatives=[
                 self._vectorize_text(
-                    negatives[i],
+                    negative,
                     add_end=True,
                     truncate=self.label_truncate,
                     truncate_left=False,
                 ).tolist()
-                for i in chosen
+                for negative in negatives
             ],
-            log_weights=[log(weights[i]) * self.opt["social_weights"] for i in chosen],
+            log_weights=[log(weight) * self.opt["social_weights"] for weight in weights],
         )
+        example = without_equal(example)
+        if example.equal:
+            warn_once(
+                f"task {obs.get('id')}: negatives that equal the reply or each other in the "
+                f"{self.label_truncate} tokens that --label-truncate leaves are left out and "
+                "counted as equal_negatives"
+            )
+        return example
 
     def batchify(self, obs_batch: list[Message], sort: bool = False) -> Batch:
         batch = super().batchify(obs_batch, sort=sort)
         if batch.batchsize:
             observations = [obs_batch[i] for i in batch.valid_indices]
-            batch["examples"] = [obs.get("contrast_example") for obs in observations]
+            examples = [obs.get("contrast_example") for obs in observations]
+            if batch.is_training:
+                count, seed = self.opt["negatives"], self._batch_seed
+                examples = [sample_negatives(example, count, seed) for example in examples]
+            batch["examples"] = examples
         return batch
 
     # Loss and metrics
@@ -144,19 +193,19 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
             return examples, None
         if not self.opt["contrast_weight"]:
             return [replace(e, negatives=[], log_weights=[]) for e in examples], None
-        step = self._number_training_updates
-        if self.opt["permute_weights"]:
-            examples = permute_weights(examples, Random(f"weights {step}"))
         joint, first = distributed.gather_lists(examples)
-        rngs = [Random(f"{step} {first + i}") for i in range(len(examples))]
+        if self.opt["permute_weights"]:
+            joint = permute_weights(joint, Random(f"weights {self._batch_seed}"))
+        examples = joint[first : first + len(examples)]
         count = self.opt["in_batch_negatives"]
-        return add_in_batch_negatives(examples, joint, count, rngs), joint
+        return add_in_batch_negatives(examples, joint, count, self._batch_seed), joint
 
     def compute_loss(self, batch: Batch, return_output: bool = False) -> Any:
         """Mean token loss of the responses + contrast weight x mean contrast of the examples.
 
-        The contrast is a mean over the examples that have a negative. Under distributed training
-        both are means over the joint batch, and its responses are in-batch negatives.
+        The contrast is a mean over all examples of the batch, those without a negative counting 0,
+        so that one example has the same force in every batch. Under distributed training both are
+        means over the joint batch, and its responses are in-batch negatives.
         """
         started = time.perf_counter()
         examples, joint = self._contrasted_examples(batch)
@@ -173,12 +222,12 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
         mean_log_probs, has_negatives = contrasted.mean_log_probs, contrasted.has_negatives
         firsts = contrasted.firsts
         token_counts = scores.token_counts()[firsts]  # (B,)
-        nll = -mean_log_probs[:, 0] * token_counts  # (B,)
+        nll = -scores.log_probs()[firsts]  # (B,), end-of-turn included
         correct = scores.sum_per_candidate(scores.token_correct.float())[firsts]
-        mean = distributed.mean_of_all if self.is_training else distributed.own_mean
-        loss = mean(nll.sum(), token_counts.sum())
+        mean_of = distributed.mean_of_all if self.is_training else distributed.own_mean
+        loss = mean_of(nll.sum(), token_counts.sum())
         if self.opt["contrast_weight"]:
-            mean_contrast = mean(contrast.sum(), has_negatives.sum())
+            mean_contrast = mean_of(contrast.sum(), torch.full_like(token_counts[0], len(examples)))
             loss = loss + self.opt["contrast_weight"] * mean_contrast
 
         negative_log_probs = mean_log_probs[:, 1:].detach()
@@ -204,7 +253,8 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
             ]
         )  # (statistics, B)
         useful = sum(example.tokens for example in examples)
-        self.pending = [statistics, useful, padding, started]
+        equal = [example.equal for example in examples]
+        self.pending = [statistics, equal, useful, padding, started]
         return (loss, output) if return_output else loss
 
     def train_step(self, batch: Batch) -> None:
@@ -214,7 +264,7 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
     def _record_metrics(self) -> None:
         if not self.pending:
             return
-        statistics, useful, padding, started = self.pending
+        statistics, equal, useful, padding, started = self.pending
         self.pending = []
         nll, tokens, correct, contrast, has_any, has_hard, right, margin, pos, neg, count = (
             statistics.tolist()
@@ -228,7 +278,8 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
             ("logp_pos", pos, [1.0] * len(pos)),
             ("logp_neg", neg, count),
         ):
-            self.record_local_metric(name, AverageMetric.many(value, weight))
+            self.record_local_metric(name, averages(value, weight))
+        self.record_local_metric("equal_negatives", [SumMetric(n) if n else None for n in equal])
         self.record_local_metric("ppl", PPLMetric.many(nll, tokens))
         self.global_metrics.add("padding", GlobalAverageMetric(padding))
         self.global_metrics.add("useful_tokens", GlobalAverageMetric(useful))
@@ -241,15 +292,18 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
     def _watch_drift(self, positive_log_prob: float) -> None:
         """Warn once where training pushes the fitting replies down with the others."""
         self.drift.append(positive_log_prob)
-        if len(self.drift) < 2 * DRIFT_STEPS:
+        steps = drift_steps(self.opt.get("max_train_steps", -1))
+        if len(self.drift) < 2 * steps:
             return
-        began = sum(self.drift[:DRIFT_STEPS]) / DRIFT_STEPS
-        now = sum(self.drift[-DRIFT_STEPS:]) / DRIFT_STEPS
-        del self.drift[DRIFT_STEPS:-DRIFT_STEPS]
-        if now < began and not self.opt.get("drift_warned"):
+        began, now = self.drift[:steps], self.drift[-steps:]
+        del self.drift[steps:-steps]
+        # Batches differ: a fall within two standard errors of the two means is none.
+        error = sqrt((variance(began) + variance(now)) / steps)
+        if mean(now) < mean(began) - 2 * error and not self.opt.get("drift_warned"):
             self.opt["drift_warned"] = True
             logging.warning(
-                f"mean log p of the fitting replies fell from {began:.3f} to {now:.3f}: the "
+                f"mean log p of the fitting replies fell from {mean(began):.3f} to "
+                f"{mean(now):.3f}: the "
                 "contrast pushes them down too; lower --contrast-weight or --learningrate"
             )
 

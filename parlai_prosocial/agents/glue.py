@@ -7,6 +7,7 @@ from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import TorchAgent
 
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
+from parlai_prosocial.agents.schedule import keep_last_step
 
 
 class HuggingFaceGlue(TorchAgent):
@@ -47,6 +48,7 @@ class HuggingFaceGlue(TorchAgent):
         """
         rates = [group["lr"] for group in self.optimizer.param_groups]
         super().build_lr_scheduler(states, hard_reset)
+        keep_last_step(self.scheduler, self.opt)
         if states and not hard_reset:
             self._number_training_updates = states["number_training_updates"]
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):

@@ -2,6 +2,7 @@
 
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
+from parlai.utils.data import DatatypeHelper
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
@@ -11,8 +12,15 @@ CONTRAST_LOSSES = ("n-pair", "ranked-margin", "likelihood-margin")
 CONTRAST_SCORES = ("likelihood", "cosine", "likelihood+cosine")
 
 
-def add_contrast_arguments(parser: ParlaiParser, temperature_flag: str) -> None:
+def add_contrast_arguments(
+    parser: ParlaiParser, partial_opt: Opt | None, temperature_flag: str
+) -> None:
     """The flags that every :class:`~.contrastive.ContrastiveAgent` has."""
+    opt = partial_opt or {}
+    if "aggregate_micro" in opt and DatatypeHelper.is_training(opt["datatype"]):
+        # Training logs of several tasks weigh by examples, as the loss does. Evaluation keeps
+        # ParlAI's mean over tasks.
+        parser.set_defaults(aggregate_micro=True)
     group = parser.add_argument_group("Contrast")
     group.add_argument(
         "--contrast-weight",
@@ -66,7 +74,7 @@ def add_contrast_arguments(parser: ParlaiParser, temperature_flag: str) -> None:
     )
 
 
-def add_arguments(parser: ParlaiParser) -> None:
+def add_arguments(parser: ParlaiParser, partial_opt: Opt | None) -> None:
     group = parser.add_argument_group("Prosocial")
     group.add_argument(
         "--backbone",
@@ -118,7 +126,7 @@ def add_arguments(parser: ParlaiParser) -> None:
         default=0.5,
         help="Weight of the contrast head in --rerank, from 0 to 1; the rest is mean log p.",
     )
-    add_contrast_arguments(parser, temperature_flag="--temperature")
+    add_contrast_arguments(parser, partial_opt, "--temperature")
     parser.set_defaults(
         optimizer="adamw",
         learningrate=2e-4,

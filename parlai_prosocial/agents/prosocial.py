@@ -42,7 +42,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
         super().add_cmdline_args(parser, partial_opt)
-        options.add_arguments(parser)
+        options.add_arguments(parser, partial_opt)
         return parser
 
     def __init__(self, opt: Opt, shared: Any = None):

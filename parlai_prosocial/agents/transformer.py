@@ -18,10 +18,11 @@ from parlai.core.params import ParlaiParser
 from parlai_prosocial.agents import options
 from parlai_prosocial.agents.contrast import Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
+from parlai_prosocial.agents.schedule import keep_last_step
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.packing import repeat_index
-from parlai_prosocial.models.scores import CandidateScores, token_log_probs
+from parlai_prosocial.models.scores import CandidateScores, reply_tokens, token_log_probs
 from parlai_prosocial.models.seq2seq import pad_right
 
 compat.apply()
@@ -60,7 +61,9 @@ class TransformerAgent(ContrastiveAgent, TransformerGeneratorAgent):
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
         super().add_cmdline_args(parser, partial_opt)
         # --temperature stays ParlAI's, of decoding: the options must mean the same there.
-        options.add_contrast_arguments(parser, temperature_flag="--contrast-temperature")
+        options.add_contrast_arguments(
+            parser, partial_opt, temperature_flag="--contrast-temperature"
+        )
         return parser
 
     def __init__(self, opt: Opt, shared: Any = None):
@@ -92,6 +95,12 @@ class TransformerAgent(ContrastiveAgent, TransformerGeneratorAgent):
             self.load_state_dict(states["model"])
         return states  # ParlAI makes the optimiser from them afterwards
 
+    def build_lr_scheduler(
+        self, states: dict[str, Any] | None = None, hard_reset: bool = False
+    ) -> None:
+        super().build_lr_scheduler(states, hard_reset)
+        keep_last_step(self.scheduler, self.opt)
+
     def score_examples(self, examples: Sequence[Example]) -> tuple[CandidateScores, float, Any]:
         contexts, context_mask = pad_right([e.context for e in examples], self.NULL_IDX)
         counts = [1 + len(e.negatives) for e in examples]
@@ -103,11 +112,12 @@ class TransformerAgent(ContrastiveAgent, TransformerGeneratorAgent):
         owners = repeat_index(counts).to(targets.device)
         logits = self.model(contexts, targets, owners)  # (C, response length, vocabulary)
         log_probs, correct = token_log_probs(logits[mask], targets[mask])
-        rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
+        rows = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)[mask]
         scores = CandidateScores(
             token_log_probs=log_probs,
             token_correct=correct,
-            token_candidates=rows[mask],
+            token_candidates=rows,
+            token_in_reply=reply_tokens(targets[mask], rows, [self.END_IDX]),
             candidate_examples=owners,
         )
         firsts = [sum(counts[:i]) for i in range(len(counts))]

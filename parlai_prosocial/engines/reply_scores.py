@@ -22,16 +22,14 @@ class ReplyScore:
     Attributes:
         nll: -log p(reply | context) in nats, summed over its tokens, end-of-turn included.
         tokens: how many those are.
+        mean_log_prob: the ranking score; mean log p over the reply's tokens, end-of-turn left out.
         cosine: of the contrast head, -1..1; None where the model has none.
     """
 
     nll: float
     tokens: int
+    mean_log_prob: float
     cosine: float | None = None
-
-    @property
-    def mean_log_prob(self) -> float:
-        return -self.nll / self.tokens
 
 
 @dataclass(frozen=True)
@@ -70,15 +68,15 @@ def score_replies(
         packed = model.pack([contexts[i] for i in batch], [replies[i] for i in batch])
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             result = model(packed.to(model.device))
+        nlls = (-result.log_probs()).tolist()
         means = result.mean_log_probs().tolist()
         counts = result.token_counts().long().tolist()
         cosines: list[float | None] = [None] * len(means)
         if model.contrast_head is not None:
             left, right = model.contrast_head(result.context_states, result.response_states)
             cosines = (left[result.candidate_examples] * right).sum(-1).tolist()
-        flat = iter(zip(means, counts, cosines, strict=True))
+        flat = map(ReplyScore, nlls, counts, means, cosines)
         for i in batch:
             for _ in replies[i]:
-                mean, count, cosine = next(flat)
-                scores[i].append(ReplyScore(-mean * count, count, cosine))
+                scores[i].append(next(flat))
     return scores

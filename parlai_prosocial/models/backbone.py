@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         self.prompt = Prompt(tokenizer, system_prompt, self.is_encoder_decoder)
         self.pad_id = pad_token_id(tokenizer)
         scorer = Seq2SeqScorer if self.is_encoder_decoder else CausalScorer
-        self.scorer = scorer(lm, self.pad_id)
+        self.scorer = scorer(lm, self.pad_id, [self.prompt.end_of_turn_id])
         self.adapted = adapter is not None or lora_rank > 0
         if bf16 and (self.adapted or not trainable):
             lm.to(torch.bfloat16)

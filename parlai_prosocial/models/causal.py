@@ -7,7 +7,12 @@ from typing import Any
 import torch
 
 from parlai_prosocial.models.packing import PackedBatch, pack, pack_separately
-from parlai_prosocial.models.scores import CandidateScores, mean_pool, token_log_probs
+from parlai_prosocial.models.scores import (
+    CandidateScores,
+    mean_pool,
+    reply_tokens,
+    token_log_probs,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +31,12 @@ class CausalScorer:
     Args:
         lm: a Hugging Face causal language model in float32.
         pad_id: a token id to fill rows with.
+        end_ids: the tokens that end a reply.
     """
 
-    def __init__(self, lm: Any, pad_id: int):
+    def __init__(self, lm: Any, pad_id: int, end_ids: Sequence[int]):
         self.pad_id = pad_id
+        self.end_ids = end_ids
         self.window = attention_window(lm.config)
         self.shares_context = self._packed_equals_separate(lm)
         if not self.shares_context:
@@ -66,7 +73,7 @@ class CausalScorer:
         ).last_hidden_state.flatten(0, 1)  # (rows * length, hidden)
         # Only states that predict a response token reach the output layer, a fifth of this model.
         logits = lm.get_output_embeddings()(hidden[batch.query_positions])  # (T, vocabulary)
-        return _collect(batch, logits, hidden)
+        return self._collect(batch, logits, hidden)
 
     def _score_separate(self, lm: Any, batch: PackedBatch) -> CandidateScores:
         output = lm(
@@ -76,7 +83,23 @@ class CausalScorer:
             use_cache=False,
         )
         logits = output.logits.flatten(0, 1)[batch.query_positions]  # (T, vocabulary)
-        return _collect(batch, logits, output.hidden_states[-1].flatten(0, 1))
+        return self._collect(batch, logits, output.hidden_states[-1].flatten(0, 1))
+
+    def _collect(
+        self, batch: PackedBatch, logits: torch.Tensor, hidden: torch.Tensor
+    ) -> CandidateScores:
+        log_probs, correct = token_log_probs(logits, batch.target_ids)
+        return CandidateScores(
+            token_log_probs=log_probs,
+            token_correct=correct,
+            token_candidates=batch.target_candidates,
+            token_in_reply=reply_tokens(batch.target_ids, batch.target_candidates, self.end_ids),
+            candidate_examples=batch.candidate_examples,
+            context_states=hidden[batch.context_ends],  # (E, hidden)
+            response_states=mean_pool(
+                hidden[batch.token_positions], batch.token_candidates, len(batch.candidate_examples)
+            ),  # (C, hidden)
+        )
 
     @torch.no_grad()
     def _packed_equals_separate(self, lm: Any) -> bool:
@@ -107,17 +130,3 @@ def attention_window(config: Any) -> int | None:
     """Tokens that a model's narrowest layer looks back on, itself included; None: on all."""
     settings = config.to_dict()
     return min((settings[name] for name in WINDOW_SETTINGS if settings.get(name)), default=None)
-
-
-def _collect(batch: PackedBatch, logits: torch.Tensor, hidden: torch.Tensor) -> CandidateScores:
-    log_probs, correct = token_log_probs(logits, batch.target_ids)
-    return CandidateScores(
-        token_log_probs=log_probs,
-        token_correct=correct,
-        token_candidates=batch.target_candidates,
-        candidate_examples=batch.candidate_examples,
-        context_states=hidden[batch.context_ends],  # (E, hidden)
-        response_states=mean_pool(
-            hidden[batch.token_positions], batch.token_candidates, len(batch.candidate_examples)
-        ),  # (C, hidden)
-    )

@@ -9,7 +9,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
 from parlai_prosocial.models.packing import repeat_index
-from parlai_prosocial.models.scores import CandidateScores, mean_pool, token_log_probs
+from parlai_prosocial.models.scores import (
+    CandidateScores,
+    mean_pool,
+    reply_tokens,
+    token_log_probs,
+)
 
 
 @dataclass
@@ -59,10 +64,12 @@ class Seq2SeqScorer:
     Args:
         lm: a Hugging Face encoder-decoder language model.
         pad_id: a token id to fill rows with.
+        end_ids: the tokens that end a reply.
     """
 
-    def __init__(self, lm: Any, pad_id: int):
+    def __init__(self, lm: Any, pad_id: int, end_ids: Sequence[int]):
         self.pad_id = pad_id
+        self.end_ids = end_ids
         self.start_id = lm.config.decoder_start_token_id
 
     def pack(
@@ -95,7 +102,8 @@ class Seq2SeqScorer:
         )
         mask = batch.target_mask
         owners = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
-        log_probs, correct = token_log_probs(output.logits[mask], batch.target_ids[mask])
+        targets = batch.target_ids[mask]  # (T,)
+        log_probs, correct = token_log_probs(output.logits[mask], targets)
         # Position t reads response token t - 1: the start token's own state is left out.
         reads_response = mask.clone()
         reads_response[:, 0] = False
@@ -105,6 +113,7 @@ class Seq2SeqScorer:
             token_log_probs=log_probs,
             token_correct=correct,
             token_candidates=owners[mask],
+            token_in_reply=reply_tokens(targets, owners[mask], self.end_ids),
             candidate_examples=examples,
             context_states=mean_pool(
                 encoded[context_mask],

@@ -14,6 +14,8 @@ from parlai_prosocial.agents.contrast import (
     in_batch_mask,
     padded_by_example,
     permute_weights,
+    sample_negatives,
+    without_equal,
 )
 from parlai_prosocial.data.example import W_MIN
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
@@ -66,7 +68,7 @@ def test_permuted_weights_are_the_same_ones_elsewhere():
 def test_in_batch_negatives_leave_false_ones_out_and_take_the_smallest_weight():
     hard = example("walk", group="a", negatives=[[9]], log_weights=[0.3])
     examples = [hard, example("rest", group="a"), example("sing"), example("swim")]
-    extended = add_in_batch_negatives(examples, examples, 5, [Random(0)] * 4)
+    extended = add_in_batch_negatives(examples, examples, 5, "0")
     first, second = extended[:2]
     assert first.negatives[0] == [9]
     assert sorted(first.negatives[1:]) == sorted([examples[2].response, examples[3].response])
@@ -80,8 +82,7 @@ def test_in_batch_sampling_is_seeded_and_limited():
 
     def draw(seed, start=0, stop=9, count=2):
         own = examples[start:stop]
-        rngs = [Random(f"{seed} {start + i}") for i in range(len(own))]
-        return [e.negatives for e in add_in_batch_negatives(own, examples, count, rngs)]
+        return [e.negatives for e in add_in_batch_negatives(own, examples, count, str(seed))]
 
     drawn = [draw(seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -89,6 +90,24 @@ def test_in_batch_sampling_is_seeded_and_limited():
     assert all(len(negatives) == 8 for negatives in draw(0, count=9))  # never its own
     # Spread over two processes, every example draws as before.
     assert draw(1, 0, 4) + draw(1, 4, 9) == drawn[0]
+
+
+def test_negatives_are_sampled_by_the_seed_and_the_example_alone():
+    many = example("rest", negatives=[[i] for i in range(20)], log_weights=range(20))
+    drawn = [sample_negatives(many, 3, seed) for seed in ("0 5", "0 5", "1 5", "0 6")]
+    assert drawn[0] == drawn[1]
+    assert len({str(one.negatives) for one in drawn}) == 3
+    for one in drawn:
+        assert one.negatives == [[weight] for weight in one.log_weights]
+        assert len(one.negatives) == 3
+    assert sample_negatives(many, 20, "0") == many
+
+
+def test_what_truncation_made_equal_is_left_out_and_counted():
+    given = example("hi", negatives=[[1], [104, 105], [2], [1]], log_weights=[0.1, 0.2, 0.3, 0.4])
+    kept = without_equal(given)
+    assert (kept.negatives, kept.log_weights, kept.equal) == ([[1], [2]], [0.1, 0.3], 2)
+    assert without_equal(kept).negatives == kept.negatives
 
 
 def test_padded_by_example():
@@ -111,6 +130,7 @@ def scores(width=4):
         token_log_probs=LOG_PROBS,
         token_correct=torch.zeros(6, dtype=torch.bool),
         token_candidates=torch.arange(6),
+        token_in_reply=torch.ones(6, dtype=torch.bool),
         candidate_examples=CANDIDATE_EXAMPLES,
         context_states=torch.randn(3, width),
         response_states=torch.randn(6, width),
@@ -137,6 +157,7 @@ def test_likelihood_margin_takes_sums_over_tokens():
         token_log_probs=LOG_PROBS.repeat_interleave(2),
         token_correct=torch.zeros(12, dtype=torch.bool),
         token_candidates=torch.arange(6).repeat_interleave(2),
+        token_in_reply=torch.ones(12, dtype=torch.bool),
     )
     output = contrast_loss(LikelihoodMarginLoss(1.0), "likelihood", doubled, EXAMPLES, None, None)
     # log p of the first example: -2 against -6 (weight e^0.5) and -1 (weight e^-0.2).
@@ -176,6 +197,7 @@ def test_no_negative_at_all():
     given = scores()._replace(
         token_log_probs=LOG_PROBS[:1],
         token_candidates=torch.tensor([0]),
+        token_in_reply=torch.tensor([True]),
         candidate_examples=torch.tensor([0]),
     )
     output = contrast_loss(NPairLoss(), "likelihood", given, examples, None, None)

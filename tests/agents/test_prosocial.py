@@ -27,13 +27,16 @@ MESSAGES = [
 
 
 def mean_log_p(agent, text, reply):
-    """(mean log p, tokens) of a reply by a pass of its own, through transformers alone."""
+    """(mean log p, nll, tokens) of a reply by a pass of its own, through transformers alone.
+
+    The mean leaves the end-of-turn token out, the other two have it.
+    """
     prompt = agent.backbone.prompt
     context, response = prompt.encode_context(text, 96), prompt.encode_response(reply, 12)
     log_probs = agent.backbone.lm(torch.tensor([context + response[:-1]])).logits[0].log_softmax(-1)
     own = log_probs[len(context) - 1 :].gather(1, torch.tensor(response)[:, None])
     assert len(own) == len(response)
-    return own.mean(), len(response)
+    return own[:-1].mean(), -own.sum(), len(response)
 
 
 def by_hand(agent, weight=1.0, tau=0.5):
@@ -41,8 +44,8 @@ def by_hand(agent, weight=1.0, tau=0.5):
     nll, tokens, contrast = [], [], []
     numbers = {"margin": [], "contrast_acc": [], "logp_pos": [], "logp_neg": []}
     for message in MESSAGES:
-        positive, length = mean_log_p(agent, message["text"], message["labels"][0])
-        nll.append(-positive * length)
+        positive, own_nll, length = mean_log_p(agent, message["text"], message["labels"][0])
+        nll.append(own_nll)
         tokens.append(length)
         numbers["logp_pos"].append(positive)
         if "negatives" not in message:
@@ -62,9 +65,10 @@ def by_hand(agent, weight=1.0, tau=0.5):
         numbers["margin"].append(positive - negatives.max())
         numbers["contrast_acc"].append((positive > negatives.max()).float())
     mle = torch.stack(nll).sum() / sum(tokens)
-    contrast = torch.stack(contrast).mean()
+    logged = torch.stack(contrast).mean()
+    contrast = torch.stack(contrast).sum() / len(MESSAGES)
     numbers = {name: torch.stack(values).mean().item() for name, values in numbers.items()}
-    numbers |= {"loss": mle.item(), "ppl": exp(mle.item()), "contrast_loss": contrast.item()}
+    numbers |= {"loss": mle.item(), "ppl": exp(mle.item()), "contrast_loss": logged.item()}
     return mle + weight * contrast, numbers
 
 
@@ -141,13 +145,63 @@ def test_at_most_so_many_negatives_in_training_and_all_in_evaluation(make_agent,
         "negative_weights": [1.0] * 6,
     }
     agent = make_agent(negatives=2)
-    drawn = [talk.observe(agent, [message])[0]["contrast_example"].negatives for _ in range(2)]
-    assert [len(negatives) for negatives in drawn] == [2, 2]
+    batch = agent.batchify(talk.observe(agent, [message]))
+    assert [len(example.negatives) for example in batch.examples] == [2]
     evaluated = {k: v for k, v in message.items() if k != "labels"} | {
         "eval_labels": message["labels"]
     }
-    [observation] = talk.observe(agent, [evaluated])
-    assert len(observation["contrast_example"].negatives) == 6
+    batch = agent.batchify(talk.observe(agent, [evaluated]))
+    assert [len(example.negatives) for example in batch.examples] == [6]
+
+
+def test_what_is_drawn_depends_on_the_seed_and_the_step(make_agent, talk):
+    message = MESSAGES[0] | {
+        "negatives": [f"reply {i}" for i in range(12)],
+        "negative_weights": [1.0] * 12,
+    }
+    bare = [{"text": f"{i}?", "labels": [f"{i}!"]} for i in range(12)]
+
+    def drawn(seed, steps):
+        agent = make_agent(negatives=3, in_batch_negatives=3)
+        agent.opt["seed"] = seed
+        agent._number_training_updates = steps
+        agent.is_training = True
+        batch = agent.batchify(talk.observe(agent, [message, *bare]))
+        return [e.negatives for e in agent._contrasted_examples(batch)[0]]
+
+    first = drawn(0, 0)
+    assert first == drawn(0, 0)
+    for other in (drawn(1, 0), drawn(0, 1)):
+        assert first[0][:3] != other[0][:3]
+        assert first[1:] != other[1:]
+
+
+def test_one_contrasted_example_has_the_same_force_in_every_batch(make_agent, talk):
+    contrasted = MESSAGES[2]
+    casual = {"text": "Hi!", "labels": ["I like to walk."]}
+    agent = make_agent(contrast_weight=1.0)
+    agent.is_training = True
+    forces = []
+    for count in (1, 8, 64):
+        batch = agent.batchify(talk.observe(agent, [contrasted, *[casual] * (count - 1)]))
+        losses = []
+        for weight in (1.0, 0.0):
+            agent.opt["contrast_weight"] = weight
+            losses.append(agent.compute_loss(batch).item())
+        forces.append(losses[0] - losses[1])
+    assert forces[0] / 8 == pytest.approx(forces[1], rel=1e-3)
+    assert forces[0] / 64 == pytest.approx(forces[2], rel=1e-2)
+
+
+def test_a_pair_that_truncation_made_equal_is_no_pair(make_agent, talk):
+    agent = make_agent(label_truncate=3)
+    label = "You could rest, and drink some water."
+    twin = {"text": "Why?", "labels": [label], "negatives": [label + " Or steal.", "No."]}
+    alone = twin | {"negatives": [label + " Or steal."]}
+    replies = talk.act(agent, [twin, alone])
+    assert replies[0]["metrics"]["contrast_acc"] is not None
+    assert replies[1]["metrics"]["contrast_acc"] is None
+    assert [r["metrics"]["equal_negatives"].value() for r in replies] == [1, 1]
 
 
 def test_social_weights_can_be_switched_off(make_agent, talk):
@@ -185,8 +239,11 @@ def test_in_batch_negatives_train_a_task_without_negatives(make_agent, talk):
     bare = [{"text": f"{i}?", "labels": [label]} for i, label in enumerate(["rest", "walk", "go"])]
     for count in (0, 2):
         replies = talk.act(make_agent(in_batch_negatives=count), bare)
-        contrast = [r["metrics"]["contrast_loss"].value() for r in replies]
-        assert all(value > 0 for value in contrast) == (count > 0)
+        contrast = [r["metrics"]["contrast_loss"] for r in replies]
+        if count:
+            assert all(metric.value() > 0 for metric in contrast)
+        else:
+            assert contrast == [None] * 3
 
 
 @pytest.mark.parametrize("score", ["cosine", "likelihood+cosine"])
@@ -333,6 +390,24 @@ def test_drift_of_the_fitting_replies_is_told_once(make_agent, monkeypatch):
     assert "mean log p of the fitting replies fell from -1.095 to" in told[0]
 
 
+def test_drift_is_told_in_a_run_of_16_steps(make_agent, monkeypatch):
+    from parlai.utils import logging
+
+    told = []
+    monkeypatch.setattr(logging, "warning", told.append)
+    agent = make_agent()
+    agent.opt["max_train_steps"] = 16
+    for step in range(16):
+        agent._watch_drift(-1.0 - 0.01 * step)
+    assert len(told) == 1
+    # Batches that differ are none.
+    agent = make_agent()
+    agent.opt["max_train_steps"] = 16
+    for step in range(16):
+        agent._watch_drift(-1.0 - 0.3 * (step % 3) - 0.001 * step)
+    assert len(told) == 1
+
+
 def test_no_drift_no_warning(make_agent, monkeypatch):
     from parlai.utils import logging
 
@@ -352,8 +427,8 @@ def test_token_losses_of_the_label_are_shown(make_agent, talk):
     ]
     replies = talk.act(agent, messages)
     for message, reply in zip(MESSAGES, replies, strict=True):
-        expected, length = mean_log_p(agent, message["text"], message["labels"][0])
+        _, nll, length = mean_log_p(agent, message["text"], message["labels"][0])
         losses = [loss for _, loss in reply["token_losses"]]
         assert len(losses) == length
-        assert sum(losses) / length == pytest.approx(-expected.item(), rel=1e-5)
+        assert sum(losses) == pytest.approx(nll.item(), rel=1e-5)
         assert reply["token_losses"][-1][0] == agent.backbone.prompt.tokenizer.eos_token

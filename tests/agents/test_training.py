@@ -239,3 +239,12 @@ def test_each_loss_learns_something_of_its_own(train, tmp_path):
         learnt[name] = weights(tmp_path / name / "model")
     for one, other in combinations(learnt, 2):
         assert differs(learnt[one], learnt[other]) > 0, (one, other)
+
+
+@pytest.mark.parametrize("model", ["prosocial", "prosocial/transformer"])
+def test_training_logs_of_several_tasks_weigh_by_examples(model):
+    flags = ["-m", model, "-t", "self_dialogue,diasafety"]
+    assert TrainModel.setup_args().parse_args(flags)["aggregate_micro"]
+    macro = [*flags, "--aggregate-micro", "false"]
+    assert not TrainModel.setup_args().parse_args(macro)["aggregate_micro"]
+    assert not EvalModel.setup_args().parse_args(flags)["aggregate_micro"]

@@ -30,7 +30,7 @@ def test_scores_do_not_depend_on_batches_or_order(model):
             assert a.nll == pytest.approx(b.nll, rel=1e-4)
 
 
-def test_a_score_is_the_mean_over_tokens_with_end_of_turn(model):
+def test_the_score_is_a_mean_without_the_end_of_turn_which_the_nll_has(model):
     context, [reply, *_] = PAIRS[0]
     [[score, *_], *_] = score_replies(model, PAIRS, bf16=False)
     ids = model.prompt.encode_response(reply)
@@ -38,8 +38,9 @@ def test_a_score_is_the_mean_over_tokens_with_end_of_turn(model):
     assert score.tokens == len(ids)
     with torch.no_grad():
         batch = model.pack([model.prompt.encode_context(context)], [[ids]])
-        expected = model(batch).token_log_probs.mean().item()
-    assert score.mean_log_prob == pytest.approx(expected, rel=1e-4)
+        log_probs = model(batch).token_log_probs
+    assert score.nll == pytest.approx(-log_probs.sum().item(), rel=1e-4)
+    assert score.mean_log_prob == pytest.approx(log_probs[:-1].mean().item(), rel=1e-4)
 
 
 def test_sampling_is_seeded_and_keeps_the_order(model):

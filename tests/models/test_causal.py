@@ -49,14 +49,14 @@ def one_by_one(lm, contexts, candidates):
 
 def test_packed_scores_equal_separate_passes(lm):
     contexts, candidates = random_batch()
-    scorer = CausalScorer(lm, pad_id=0)
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     assert scorer.shares_context
     batch = scorer.pack(contexts, candidates)
     scores = scorer.score(lm, batch)
     expected = one_by_one(lm, contexts, candidates)
     lengths = torch.tensor([len(y) for ys in candidates for y in ys])
     assert scores.token_counts().tolist() == lengths.tolist()
-    torch.testing.assert_close(scores.mean_log_probs(), expected / lengths, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores.log_probs(), expected, atol=1e-4, rtol=0)
     assert batch.target_ids.tolist() == [t for ys in candidates for y in ys for t in y]
 
 
@@ -67,10 +67,9 @@ def gradients(lm, scores):
 
 
 def assert_gradients_equal_separate_passes(lm, scorer, contexts, candidates):
-    lengths = torch.tensor([len(y) for ys in candidates for y in ys])
-    scores = scorer.score(lm, scorer.pack(contexts, candidates)).mean_log_probs()
+    scores = scorer.score(lm, scorer.pack(contexts, candidates)).log_probs()
     found = gradients(lm, scores)
-    separate = gradients(lm, one_by_one(lm, contexts, candidates) / lengths)
+    separate = gradients(lm, one_by_one(lm, contexts, candidates))
     assert all(g.abs().max() > 0 for g in found)
     for a, b in zip(found, separate, strict=True):
         # Gradients sum over many tokens: the tolerance is relative to the largest of each.
@@ -78,7 +77,7 @@ def assert_gradients_equal_separate_passes(lm, scorer, contexts, candidates):
 
 
 def test_packed_gradients_equal_separate_passes(lm):
-    scorer = CausalScorer(lm, pad_id=0)
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     assert scorer.shares_context
     assert_gradients_equal_separate_passes(lm, scorer, *random_batch(1))
 
@@ -103,7 +102,7 @@ def test_packed_scores_equal_one_batch_of_padded_rows(lm, side):
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = lm(input_ids=ids, attention_mask=mask, position_ids=positions).logits
     expected, _ = token_log_probs(logits[:, :-1][targets[:, 1:]], ids[targets])
-    scorer = CausalScorer(lm, pad_id=0)
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     scores = scorer.score(lm, scorer.pack(contexts, candidates))
     torch.testing.assert_close(scores.token_log_probs, expected, atol=1e-5, rtol=0)
 
@@ -121,7 +120,7 @@ def test_a_block_mask_does_not_widen_a_sliding_window():
         initializer_range=0.2,
     )
     lm = MistralForCausalLM(config).eval()
-    scorer = CausalScorer(lm, pad_id=0)
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     rng = Random(0)
     long, short = random_ids(rng, 40, 40), random_ids(rng, 3, 3)
     candidates = [[*random_ids(rng, 11, 11), END], [*random_ids(rng, 9, 9), END]]
@@ -130,14 +129,13 @@ def test_a_block_mask_does_not_widen_a_sliding_window():
         assert len(batch.input_ids) == rows
         found = scorer.score(lm, batch)
         expected = one_by_one(lm, contexts, [candidates])
-        sums = found.sum_per_candidate(found.token_log_probs)
-        torch.testing.assert_close(sums, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found.log_probs(), expected, atol=1e-4, rtol=0)
     assert_gradients_equal_separate_passes(lm, scorer, [long, short], [candidates, candidates])
 
 
 def test_states_are_those_of_separate_passes(lm):
     contexts, candidates = random_batch(2)
-    scorer = CausalScorer(lm, pad_id=0)
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     scores = scorer.score(lm, scorer.pack(contexts, candidates))
     j = 0
     for i, context in enumerate(contexts):
@@ -155,7 +153,7 @@ def test_states_are_those_of_separate_passes(lm):
 
 def test_order_of_candidates_does_not_matter(lm):
     contexts, candidates = random_batch(3)
-    scorer = CausalScorer(lm, pad_id=0)
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     scores = scorer.score(lm, scorer.pack(contexts, candidates)).mean_log_probs()
     backwards = [ys[::-1] for ys in candidates]
     turned = scorer.score(lm, scorer.pack(contexts, backwards)).mean_log_probs()
@@ -166,7 +164,7 @@ def test_order_of_candidates_does_not_matter(lm):
 
 def test_order_of_examples_does_not_matter(lm):
     contexts, candidates = random_batch(4)
-    scorer = CausalScorer(lm, pad_id=0)
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     scores = scorer.score(lm, scorer.pack(contexts, candidates)).mean_log_probs()
     turned = scorer.score(lm, scorer.pack(contexts[::-1], candidates[::-1])).mean_log_probs()
     counts = [len(ys) for ys in candidates]
@@ -179,26 +177,29 @@ def test_masks_come_from_lengths_and_never_from_ids(lm, pad_id):
     # Replies and contexts hold the padding and the end-of-turn token in their middle.
     contexts = [[5, pad_id, END, 8], [pad_id], [7, 9]]
     candidates = [[[4, pad_id, END, 6, END], [pad_id, pad_id, END]], [[END, END]], [[3, END]]]
-    scorer = CausalScorer(lm, pad_id=pad_id)
+    scorer = CausalScorer(lm, pad_id=pad_id, end_ids=[END])
     scores = scorer.score(lm, scorer.pack(contexts, candidates))
     assert scores.token_counts().tolist() == [5, 3, 2, 2]
-    expected = one_by_one(lm, contexts, candidates) / torch.tensor([5, 3, 2, 2])
-    torch.testing.assert_close(scores.mean_log_probs(), expected, atol=1e-5, rtol=0)
+    assert scores.reply_token_counts().tolist() == [4, 2, 1, 1]
+    expected = one_by_one(lm, contexts, candidates)
+    torch.testing.assert_close(scores.log_probs(), expected, atol=1e-4, rtol=0)
 
 
-def test_the_end_of_turn_counts(lm):
-    scorer = CausalScorer(lm, pad_id=0)
+def test_the_end_of_turn_counts_in_the_likelihood_alone(lm):
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     other = END + 1
     batch = scorer.pack([[5, 6]], [[[7, END], [7, other]]])
     scores = scorer.score(lm, batch)
     last = lm(torch.tensor([[5, 6, 7]])).logits[0, -1].log_softmax(-1)
     shared = scores.token_log_probs[0]
-    expected = torch.stack([shared + last[END], shared + last[other]]) / 2
-    torch.testing.assert_close(scores.mean_log_probs(), expected, atol=1e-5, rtol=0)
+    whole = torch.stack([shared + last[END], shared + last[other]])
+    torch.testing.assert_close(scores.log_probs(), whole, atol=1e-5, rtol=0)
+    score = torch.stack([shared, whole[1] / 2])
+    torch.testing.assert_close(scores.mean_log_probs(), score, atol=1e-5, rtol=0)
 
 
 def test_greedy_hits_are_marked_correct(lm):
-    scorer = CausalScorer(lm, pad_id=0)
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     best = lm(torch.tensor([[5, 6]])).logits[0, -1].argmax().item()
     scores = scorer.score(lm, scorer.pack([[5, 6]], [[[best], [best + 1]]]))
     assert scores.token_correct.tolist() == [True, False]
@@ -206,7 +207,7 @@ def test_greedy_hits_are_marked_correct(lm):
 
 def test_a_model_that_ignores_the_block_mask_falls_back_and_says_so(lm, monkeypatch, caplog):
     contexts, candidates = random_batch(5)
-    shared = CausalScorer(lm, pad_id=0)
+    shared = CausalScorer(lm, pad_id=0, end_ids=[END])
     expected = shared.score(lm, shared.pack(contexts, candidates))
     inner = type(lm.base_model)
     forward = inner.forward
@@ -218,7 +219,7 @@ def test_a_model_that_ignores_the_block_mask_falls_back_and_says_so(lm, monkeypa
 
     monkeypatch.setattr(inner, "forward", deaf)
     with caplog.at_level(logging.WARNING):
-        scorer = CausalScorer(lm, pad_id=0)
+        scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     assert not scorer.shares_context
     assert type(lm).__name__ in caplog.text
     for _ in range(2):
@@ -242,7 +243,7 @@ def test_a_model_that_refuses_the_block_mask_falls_back(lm, monkeypatch, caplog)
 
     monkeypatch.setattr(inner, "forward", strict)
     lm.train()
-    scorer = CausalScorer(lm, pad_id=0)
+    scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     assert not scorer.shares_context
     assert caplog.text.count("block attention mask") == 1
     assert lm.training

@@ -71,8 +71,13 @@ def one_by_one(lm, contexts, candidates):
     )
 
 
+def means(scores):
+    """(C,) mean log p over all tokens, end-of-turn included."""
+    return scores.log_probs() / scores.token_counts()
+
+
 def score(lm, contexts, candidates):
-    scorer = Seq2SeqScorer(lm, lm.config.pad_token_id)
+    scorer = Seq2SeqScorer(lm, lm.config.pad_token_id, [lm.config.eos_token_id])
     return scorer.score(lm, scorer.pack(contexts, candidates))
 
 
@@ -81,7 +86,7 @@ def test_scores_equal_separate_passes(lm):
     scores = score(lm, contexts, candidates)
     assert scores.token_counts().tolist() == [len(y) for ys in candidates for y in ys]
     expected = one_by_one(lm, contexts, candidates)
-    torch.testing.assert_close(scores.mean_log_probs(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(means(scores), expected, atol=1e-5, rtol=0)
 
 
 def test_labels_alone_give_the_same_score(lm):
@@ -89,7 +94,7 @@ def test_labels_alone_give_the_same_score(lm):
     response = [9, 8, 7, lm.config.eos_token_id]
     loss = lm(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([response])).loss
     scores = score(lm, [[3, 4, 5]], [[response]])
-    torch.testing.assert_close(scores.mean_log_probs(), -loss[None], atol=1e-5, rtol=0)
+    torch.testing.assert_close(means(scores), -loss[None], atol=1e-5, rtol=0)
 
 
 def test_gradients_equal_separate_passes(lm):
@@ -101,7 +106,7 @@ def test_gradients_equal_separate_passes(lm):
         (scores * weights).sum().backward()
         return {n: p.grad.clone() for n, p in lm.named_parameters() if p.grad is not None}
 
-    shared = gradients(score(lm, contexts, candidates).mean_log_probs())
+    shared = gradients(means(score(lm, contexts, candidates)))
     separate = gradients(one_by_one(lm, contexts, candidates))
     assert shared.keys() == separate.keys()
     for name, a in shared.items():
@@ -149,5 +154,5 @@ def test_padding_share():
 
 def test_padding_share_counts_unused_places(lm):
     end = lm.config.eos_token_id
-    batch = Seq2SeqScorer(lm, 0).pack([[5, 6, 7, 8], [5, 6]], [[[4, end]], [[end]]])
+    batch = Seq2SeqScorer(lm, 0, [end]).pack([[5, 6, 7, 8], [5, 6]], [[[4, end]], [[end]]])
     assert batch.padding_share == pytest.approx((2 + 1) / (8 + 4))
