@@ -34,12 +34,12 @@ from parlai_prosocial.evaluation.results.tables import make_table, markdown_tabl
 from parlai_prosocial.evaluation.statistics.bootstrap import holm
 from parlai_prosocial.evaluation.statistics.calibration import expected_calibration_error
 from parlai_prosocial.experiments.classification import (
-    Measure,
     Predictions,
+    Statistic,
     accuracy,
     difference,
+    interval_of,
     macro_f1,
-    measured,
     unsafe_auc,
 )
 from parlai_prosocial.experiments.ranking import CONTEXT_BOUND, GIVE_AWAY
@@ -129,7 +129,7 @@ def results_table(records: list[dict[str, Any]]) -> dict[str, Any]:
         arm, fold = record["arm"], record["fold"]
         calibrated[arm][fold], plain[arm][fold] = predictions_of(record)
 
-    rows: list[tuple[str, Measure, tuple[str, ...] | None, dict[str, dict]]] = [
+    rows: list[tuple[str, Statistic, tuple[str, ...] | None, dict[str, dict]]] = [
         (PRIMARY, unsafe_auc, CONTEXT_BOUND, calibrated),
         ("AUC, mean of the give-away categories", unsafe_auc, GIVE_AWAY, calibrated),
         *(
@@ -156,7 +156,7 @@ def results_table(records: list[dict[str, Any]]) -> dict[str, Any]:
         columns,
         [
             {"measure": name, "difference": differences[name]}
-            | {arm: measured(measure, runs[arm], categories) for arm in ARMS}
+            | {arm: interval_of(measure, runs[arm], categories) for arm in ARMS}
             for name, measure, categories, runs in rows
         ],
         [

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from parlai_prosocial.api import Prosocial as Prosocial
+    from parlai_prosocial.evaluation.run import audit as audit
+    from parlai_prosocial.evaluation.run import evaluate as evaluate
     from parlai_prosocial.training.recipe import train as train
 
 __version__ = "0.1.0"
@@ -12,6 +14,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "Prosocial": "parlai_prosocial.api",
     "train": "parlai_prosocial.training.recipe",
+    "audit": "parlai_prosocial.evaluation.run",
+    "evaluate": "parlai_prosocial.evaluation.run",
 }
 """What the package offers -> its module, imported when it is asked for: torch takes seconds."""
 

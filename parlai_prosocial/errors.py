@@ -1,6 +1,14 @@
 """The error that a user can fix, shown as one line instead of a traceback."""
 
+import inspect
+import re
 import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class UserError(Exception):
@@ -9,6 +17,47 @@ class UserError(Exception):
     The message names the file, line, field or flag, and the mend. Raised anywhere in this
     package; commands print it as one line and exit with status 1.
     """
+
+
+class UsageError(UserError):
+    """A request that makes no sense, refused before anything was run."""
+
+
+def names_arguments(
+    same: Iterable[str], **other: str
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """For a function that a command and Python call alike: errors name the caller's own word.
+
+    Inside, messages name flags. This turns ``--max-tokens 0: ...`` into ``max_tokens 0: ...`` for
+    who calls the function; a command calls :func:`with_flags` of it, whose errors stay as they are.
+
+    Args:
+        same: arguments whose flags have the same name.
+        **other: argument -> its flag, without dashes, where that is another one.
+    """
+    names = {name.replace("_", "-"): name for name in same}
+    names |= {flag: name for name, flag in other.items()}
+
+    def argument(found: re.Match[str]) -> str:
+        return names.get(found[1], found[0])
+
+    def decorate(call: Callable[P, R]) -> Callable[P, R]:
+        @wraps(call)
+        def named(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return call(*args, **kwargs)
+            except UserError as error:
+                text = re.sub(r"(?<![\w-])--([a-z][a-z-]*[a-z])", argument, str(error))
+                raise type(error)(text) from None
+
+        return named
+
+    return decorate
+
+
+def with_flags(call: Callable[P, R]) -> Callable[P, R]:
+    """A function of :func:`names_arguments` as a command calls it."""
+    return inspect.unwrap(call)
 
 
 def show_user_errors_as_one_line() -> None:

@@ -102,7 +102,7 @@ def read_results(file: Path, row: str) -> dict[str, Any]:
 
 def _sample_failures(log: Path, row: str) -> list[dict[str, str]]:
     """Replies of one model that a judge calls unfit: by lot, the same ones every time."""
-    from parlai_prosocial.evaluation.results.aggregate import is_unfit
+    from parlai_prosocial.evaluation.records import is_unfit
 
     found: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
     for line in log.read_text("utf-8").splitlines():

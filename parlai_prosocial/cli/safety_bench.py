@@ -1,7 +1,5 @@
 """``prosocial safety-bench``: ParlAI's Safety Bench over any model."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -48,54 +46,14 @@ def safety_bench(model: str, tests: str, out: Path, batchsize: int, datapath: st
     checked before the model is loaded, and listed by `prosocial doctor`.
     """
     from parlai_prosocial.compat.flags import find_datapath
-    from parlai_prosocial.evaluation.results.tables import (
-        make_table,
-        markdown_table,
-        terminal_table,
-    )
-    from parlai_prosocial.evaluation.safety_bench import run_safety_bench
-    from parlai_prosocial.util.files import write_aside
+    from parlai_prosocial.evaluation import safety_bench as bench
+    from parlai_prosocial.evaluation.results.tables import terminal_table
 
     chosen = TESTS if tests == "all" else (tests,)
     out.mkdir(parents=True, exist_ok=True)
-    results = run_safety_bench(model, chosen, find_datapath(datapath), out, batchsize)
-    rows = [
-        {
-            "setting": setting.split(":")[-1],
-            "tool": tool,
-            "flagged": rate,
-            "n": result["n"],
-            "missing": result["missing"],
-        }
-        for setting, result in results.items()
-        for tool, rate in result["flagged"].items()
-    ]
-    table = make_table(
-        f"Safety Bench: {model}",
-        {
-            "setting": {"label": "setting"},
-            "tool": {"label": "tool"},
-            "flagged": {"label": "% flagged", "scale": 100},
-            "n": {"label": "inputs", "digits": 0},
-            "missing": {"label": "missing", "digits": 0},
-        },
-        rows,
-        notes=[
-            "95 % Wilson intervals, among the replies that came. In the settings of generation the "
-            "tools flag what is offensive; in the last they are proxies for affirming it.",
-            "The tools are imperfect and biased, the settings few: a first look, and no proof of "
-            "safety (Dinan et al. 2021, arXiv 2107.03451, section 5).",
-        ],
-    )
-    record = {
-        "model": model,
-        "results": {
-            setting: result | {"flagged": {t: asdict(r) for t, r in result["flagged"].items()}}
-            for setting, result in results.items()
-        },
-    }
-    write_aside(out / "results.json", json.dumps(record, indent=1))
-    write_aside(out / "results.md", markdown_table(table) + "\n")
+    results = bench.run_safety_bench(model, chosen, find_datapath(datapath), out, batchsize)
+    table = bench.results_table(model, results)
+    bench.write_results(out, model, results, table)
     click.echo(terminal_table(table))
     click.echo(
         f"Written: {out / 'results.json'}, {out / 'results.md'}, and all replies beside them"

@@ -1,4 +1,4 @@
-"""What ``evaluate`` asks of models and judges: in batches, each thing once, kept on disk at once.
+"""Answers of models and judges: asked for in batches, each once, kept on disk at once.
 
 Replies, likelihoods and judgements lie in journals under ``OUT/cache``: replies by model, decoding
 and seed, judgements by judge, and in each by the text that was asked about. So a killed run goes
@@ -11,7 +11,6 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.suite import SuiteContext, digest
 from parlai_prosocial.judges.judge import Judge, judge_each, verdict
 from parlai_prosocial.models.backbone import Backbone
-from parlai_prosocial.util.batches import chunked, spread
+from parlai_prosocial.util.batches import chunked
 from parlai_prosocial.util.journal import Journal
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class Decoding:
     seed: int
 
 
-class Work:
+class Answers:
     """Asks for what is not there yet.
 
     Args:
@@ -156,7 +155,7 @@ class Work:
 
 
 def make_records(
-    work: Work,
+    answers: Answers,
     engine: Engine,
     model: str,
     suite: str,
@@ -164,13 +163,13 @@ def make_records(
     decoding: Decoding,
     bf16: bool,
 ) -> list[dict[str, Any]]:
-    """The log's records of one model on a suite (``evaluation/measures.py``), not judged yet."""
-    replies = work.replies(engine, contexts, decoding, bf16)
+    """The log's records of one model on a suite (``evaluation/records.py``), not judged yet."""
+    replies = answers.replies(engine, contexts, decoding, bf16)
     likelihoods: dict[str, Any] = {}
     # A class of MIC's is no reply whose likelihood would say anything.
     known = [context for context in contexts if context.fitting and context.axes]
     if isinstance(engine, TransformersEngine) and known:
-        found = work.likelihoods(engine, known, bf16)
+        found = answers.likelihoods(engine, known, bf16)
         likelihoods = {context.id: scores for context, scores in zip(known, found, strict=True)}
     return [
         {
@@ -193,18 +192,6 @@ def make_records(
         }
         for context, reply in zip(contexts, replies, strict=True)
     ]
-
-
-def limited(contexts: Sequence[SuiteContext], limit: int | None) -> list[SuiteContext]:
-    """At most ``limit`` contexts, evenly spread, as far as it goes whole clusters."""
-    clusters: dict[str, list[SuiteContext]] = {}
-    for context in contexts:
-        clusters.setdefault(context.cluster, []).append(context)
-    every = list(clusters.values())
-    if limit is None or limit >= len(contexts):
-        return list(contexts)
-    chosen = spread(len(every), ceil(limit * len(every) / len(contexts)))
-    return [context for i in chosen for context in every[i]][:limit]
 
 
 def _scored(context: SuiteContext) -> list[str]:

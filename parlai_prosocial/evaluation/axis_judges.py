@@ -1,42 +1,21 @@
-"""The judges of ``evaluate``: opening them, asking them, and doubting them."""
+"""Who judges what: opening the judges of each axis, and asking them."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
-
 from parlai_prosocial.data import own
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.answers import Work
-from parlai_prosocial.evaluation.results.aggregate import rates
-from parlai_prosocial.evaluation.suites.suite import (
-    AGREEMENT,
-    AXES,
-    OVER_CAUTION,
-    UNSAFE,
-    SuiteContext,
-)
-from parlai_prosocial.evaluation.validation.labels.entries import youden_of
-from parlai_prosocial.evaluation.validation.labels.sheets import SheetRow
-from parlai_prosocial.evaluation.validation.sentinels import (
-    LabelledText,
-    judge_quality,
-    labelled_texts,
-    misorders,
-    sentinel_replies,
-)
+from parlai_prosocial.evaluation.answers import Answers
+from parlai_prosocial.evaluation.suites.suite import AGREEMENT, AXES, OVER_CAUTION, UNSAFE
 from parlai_prosocial.judges.classifiers import open_judge
-from parlai_prosocial.judges.judge import Judge, Judgement
+from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.rules import AgreementRules, PreachyRules
-from parlai_prosocial.util.batches import spread
 
-SENTINEL_CONTEXTS = 100
-"""Most contexts of a suite that sentinels reply to; they cost judgements only."""
-LABELLED_TEXTS = 300
-"""Most texts of a suite by which a judge is held against people's labels."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,9 +74,12 @@ def open_judges(
         raise UserError("--judge: the same one twice; give each once")
     for axis, rules in ((AGREEMENT, AgreementRules()), (OVER_CAUTION, PreachyRules())):
         if rules.name in mined:
-            click.echo(
-                f"{axis}: our rules mined data that {mined[rules.name]} was trained on, so they "
-                f"do not score here; give --judge {axis}=KIND:WHERE, or --allow-mining-judge"
+            logger.warning(
+                "%s: our rules mined data that %s was trained on, so they do not score here; give "
+                "--judge %s=KIND:WHERE, or --allow-mining-judge",
+                axis,
+                mined[rules.name],
+                axis,
             )
         else:
             judges.append(AxisJudge(axis, rules))
@@ -107,8 +89,9 @@ def open_judges(
 def mined_by(models: Iterable[str], datapath: str) -> dict[str, str]:
     """Judge's name -> a model trained on data that it mined, as far as checkpoints tell.
 
-    A checkpoint's ``.opt`` names its ``--prosocial-data`` and what it was initialised from. Of
-    other models, and where a file is gone, nothing is known.
+    A checkpoint's ``.opt`` names its ``--prosocial-data`` and what it was initialised from. That
+    data is read as training reads it: a file, a folder, or a data set on the hub. Of other models
+    nothing is known; nor where the data is gone, which is logged.
     """
     found: dict[str, str] = {}
     for model in models:
@@ -117,16 +100,32 @@ def mined_by(models: Iterable[str], datapath: str) -> dict[str, str]:
         while step and step not in seen and Path(f"{step}.opt").is_file():
             seen.add(step)
             opt = json.loads(Path(f"{step}.opt").read_text("utf-8"))
-            data = opt.get("prosocial_data")
-            if data and Path(data).is_file():
-                for name in own.mining_judges(own.load_rows(data, datapath, "train")):
-                    found.setdefault(name, model)
+            for name in _judges_of(opt, model, datapath):
+                found.setdefault(name, model)
             step = opt.get("init_model")
     return found
 
 
+def _judges_of(opt: Mapping[str, Any], model: str, datapath: str) -> set[str]:
+    data = opt.get("prosocial_data")
+    if not data:
+        return set()
+    try:
+        rows = own.load_rows(data, datapath, "train", bool(opt.get("skip_bad_rows")))
+    except UserError as error:
+        logger.warning(
+            "--prosocial-data %s, which %s was trained on, cannot be read, so nobody knows which "
+            "judges mined it: %s",
+            data,
+            model,
+            error,
+        )
+        return set()
+    return own.mining_judges(rows)
+
+
 def judge_records(
-    work: Work, judge: AxisJudge, records: Mapping[str, Mapping[str, list[dict[str, Any]]]]
+    answers: Answers, judge: AxisJudge, records: Mapping[str, Mapping[str, list[dict[str, Any]]]]
 ) -> None:
     """Write what a judge says into the records (suite -> model -> records) of its axis."""
     concerned = [
@@ -137,7 +136,7 @@ def judge_records(
         if judge.axis in record["axes"]
     ]
     answered = [record for record in concerned if record["reply"] is not None]
-    judgements = work.judgements(
+    judgements = answers.judgements(
         judge.judge,
         judge.options,
         ["\n".join(record["context"]) for record in answered],
@@ -147,93 +146,3 @@ def judge_records(
         record["judgements"].setdefault(judge.axis, {})[judge.judge.name] = None
     for record, judgement in zip(answered, judgements, strict=True):
         record["judgements"][judge.axis][judge.judge.name] = judgement
-
-
-def doubt(
-    work: Work, judges: Sequence[AxisJudge], suites: Mapping[str, Sequence[SuiteContext]]
-) -> dict[str, list[dict[str, Any]]]:
-    """``sentinels``, ``misordered`` and ``judge_quality`` of the summary."""
-    doubts: dict[str, list[dict[str, Any]]] = {
-        "sentinels": [],
-        "misordered": [],
-        "judge_quality": [],
-    }
-    for suite, contexts in suites.items():
-        found: dict[str, dict[str, dict[str, Any]]] = {}
-        for judge in judges:
-            concerned = [context for context in contexts if judge.axis in context.axes]
-            shown = [concerned[i] for i in spread(len(concerned), SENTINEL_CONTEXTS)]
-            estimates = {}
-            for name, replies in sentinel_replies(shown).items() if shown else ():
-                own_rates = _sentinel_rates(work, judge, shown, replies)
-                found.setdefault(name, {}).setdefault(judge.axis, {}).update(own_rates)
-                interval = own_rates[judge.judge.name]["rate"]
-                if interval:
-                    estimates[name] = interval["estimate"]
-            doubts["misordered"] += [
-                {
-                    "suite": suite,
-                    "axis": judge.axis,
-                    "judge": judge.judge.name,
-                    "worse": worse,
-                    "better": better,
-                }
-                for worse, better in misorders(judge.axis, estimates)
-            ]
-            doubts["judge_quality"] += _quality(work, judge, suite, contexts)
-        doubts["sentinels"] += [
-            {"suite": suite, "sentinel": name, "rates": own_rates}
-            for name, own_rates in found.items()
-        ]
-    return doubts
-
-
-def _sentinel_rates(
-    work: Work, judge: AxisJudge, contexts: Sequence[SuiteContext], replies: Sequence[str | None]
-) -> dict[str, Any]:
-    said = [
-        (context.text, reply)
-        for context, reply in zip(contexts, replies, strict=True)
-        if reply is not None
-    ]
-    texts, given = [text for text, _ in said], [reply for _, reply in said]
-    judgements = work.judgements(judge.judge, judge.options, texts, given)
-    records = [{"judgements": {judge.axis: {judge.judge.name: found}}} for found in judgements]
-    return rates(records)[judge.axis]
-
-
-def _quality(
-    work: Work, judge: AxisJudge, suite: str, contexts: Sequence[SuiteContext]
-) -> list[dict[str, Any]]:
-    every = labelled_texts(contexts, judge.axis)
-    texts = [every[i] for i in spread(len(every), LABELLED_TEXTS)]
-    if not texts:
-        return []
-    return [{"suite": suite, "against": "people", **_held_against(work, judge, texts)}]
-
-
-def quality_by_labels(
-    work: Work, judges: Sequence[AxisJudge], labels: Mapping[str, Sequence[SheetRow]]
-) -> list[dict[str, Any]]:
-    """The entries of ``judge_quality`` that are against labelled replies, by axis.
-
-    Rows whose two labels differ are left out.
-    """
-    entries = []
-    for judge in judges:
-        rows = labels.get(judge.axis, ())
-        texts = [row.agreed for row in rows if row.agreed is not None]
-        if texts:
-            suites = list(dict.fromkeys(row.suite for row in rows))
-            quality = _held_against(work, judge, texts)
-            more = {"suite": ", ".join(suites), "suites": suites, "against": "labels"}
-            entries.append(more | quality | {"youden": youden_of(quality)})
-    return entries
-
-
-def _held_against(work: Work, judge: AxisJudge, texts: Sequence[LabelledText]) -> dict[str, Any]:
-    found = work.judgements(
-        judge.judge, judge.options, [t.context for t in texts], [t.text for t in texts]
-    )
-    judgements = [None if one is None else Judgement(**one) for one in found]
-    return {"axis": judge.axis, "judge": judge.judge.name, **judge_quality(texts, judgements)}

@@ -6,9 +6,11 @@ one reply at a time; the same random numbers in every run; and rates among the r
 with intervals, where it counts a missing reply as safe.
 """
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +23,9 @@ import torch
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.compat.downloads import SAFETY_BENCH_DATA, TaskData
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.evaluation.results.tables import make_table, markdown_table
 from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
+from parlai_prosocial.util.files import write_aside
 
 MODULES = {
     "generate": "generate_offensive_language_test",
@@ -207,6 +211,47 @@ def run_safety_bench(
                 },
             }
     return results
+
+
+def results_table(model: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What :func:`run_safety_bench` found, as a table."""
+    rows = [
+        {
+            "setting": setting.split(":")[-1],
+            "tool": tool,
+            "flagged": rate,
+            "n": result["n"],
+            "missing": result["missing"],
+        }
+        for setting, result in results.items()
+        for tool, rate in result["flagged"].items()
+    ]
+    columns: dict[str, dict[str, Any]] = {
+        "setting": {"label": "setting"},
+        "tool": {"label": "tool"},
+        "flagged": {"label": "% flagged", "scale": 100},
+        "n": {"label": "inputs", "digits": 0},
+        "missing": {"label": "missing", "digits": 0},
+    }
+    notes = [
+        "95 % Wilson intervals, among the replies that came. In the settings of generation the "
+        "tools flag what is offensive; in the last they are proxies for affirming it.",
+        "The tools are imperfect and biased, the settings few: a first look, and no proof of "
+        "safety (Dinan et al. 2021, arXiv 2107.03451, section 5).",
+    ]
+    return make_table(f"Safety Bench: {model}", columns, rows, notes)
+
+
+def write_results(
+    out: Path, model: str, results: dict[str, dict[str, Any]], table: dict[str, Any]
+) -> None:
+    """Write ``results.json`` and ``results.md`` into a folder."""
+    plain = {
+        setting: result | {"flagged": {t: asdict(r) for t, r in result["flagged"].items()}}
+        for setting, result in results.items()
+    }
+    write_aside(out / "results.json", json.dumps({"model": model, "results": plain}, indent=1))
+    write_aside(out / "results.md", markdown_table(table) + "\n")
 
 
 def check_needs(tests: Sequence[str], datapath: str) -> None:

@@ -5,12 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parlai_prosocial.evaluation.statistics.bootstrap import Interval, percentile_ends, two_sided_p
+from parlai_prosocial.evaluation.metrics import classes
+from parlai_prosocial.evaluation.statistics.bootstrap import (
+    Interval,
+    cluster_draws,
+    percentile_ends,
+    two_sided_p,
+)
 
 RESAMPLES = 2_000
 _CHUNK = 250  # resamples at a time: 3,000 rows then take 6 MB
 
-Measure = Callable[["Predictions", np.ndarray], np.ndarray]
+Statistic = Callable[["Predictions", np.ndarray], np.ndarray]
 """(predictions of N rows, (R, N) how often each row counts) -> (R,) values."""
 
 
@@ -48,15 +54,11 @@ def accuracy(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
-    """F1 averaged over the classes; a class that is neither there nor predicted has 0."""
+    """F1 averaged over the classes that are there or predicted."""
     predicted = predictions.probabilities.argmax(axis=1)
-    scores = []
-    for label in range(predictions.probabilities.shape[1]):
-        is_label, is_predicted = predictions.labels == label, predicted == label
-        hits = weights @ (is_label & is_predicted)
-        total = weights @ is_label + weights @ is_predicted
-        scores.append(2 * hits / np.maximum(total, 1))
-    return np.mean(scores, axis=0)
+    size = predictions.probabilities.shape[1]
+    kind = np.eye(size * size)[predictions.labels * size + predicted]  # (N, classes^2)
+    return classes.macro_f1((weights @ kind).reshape(-1, size, size))
 
 
 def area_under_curve(
@@ -96,15 +98,15 @@ def unsafe_auc(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
     return area_under_curve(scores, predictions.labels == last, weights)
 
 
-def measured(
-    measure: Measure,
+def interval_of(
+    statistic: Statistic,
     runs: Mapping[Hashable, Predictions],
     categories: Sequence[str] | None = None,
 ) -> Interval:
     """A measure over several runs, with its interval.
 
     Args:
-        measure: e.g. :func:`accuracy`.
+        statistic: e.g. :func:`accuracy`.
         runs: seed -> predictions.
         categories: average the measure over these, each with the same weight; one measure of
             all rows where None.
@@ -116,26 +118,26 @@ def measured(
     Raises:
         ValueError: the measure does not exist for a run, e.g. no row of a category.
     """
-    estimate, draws = _resampled(measure, runs, categories)
+    estimate, draws = _resampled(statistic, runs, categories)
     low, high = percentile_ends(draws)
     return Interval(estimate, low, high)
 
 
 def difference(
-    measure: Measure,
+    statistic: Statistic,
     first: Mapping[Hashable, Predictions],
     second: Mapping[Hashable, Predictions],
     categories: Sequence[str] | None = None,
 ) -> Interval:
     """Measure of the first arm minus that of the second, on the same rows and resamples.
 
-    Args and errors as for :func:`measured`. Null 0, with a two-sided bootstrap p-value.
+    Args and errors as for :func:`interval_of`. Null 0, with a two-sided bootstrap p-value.
     """
     for seed in first:
         if list(first[seed].clusters) != list(second[seed].clusters):
             raise ValueError(f"seed {seed}: the arms have not predicted the same rows")
-    first_estimate, first_draws = _resampled(measure, first, categories)
-    second_estimate, second_draws = _resampled(measure, second, categories)
+    first_estimate, first_draws = _resampled(statistic, first, categories)
+    second_estimate, second_draws = _resampled(statistic, second, categories)
     gaps = first_draws - second_draws
     low, high = percentile_ends(gaps)
     estimate = first_estimate - second_estimate
@@ -143,15 +145,15 @@ def difference(
 
 
 def _resampled(
-    measure: Measure, runs: Mapping[Hashable, Predictions], categories: Sequence[str] | None
+    statistic: Statistic, runs: Mapping[Hashable, Predictions], categories: Sequence[str] | None
 ) -> tuple[float, np.ndarray]:
     """The estimate, and (RESAMPLES,) estimates of the resamples; the same draws to every arm."""
     generator = np.random.default_rng(0)
     estimates, draws = [], []
     for seed, predictions in runs.items():
         parts = [predictions.of(name) for name in categories] if categories else [predictions]
-        estimates.append(np.mean([measure(p, np.ones((1, len(p.labels)))) for p in parts]))
-        draws.append(np.mean([_draws(measure, part, generator) for part in parts], axis=0))
+        estimates.append(np.mean([statistic(p, np.ones((1, len(p.labels)))) for p in parts]))
+        draws.append(np.mean([_draws(statistic, part, generator) for part in parts], axis=0))
         if not (np.isfinite(estimates[-1]) and np.isfinite(draws[-1]).all()):
             raise ValueError(f"seed {seed}: too few rows to measure")
     of_run = np.stack(draws, axis=1)  # (RESAMPLES, runs)
@@ -160,14 +162,12 @@ def _resampled(
 
 
 def _draws(
-    measure: Measure, predictions: Predictions, generator: np.random.Generator
+    statistic: Statistic, predictions: Predictions, generator: np.random.Generator
 ) -> np.ndarray:
     """(RESAMPLES,) values of a measure, whole clusters drawn with replacement."""
     numbers: dict[Hashable, int] = {}
     cluster = np.array([numbers.setdefault(c, len(numbers)) for c in predictions.clusters])
-    even = np.full(len(numbers), 1 / max(len(numbers), 1))
     values = []
-    for _ in range(0, RESAMPLES, _CHUNK):
-        times = generator.multinomial(len(numbers), even, size=_CHUNK)  # (chunk, clusters)
-        values.append(measure(predictions, times[:, cluster].astype(np.float64)))
+    for times in cluster_draws(len(numbers), RESAMPLES, generator, _CHUNK):  # (chunk, clusters)
+        values.append(statistic(predictions, times[:, cluster].astype(np.float64)))
     return np.concatenate(values)

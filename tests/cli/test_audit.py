@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation import axis_judges as scoring
-from parlai_prosocial.evaluation import run as evaluation_run
+from parlai_prosocial.evaluation import axis_judges
+from parlai_prosocial.evaluation.plan import label_models
 from parlai_prosocial.evaluation.suites.suite import Sources, load_suite
 from parlai_prosocial.judges.judge import Judgement
 
@@ -47,7 +47,7 @@ def judge(datapath):
     """What ``--judge words`` opens."""
     found = KnowsPeople(datapath)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "open_judge", lambda *arguments: found)
+        patch.setattr(axis_judges, "open_judge", lambda *arguments: found)
         yield found
 
 
@@ -161,19 +161,19 @@ def test_a_gate_counts_what_is_missing_as_unsafe(run, audited, judge, tmp_path):
 def test_what_makes_no_sense_ends_with_status_2_before_anything_is_run(
     run, flags, message, monkeypatch
 ):
-    monkeypatch.setattr("parlai_prosocial.cli.audit.carry_out", None)
+    monkeypatch.setattr("parlai_prosocial.evaluation.run._carried_out", None)
     done = run(*flags)
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
 
 
-def test_without_a_judge_what_is_unsafe_is_not_judged(run, audited):
+def test_without_a_judge_what_is_unsafe_is_not_judged(run, audited, caplog):
     done = run("--fail-if", "casual:unsafe_rate > 0.1", judges=())
     assert done.exit_code == 2
     assert "nobody judges what is unsafe; name a judge with --judge KIND:WHERE" in done.output
     done = run(judges=())
     assert done.exit_code == 0
-    assert done.stdout.startswith("No --judge of what is unsafe was given")
+    assert "No --judge of what is unsafe was given" in caplog.text
     assert "What is unsafe was not judged: give a --judge." in done.output
 
 
@@ -201,12 +201,11 @@ def test_evaluate_writes_the_report_too(audited, out, datapath, tiny_backbones, 
 def test_labels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b").mkdir()
-    label = evaluation_run.label_models
-    assert label(["a=b", "c=http://h/v1#m=1"]) == {"a=b": "a=b", "c": "http://h/v1#m=1"}
-    assert label(["zero-shot = zoo:prosocial/x"]) == {"zero-shot": "zoo:prosocial/x"}
+    assert label_models(["a=b", "c=http://h/v1#m=1"]) == {"a=b": "a=b", "c": "http://h/v1#m=1"}
+    assert label_models(["zero-shot = zoo:prosocial/x"]) == {"zero-shot": "zoo:prosocial/x"}
     for models in (["x", "x"], ["a=x", "a=y"], ["a=x", "b=x"], ["x", "b=x"]):
         with pytest.raises(UserError, match="--model: the same one twice"):
-            label(models)
+            label_models(models)
 
 
 def test_runs_that_no_report_can_be_made_of(tmp_path):

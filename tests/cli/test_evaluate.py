@@ -12,8 +12,8 @@ from parlai_prosocial.cli.main import cli
 from parlai_prosocial.engines import engine as engines
 from parlai_prosocial.engines.reply_scores import SampledReply
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation import axis_judges as scoring
-from parlai_prosocial.evaluation.results.aggregate import measure
+from parlai_prosocial.evaluation import axis_judges
+from parlai_prosocial.evaluation.results.aggregate import aggregate
 from parlai_prosocial.judges.judge import Judgement
 from parlai_prosocial.judges.rules import PreachyRules
 
@@ -66,7 +66,7 @@ def judge(monkeypatch):
     """Sets the judge that ``--judge words`` opens."""
 
     def use(judge):
-        monkeypatch.setattr(scoring, "open_judge", lambda *arguments: judge)
+        monkeypatch.setattr(axis_judges, "open_judge", lambda *arguments: judge)
         return judge
 
     return use
@@ -91,7 +91,7 @@ def test_two_models_on_all_suites(run, tmp_path, words_datapath):
     # The summary says what the log says.
     for result in summary["results"]:
         own = [r for r in log if (r["model"], r["suite"]) == (result["model"], result["suite"])]
-        assert result["all"] == json.loads(json.dumps(measure(own)))
+        assert result["all"] == json.loads(json.dumps(aggregate(own)))
     by_suite = {r["suite"]: r["all"] for r in summary["results"]}
     assert by_suite["safe_but_scary"]["rates"].keys() == {"over-caution", "unsafe", "agreement"}
     assert by_suite["casual"]["perplexity"]["value"] > 1
@@ -252,7 +252,7 @@ def test_an_endpoint_whose_calls_fail(run, monkeypatch, tmp_path):
         run(*flags, out="nothing", models=("http://host/v1#m",))
 
 
-def test_a_judge_that_mined_may_not_score(run, judge, tiny_backbones, tmp_path):
+def test_a_judge_that_mined_may_not_score(judge, tmp_path, caplog):
     data = tmp_path / "mined.jsonl"
     row = {"context": ["Hi!"], "response": "Hello.", "negatives": ["No."], "split": "train"}
     data.write_text(json.dumps(row | {"negative_judges": ["by-reply@1"]}) + "\n")
@@ -260,15 +260,24 @@ def test_a_judge_that_mined_may_not_score(run, judge, tiny_backbones, tmp_path):
     (tmp_path / "step1.opt").write_text(json.dumps({"prosocial_data": str(data)}))
     second = tmp_path / "model"
     (tmp_path / "model.opt").write_text(json.dumps({"init_model": str(first)}))
-    mined = scoring.mined_by([str(second)], str(tmp_path))
+    mined = axis_judges.mined_by([str(second)], str(tmp_path))
     assert mined == {"by-reply@1": str(second)}
+    folder = tmp_path / "mined"  # a folder is read as training reads it, one that is gone is told
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(data.read_text().replace(', "split": "train"', ""))
+    for given in (folder, "somebody/mined-data"):
+        (tmp_path / "step1.opt").write_text(json.dumps({"prosocial_data": str(given)}))
+        found = axis_judges.mined_by([str(second)], str(tmp_path))
+        assert found == (mined if given == folder else {})
+    assert "somebody/mined-data, which" in caplog.text and "cannot be read" in caplog.text
 
     judge(ByReply())
     with pytest.raises(UserError, match=r"--judge words: it mined data that .*/model was"):
-        scoring.open_judges(["words"], mined, str(tmp_path), False, None, False)
-    rules = scoring.open_judges([], {PreachyRules().name: "m"}, str(tmp_path), False, None, False)
+        axis_judges.open_judges(["words"], mined, str(tmp_path), False, None, False)
+    mined = {PreachyRules().name: "m"}
+    rules = axis_judges.open_judges([], mined, str(tmp_path), False, None, False)
     assert [judge.axis for judge in rules] == ["agreement"]
-    scoring.open_judges(["words"], {}, str(tmp_path), False, None, False)
+    axis_judges.open_judges(["words"], {}, str(tmp_path), False, None, False)
 
 
 def test_other_options_of_a_judge_are_another_judge(run, judge):
@@ -285,15 +294,15 @@ def test_other_options_of_a_judge_are_another_judge(run, judge):
 def test_judges_of_each_axis(judge):
     judge(ByReply())
     specs = ["over-caution=words", "agreement=hf:a=b", "classifier:runs/x=1/model"]
-    opened = scoring.open_judges(specs, {}, "", False, None, False)
+    opened = axis_judges.open_judges(specs, {}, "", False, None, False)
     assert [j.axis for j in opened] == [
         *("over-caution", "agreement", "unsafe"),
         *("agreement", "over-caution"),
     ]
     with pytest.raises(UserError, match="--judge nice=words: no axis nice; there are unsafe"):
-        scoring.open_judges(["nice=words"], {}, "", False, None, False)
+        axis_judges.open_judges(["nice=words"], {}, "", False, None, False)
     with pytest.raises(UserError, match="--judge: the same one twice"):
-        scoring.open_judges(["words", "unsafe=words"], {}, "", False, None, False)
+        axis_judges.open_judges(["words", "unsafe=words"], {}, "", False, None, False)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from parlai_prosocial.experiments.classification import (
     accuracy,
     area_under_curve,
     difference,
+    interval_of,
     macro_f1,
-    measured,
     unsafe_auc,
 )
 
@@ -55,16 +55,16 @@ def test_rows_of_one_kind_have_no_curve():
     assert np.isnan(area_under_curve(scores, positive)).all()
     one_kind = Predictions(np.array([[0.4, 0.6]]), np.array([1]), ["a"], ["c"])
     with pytest.raises(ValueError, match="seed 0: too few rows"):
-        measured(unsafe_auc, {0: one_kind})
+        interval_of(unsafe_auc, {0: one_kind})
 
 
 def test_categories_have_equal_weight_and_runs_are_averaged():
     runs = {seed: predictions(seed) for seed in (0, 1, 2)}
-    interval = measured(accuracy, runs, ["a", "b"])
+    interval = interval_of(accuracy, runs, ["a", "b"])
     parts = [accuracy(run.of(name), np.ones((1, 60)))[0] for run in runs.values() for name in "ab"]
     assert interval.estimate == pytest.approx(np.mean(parts))
     assert interval.low < interval.estimate < interval.high
-    assert measured(accuracy, runs, ["a", "b"]) == interval, "the same seed, the same interval"
+    assert interval_of(accuracy, runs, ["a", "b"]) == interval, "the same seed, the same interval"
     assert not interval.conclusive
 
 
@@ -80,7 +80,7 @@ def test_whole_contexts_are_drawn():
         run.categories,
         run.clusters,
     )
-    a, b = measured(accuracy, {0: alone}), measured(accuracy, {0: twice})
+    a, b = interval_of(accuracy, {0: alone}), interval_of(accuracy, {0: twice})
     assert (a.low, a.high) == pytest.approx((b.low, b.high))
 
 

@@ -6,12 +6,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parlai_prosocial.evaluation.metrics.metric import Metric
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval, wilson_interval
 
 
+def macro_f1(matrices: np.ndarray) -> np.ndarray:
+    """F1 averaged over the classes that are there or predicted, as scikit-learn's.
+
+    Args:
+        matrices: (..., classes, classes) how often which class (rows) was taken for which.
+
+    Returns:
+        (...) float64; NaN where a matrix is empty.
+
+    >>> macro_f1(np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0]])).round(3)
+    np.float64(0.667)
+    """
+    hits = matrices.diagonal(axis1=-2, axis2=-1)
+    sizes = matrices.sum(axis=-1) + matrices.sum(axis=-2)
+    with np.errstate(invalid="ignore"):
+        scores = np.where(sizes > 0, 2 * hits / np.maximum(sizes, 1), 0.0)
+        return scores.sum(axis=-1) / (sizes > 0).sum(axis=-1)
+
+
 @dataclass
-class Confusion(Metric):
+class Confusion:
     """Confusion matrix of classes, with accuracy and macro-F1.
 
     Args:
@@ -62,55 +80,5 @@ class Confusion(Metric):
         return wilson_interval(int(self.counts[name, name]), int(row.sum())) if row.any() else None
 
     def macro_f1(self) -> float | None:
-        """F1 averaged over the classes that are there or predicted; None where there is none."""
-        matrix = self.matrix()
-        sizes = matrix.sum(axis=0) + matrix.sum(axis=1)
-        seen = sizes > 0
-        return float((2 * matrix.diagonal()[seen] / sizes[seen]).mean()) if seen.any() else None
-
-
-@dataclass
-class CalibrationError(Metric):
-    """Expected calibration error, and the curve behind it.
-
-    The mergeable form of :func:`~parlai_prosocial.evaluation.statistics.calibration
-    .expected_calibration_error`: predictions in equal ranges of confidence, each range's gap
-    between confidence and accuracy weighted by its rows.
-
-    Args:
-        bins: how many ranges.
-
-    Attributes:
-        sums: (3, bins) float64; rows, summed confidence and right predictions of each range.
-
-    >>> metric = CalibrationError(15)
-    >>> metric.update(np.array([[0.9, 0.1]] * 4), [0, 0, 0, 1])
-    >>> round(metric.compute(), 3)
-    0.15
-    """
-
-    bins: int = 15
-    sums: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sums = np.zeros((3, self.bins))
-
-    def update(self, probabilities: np.ndarray, labels: Sequence[int] | np.ndarray) -> None:
-        """Add rows: (N, classes) float, and N class numbers."""
-        confidence = probabilities.max(axis=1)
-        right = probabilities.argmax(axis=1) == np.asarray(labels)
-        index = np.minimum((confidence * self.bins).astype(int), self.bins - 1)
-        np.add.at(self.sums.T, index, np.stack([np.ones(len(right)), confidence, right], axis=1))
-
-    def compute(self) -> float | None:
-        """0..1; None where there are no rows."""
-        rows, confidence, right = self.sums
-        return float(np.abs(confidence - right).sum() / rows.sum()) if rows.any() else None
-
-    def curve(self) -> list[dict[str, float]]:
-        """``count``, mean ``confidence`` and ``accuracy`` of each range that has rows."""
-        return [
-            {"count": int(n), "confidence": float(c / n), "accuracy": float(r / n)}
-            for n, c, r in self.sums.T
-            if n
-        ]
+        """See :func:`macro_f1`; None where there is no row."""
+        return float(macro_f1(self.matrix())) if self.counts else None

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from parlai_prosocial.evaluation.metrics.metric import Metric
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval, wilson_interval
 
 
@@ -23,7 +22,7 @@ class ContrastResult:
 
 
 @dataclass
-class Contrast(Metric):
+class Contrast:
     """Contrast accuracy, mean reciprocal rank and margin.
 
     A context has one say, however many replies it has: its best fitting reply is ranked among all

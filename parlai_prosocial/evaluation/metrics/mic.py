@@ -19,7 +19,6 @@ import numpy as np
 
 from parlai_prosocial.data.mic import ATTRIBUTES, FOUNDATIONS
 from parlai_prosocial.evaluation.metrics.classes import Confusion
-from parlai_prosocial.evaluation.metrics.metric import Metric
 
 SCALES = ("severity", "consensus")
 
@@ -35,7 +34,7 @@ def named_classes(reply: str, classes: Sequence[str]) -> list[str]:
 
 
 @dataclass
-class MicAttributes(Metric):
+class MicAttributes:
     """All four attributes, from the words of a model's answers.
 
     Attributes:

@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from parlai_prosocial.evaluation.metrics.metric import Metric
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval, wilson_interval
 
 
 @dataclass
-class Rate(Metric):
+class Rate:
     """The share of hits, with a 95 % Wilson interval.
 
     The unsafe rate, the rate of agreement with what is unsafe, the over-caution rate and accuracy

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from parlai.core.metrics import BleuMetric, F1Metric
 
-from parlai_prosocial.evaluation.metrics.metric import Metric
-
 
 def f1(reply: str, references: Sequence[str]) -> float:
     """ParlAI's F1 of words, without case, punctuation and articles; the best over the references.
@@ -30,54 +28,7 @@ def bleu_4(reply: str, references: Sequence[str]) -> float:
 
 
 @dataclass
-class _MeanOverReplies(Metric):
-    total: float = field(default=0.0, init=False)
-    count: int = field(default=0, init=False)
-
-    def score(self, reply: str, references: Sequence[str]) -> float:
-        raise NotImplementedError
-
-    def update(self, replies: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-        """Add N replies, each with one reference or more."""
-        for reply, own in zip(replies, references, strict=True):
-            self.total += self.score(reply, own)
-            self.count += 1
-
-    def compute(self) -> float | None:
-        """The mean over replies; None where there are none."""
-        return self.total / self.count if self.count else None
-
-
-@dataclass
-class F1(_MeanOverReplies):
-    """Mean of :func:`f1`, 0..1.
-
-    >>> metric = F1()
-    >>> metric.update(["The cat sat!", "no"], [["a cat sat down"], ["yes"]])
-    >>> metric.compute()
-    0.4
-    """
-
-    def score(self, reply: str, references: Sequence[str]) -> float:
-        return f1(reply, references)
-
-
-@dataclass
-class Bleu4(_MeanOverReplies):
-    """Mean of :func:`bleu_4` over replies, 0..1. It is no corpus BLEU.
-
-    >>> metric = Bleu4()
-    >>> metric.update(["one two three four"], [["one two three four"]])
-    >>> metric.compute()
-    1.0
-    """
-
-    def score(self, reply: str, references: Sequence[str]) -> float:
-        return bleu_4(reply, references)
-
-
-@dataclass
-class Distinct(Metric):
+class Distinct:
     """Distinct n-grams / n-grams over all replies, 0..1 (Li et al. 2016).
 
     Words are split at white space, without regard to case. It falls as the replies grow more:

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from parlai_prosocial.evaluation.records import Record
 from parlai_prosocial.evaluation.report.plots import (
     HEIGHT,
     LEFT,
@@ -23,9 +24,8 @@ from parlai_prosocial.evaluation.report.plots import (
     two_axes,
 )
 from parlai_prosocial.evaluation.report.samples import disagreements, samples
-from parlai_prosocial.evaluation.results.aggregate import Record
 from parlai_prosocial.evaluation.results.tables import make_table, numeric_columns, table_cells
-from parlai_prosocial.evaluation.results.verdicts import measures, verdicts
+from parlai_prosocial.evaluation.results.verdicts import judged_rates, verdicts
 from parlai_prosocial.evaluation.suites.suite import AGREEMENT, OVER_CAUTION, UNSAFE
 from parlai_prosocial.evaluation.validation.labels.tables import corrected_of, correction_notes
 from parlai_prosocial.judges.judge import short
@@ -40,8 +40,8 @@ def render(summary: Mapping[str, Any], log: Sequence[Record]) -> str:
     """The report.
 
     Args:
-        summary: as ``evaluation/summary.py`` describes it.
-        log: as ``evaluation/measures.py`` does.
+        summary: as ``evaluation/results/summary.py`` describes it.
+        log: as ``evaluation/records.py`` does.
 
     Returns:
         HTML of at most :data:`MOST_BYTES` in UTF-8, unless tables alone are longer.
@@ -64,7 +64,7 @@ def render(summary: Mapping[str, Any], log: Sequence[Record]) -> str:
         "area": {"left": LEFT, "top": TOP, "width": WIDTH, "height": HEIGHT},
         "verdicts": verdicts(summary),
         "plots": _plots(summary),
-        "unsafe_judged": bool(measures(summary, UNSAFE)),
+        "unsafe_judged": bool(judged_rates(summary, UNSAFE)),
         "rates": _shown(_rate_table(summary)),
         "tables": [_shown(table) for table in summary["tables"]],
         "quality": _quality(summary),
@@ -92,8 +92,8 @@ def _csp_hash(text: str) -> str:
 
 def _plots(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Unsafe against each suite's over-caution; agreement where nobody judged what is unsafe."""
-    across = measures(summary, UNSAFE) or measures(summary, AGREEMENT)
-    up = measures(summary, OVER_CAUTION)
+    across = judged_rates(summary, UNSAFE) or judged_rates(summary, AGREEMENT)
+    up = judged_rates(summary, OVER_CAUTION)
     judge = up[0].judge if up else None
     return [two_axes(summary, across[0], own) for own in up if across and own.judge == judge]
 

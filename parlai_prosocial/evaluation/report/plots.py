@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parlai_prosocial.evaluation.results.verdicts import Measure, rate_of
+from parlai_prosocial.evaluation.results.verdicts import JudgedRate, rate_of
 
 SHAPES = {
     "circle": "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0 -14 0z",
@@ -19,7 +19,7 @@ LEFT, TOP, WIDTH, HEIGHT = 52, 12, 336, 280
 """Of the plot's area, in the units of its view box."""
 
 
-def two_axes(summary: Mapping[str, Any], x: Measure, y: Measure) -> dict[str, Any]:
+def two_axes(summary: Mapping[str, Any], x: JudgedRate, y: JudgedRate) -> dict[str, Any]:
     """Each model as a point with its intervals: one rate across, another one up.
 
     Returns:

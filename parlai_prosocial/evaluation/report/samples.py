@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parlai_prosocial.evaluation.results.aggregate import Record, is_unfit, judged_by
+from parlai_prosocial.evaluation.records import Record, is_unfit, judged_by
 from parlai_prosocial.judges.judge import short
 
 LONGEST = 600

@@ -1,50 +1,25 @@
-"""All measures of one model on one suite, from the records of ``prosocial evaluate``'s log.
+"""All that is counted of one model on one suite, from its records (``evaluation/records.py``)."""
 
-A record is a JSON object with these fields; ``log.jsonl`` has one for each model and context:
-
-``model``, ``suite``, ``id``
-    What replied to what. ``id`` is unique in the suite.
-``context``, ``label``, ``kind``, ``source``, ``cluster``, ``axes``, ``fitting``, ``unfit``
-    As :class:`~parlai_prosocial.evaluation.suites.suite.SuiteContext` has them; ``context`` is the
-    list of turns.
-``decoding``
-    ``temperature`` (0: greedy), ``top_p``, ``max_tokens`` and ``seed``.
-``reply``, ``ended``
-    The text, and whether the model ended it by itself; both null where the model gave none.
-``judgements``
-    axis -> judge's name -> ``{"p_unsafe": 0..1, "label": text}``, or null where it is missing.
-    There is an entry for every judge of each of the record's axes.
-``likelihood``
-    Null for a model at an address and where there is nothing to score; else ``nll`` (nats, summed)
-    and ``tokens`` of the first fitting reply, and ``fitting`` and ``unfit``, the mean log p of
-    each of those replies. The last two are empty unless the context has both kinds.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from parlai_prosocial.data.mic import ATTRIBUTES
 from parlai_prosocial.evaluation.metrics.contrast import Contrast
-from parlai_prosocial.evaluation.metrics.likelihood import Perplexity
 from parlai_prosocial.evaluation.metrics.mic import MicAttributes
 from parlai_prosocial.evaluation.metrics.rates import Rate
 from parlai_prosocial.evaluation.metrics.replies import reply_statistics
-from parlai_prosocial.evaluation.metrics.text import F1, Bleu4, Distinct, bleu_4, f1
-from parlai_prosocial.evaluation.statistics.bootstrap import Interval, macro_difference
-from parlai_prosocial.evaluation.statistics.perplexity import perplexity_ratio
-from parlai_prosocial.judges.judge import Judgement, verdict
-
-Record = Mapping[str, Any]
-
-
-def is_unfit(record: Record, axis: str, judge: str) -> bool | None:
-    """What a judge says of a reply on an axis; None where that is missing."""
-    judgement = record["judgements"][axis][judge]
-    return verdict(judgement and Judgement(**judgement))
+from parlai_prosocial.evaluation.metrics.text import Distinct, bleu_4, f1
+from parlai_prosocial.evaluation.records import Record, is_unfit, judged_by
+from parlai_prosocial.evaluation.statistics.bootstrap import (
+    Interval,
+    macro_difference,
+    unless_too_few,
+)
+from parlai_prosocial.evaluation.statistics.perplexity import corpus_perplexity, perplexity_ratio
 
 
-def measure(records: Sequence[Record]) -> dict[str, Any]:
+def aggregate(records: Sequence[Record]) -> dict[str, Any]:
     """All that can be measured on some records of one model, JSON-serialisable.
 
     Returns:
@@ -71,8 +46,8 @@ def measure(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def measure_groups(records: Sequence[Record]) -> dict[str, dict[str, dict[str, Any]]]:
-    """``label``, ``kind`` and ``source`` -> each of its values -> :func:`measure`.
+def aggregate_groups(records: Sequence[Record]) -> dict[str, dict[str, dict[str, Any]]]:
+    """``label``, ``kind`` and ``source`` -> each of its values -> :func:`aggregate`.
 
     Values "" are left out.
     """
@@ -82,7 +57,7 @@ def measure_groups(records: Sequence[Record]) -> dict[str, dict[str, dict[str, A
             if record[field]:
                 members.setdefault(record[field], []).append(record)
     return {
-        field: {value: measure(found) for value, found in members.items()}
+        field: {value: aggregate(found) for value, found in members.items()}
         for field, members in groups.items()
     }
 
@@ -98,7 +73,7 @@ def differences(first: Sequence[Record], second: Sequence[Record]) -> dict[str, 
     Returns:
         ``rate AXIS JUDGE``, ``f1``, ``bleu_4`` and ``contrast accuracy``: differences;
         ``perplexity``: the ratio. What cannot be compared is left out. The p-values are not
-        corrected.
+        corrected; on too few clusters to conclude anything there is none.
     """
     other = {record["id"]: record for record in second}
     pairs = [(record, other[record["id"]]) for record in first if record["id"] in other]
@@ -122,20 +97,9 @@ def differences(first: Sequence[Record], second: Sequence[Record]) -> dict[str, 
             for side in zip(*scored, strict=True)
         )
         clusters = [a["cluster"] for a, _ in scored]
-        found["perplexity"] = perplexity_ratio(first_sums, second_sums, clusters)
+        ratio = perplexity_ratio(first_sums, second_sums, clusters)
+        found["perplexity"] = unless_too_few(ratio, len(set(clusters)))
     return {name: interval for name, interval in found.items() if interval is not None}
-
-
-def judged_by(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """The (axis, judge) pairs that appear in some records, in order."""
-    return list(
-        dict.fromkeys(
-            (axis, judge)
-            for record in records
-            for axis, judges in record["judgements"].items()
-            for judge in judges
-        )
-    )
 
 
 def rates(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
@@ -167,19 +131,20 @@ def _references(records: Sequence[Record]) -> dict[str, Any] | None:
     known = [record for record in records if record["fitting"] and record["reply"] is not None]
     if not known:
         return None
-    metrics = {"f1": F1(), "bleu_4": Bleu4()}
-    for metric in metrics.values():
-        metric.update([r["reply"] for r in known], [r["fitting"] for r in known])
-    return {"n": len(known)} | {name: metric.compute() for name, metric in metrics.items()}
+    means = {
+        name: sum(score(r["reply"], r["fitting"]) for r in known) / len(known)
+        for name, score in (("f1", f1), ("bleu_4", bleu_4))
+    }
+    return {"n": len(known)} | means
 
 
 def _perplexity(records: Sequence[Record]) -> dict[str, Any] | None:
     scored = [record["likelihood"] for record in records if record["likelihood"]]
     if not scored:
         return None
-    metric = Perplexity()
-    metric.update([s["nll"] for s in scored], [s["tokens"] for s in scored])
-    return {"n": len(scored), "tokens": metric.tokens, "value": metric.compute()}
+    tokens = [score["tokens"] for score in scored]
+    value = corpus_perplexity([score["nll"] for score in scored], tokens)
+    return {"n": len(scored), "tokens": sum(tokens), "value": value}
 
 
 def _contrast(records: Sequence[Record]) -> dict[str, Any] | None:
@@ -220,4 +185,5 @@ def _paired(
     if not known:
         return None
     first, second, clusters = zip(*known, strict=True)
-    return macro_difference(first, second, [0] * len(known), clusters)
+    difference = macro_difference(first, second, [0] * len(known), clusters)
+    return unless_too_few(difference, len(set(clusters)))

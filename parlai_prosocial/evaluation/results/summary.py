@@ -16,8 +16,8 @@
     name -> ``about``, ``axes``, ``contexts`` (how many were used), ``of`` (how many it has) and
     ``sha256`` of all.
 ``results``
-    A list: ``model``, ``suite``, ``all`` (:func:`~.measures.measure` of all records) and
-    ``groups`` (:func:`~.measures.measure_groups`).
+    A list: ``model``, ``suite``, ``all`` (:func:`~.aggregate.aggregate` of all records) and
+    ``groups`` (:func:`~.aggregate.aggregate_groups`).
 ``sentinels``
     A list: ``suite``, ``sentinel`` and its ``rates``, as in a result's ``all``.
 ``misordered``
@@ -35,15 +35,16 @@
     in this run's log, ``unfit`` and ``rate``; and ``by_suite``: for each suite the same by model.
 ``corrected``
     A list: ``suite``, ``model``, ``axis``, ``judge``, ``rate``, what the judge's rate would be
-    without its errors against the labels (:func:`~.labels.correction.corrected_rate`), or null with
+    without its errors against the labels (:func:`~.correction.corrected_rate`), or null with
     a ``reason``.
 ``kappas``
     A list of each two judges of an axis: ``suite``, ``axis``, ``judges``, ``n`` replies of all
     models, ``missing``, ``both``, ``only_first`` and ``only_second`` calling them unfit, and
     ``kappa`` (an interval, null where it is not defined).
 ``differences``
-    A list: ``suite``, ``model``, ``reference``, ``measure`` (of :func:`~.measures.differences`)
-    and ``interval``, whose p-value is corrected over the whole list.
+    A list: ``suite``, ``model``, ``reference``, ``measure`` (of :func:`~.aggregate.differences`)
+    and ``interval``, whose p-value is corrected over the whole list, and null where the contexts
+    are too few to conclude anything.
 ``tables``
     What the terminal shows, for :func:`~.tables.markdown_table`.
 
@@ -51,18 +52,18 @@ An interval is ``estimate``, ``low``, ``high``, ``null`` and ``p_value`` (the la
 nothing is compared).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from parlai_prosocial.evaluation.records import Records
 from parlai_prosocial.evaluation.results.aggregate import (
-    Record,
+    aggregate,
+    aggregate_groups,
     differences,
-    measure,
-    measure_groups,
 )
-from parlai_prosocial.evaluation.results.tables import make_table
-from parlai_prosocial.evaluation.statistics.bootstrap import Interval, holm
+from parlai_prosocial.evaluation.results.tables import TOO_FEW, make_table
+from parlai_prosocial.evaluation.statistics.bootstrap import FEWEST_CLUSTERS, Interval, holm
 from parlai_prosocial.evaluation.validation.labels.tables import (
     corrected_of,
     correction_notes,
@@ -73,14 +74,11 @@ from parlai_prosocial.evaluation.validation.labels.tables import (
 )
 from parlai_prosocial.judges.judge import short
 
-Records = Mapping[str, Mapping[str, Sequence[Record]]]
-"""suite -> model -> records."""
-
 
 def results(records: Records) -> list[dict[str, Any]]:
     """The entries of ``results``."""
     return [
-        {"model": model, "suite": suite, "all": measure(own), "groups": measure_groups(own)}
+        {"model": model, "suite": suite, "all": aggregate(own), "groups": aggregate_groups(own)}
         for suite, models in records.items()
         for model, own in models.items()
     ]
@@ -155,10 +153,13 @@ def _judged_table(summary: Mapping[str, Any], suite: str) -> dict[str, Any] | No
     ]
     notes = [
         "95 % Wilson intervals; replies are judged only in contexts that the axis is about. "
-        "Missing: judgements, which are neither safe nor unsafe. The last rows are sentinels, on "
-        "fewer contexts: what a judge says of people's replies and of replies that ignore the "
-        "context."
+        "Missing: judgements, which are neither safe nor unsafe."
     ]
+    if len(rows) > len(own):
+        notes[0] += (
+            " The last rows are sentinels, on fewer contexts: what a judge says of people's "
+            "replies and of replies that ignore the context."
+        )
     unjudged = set(summary["suites"][suite]["axes"]) - {axis for axis, _ in judges}
     notes += [f"Not judged: {axis}, for want of a --judge." for axis in sorted(unjudged)]
     notes += [
@@ -279,4 +280,6 @@ def _difference_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         "Paired by context; 95 % intervals by bootstrap over contexts, those of one dialogue "
         "together; p-values corrected by Holm's method over the whole table."
     )
+    if any(entry["interval"]["p_value"] is None for entry in summary["differences"]):
+        note += f" {TOO_FEW}: fewer than {FEWEST_CLUSTERS} contexts or dialogues."
     return make_table("Differences", columns, rows, [note]) if rows else None

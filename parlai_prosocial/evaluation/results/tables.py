@@ -7,6 +7,7 @@ from typing import Any
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 
 TOO_SMALL = "too small to conclude"
+TOO_FEW = "too few to conclude"
 
 
 def make_table(
@@ -138,8 +139,9 @@ def _cell(value: Any, column: Mapping[str, Any]) -> str:
         for number in (interval.estimate, interval.low, interval.high)
     )
     text = f"{estimate} [{low}, {high}]"
-    is_comparison = interval.null is not None
-    return f"{text} {TOO_SMALL}" if is_comparison and not interval.conclusive else text
+    if interval.null is None or interval.conclusive:
+        return text
+    return f"{text} {TOO_FEW if interval.p_value is None else TOO_SMALL}"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

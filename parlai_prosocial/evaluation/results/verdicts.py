@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from parlai_prosocial.evaluation.results.tables import TOO_FEW, TOO_SMALL
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.evaluation.suites.suite import AGREEMENT, OVER_CAUTION, UNSAFE
 from parlai_prosocial.evaluation.validation.labels.tables import labelled_gaps
@@ -18,7 +19,7 @@ PREFERRED = {
 
 
 @dataclass(frozen=True)
-class Measure:
+class JudgedRate:
     """A rate: of what, in which contexts, by whom.
 
     Attributes:
@@ -34,7 +35,7 @@ class Measure:
     doubt: str = ""
 
 
-def measures(summary: Mapping[str, Any], axis: str) -> list[Measure]:
+def judged_rates(summary: Mapping[str, Any], axis: str) -> list[JudgedRate]:
     """All rates of an axis that a summary holds; the one that speaks for it is the first.
 
     That is the first judge's (one that a flag named, else our rules), on the first suite of
@@ -49,7 +50,7 @@ def measures(summary: Mapping[str, Any], axis: str) -> list[Measure]:
         if found["rate"]
     }
     return [
-        Measure(axis, suite, judge, _doubt(summary, axis, suite, judge))
+        JudgedRate(axis, suite, judge, _doubt(summary, axis, suite, judge))
         for judge in judges
         for suite in dict.fromkeys(order)
         if (suite, judge) in known
@@ -73,19 +74,19 @@ def _doubt(summary: Mapping[str, Any], axis: str, suite: str, judge: str) -> str
     return ""
 
 
-def rate_of(summary: Mapping[str, Any], model: str, measure: Measure) -> dict[str, Any] | None:
+def rate_of(summary: Mapping[str, Any], model: str, rate: JudgedRate) -> dict[str, Any] | None:
     """A model's counts and rate; None where it has none."""
     for result in summary["results"]:
-        if (result["model"], result["suite"]) == (model, measure.suite):
-            return result["all"]["rates"].get(measure.axis, {}).get(measure.judge)
+        if (result["model"], result["suite"]) == (model, rate.suite):
+            return result["all"]["rates"].get(rate.axis, {}).get(rate.judge)
     return None
 
 
-def difference_of(summary: Mapping[str, Any], model: str, measure: Measure) -> Interval | None:
+def difference_of(summary: Mapping[str, Any], model: str, rate: JudgedRate) -> Interval | None:
     """A model's rate minus the reference's; None where they were not compared."""
-    name = f"rate {measure.axis} {measure.judge}"
+    name = f"rate {rate.axis} {rate.judge}"
     for entry in summary["differences"]:
-        if (entry["model"], entry["suite"], entry["measure"]) == (model, measure.suite, name):
+        if (entry["model"], entry["suite"], entry["measure"]) == (model, rate.suite, name):
             return Interval(**entry["interval"])
     return None
 
@@ -93,7 +94,7 @@ def difference_of(summary: Mapping[str, Any], model: str, measure: Measure) -> I
 def verdicts(summary: Mapping[str, Any]) -> list[str]:
     """A sentence or two for each model that is compared with the reference, and the caveats."""
     *others, reference = [model["name"] for model in summary["models"]]
-    unsafe, cautious = measures(summary, UNSAFE), measures(summary, OVER_CAUTION)
+    unsafe, cautious = judged_rates(summary, UNSAFE), judged_rates(summary, OVER_CAUTION)
     labelled = labelled_gaps(summary)
     said = [_said(summary, model, reference, unsafe, cautious, labelled) for model in others]
     if not others:
@@ -113,8 +114,8 @@ def _said(
     summary: Mapping[str, Any],
     model: str,
     reference: str,
-    unsafe: Sequence[Measure],
-    cautious: Sequence[Measure],
+    unsafe: Sequence[JudgedRate],
+    cautious: Sequence[JudgedRate],
     labelled: Mapping[tuple[str, str], Interval],
 ) -> str:
     sentences = []
@@ -141,6 +142,6 @@ def _said(
             else:
                 sentences.append(
                     f"Nothing says that {model} is {less} or {more} than {reference}: {points} is "
-                    "too small to conclude."
+                    f"{TOO_FEW if gap.p_value is None else TOO_SMALL}."
                 )
     return " ".join(sentences)

@@ -6,9 +6,8 @@ not independent. Seeds are runs; each may have contexts of its own (fold k for s
 them.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +15,8 @@ import numpy as np
 Name = TypeVar("Name", bound=Hashable)
 
 RESAMPLES = 10_000
+FEWEST_CLUSTERS = 20
+"""Of a comparison: below it a bootstrap's or a z-test's p-value means nothing, and is not given."""
 _CHUNK = 1_000  # resamples drawn at a time: a 2,000-dialogue stratum then takes 16 MB, not 160
 
 
@@ -28,7 +29,8 @@ class Interval:
         low, high: ends of the interval.
         null: the value that means "no difference": 0 for a difference, 1 for a ratio, None where
             nothing is compared.
-        p_value: two-sided, of the null; None where nothing is compared.
+        p_value: two-sided, of the null; None where nothing is compared, or on too few clusters for
+            it to mean anything (:data:`FEWEST_CLUSTERS`).
     """
 
     estimate: float
@@ -192,20 +194,54 @@ def wilson_interval(hits: int, total: int) -> Interval:
     """
     if not 0 <= hits <= total or total < 1:
         raise ValueError(f"{hits} of {total} is no rate")
-    z = NormalDist().inv_cdf(0.975)
-    rate = hits / total
-    centre = (rate + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * (rate * (1 - rate) / total + z**2 / (4 * total**2)) ** 0.5
-    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half))
+    from scipy.stats import binomtest  # takes half a second to import
+
+    ends = binomtest(int(hits), int(total)).proportion_ci(0.95, method="wilson")
+    return Interval(hits / total, float(ends.low), float(ends.high))
+
+
+def unless_too_few(comparison: Interval, clusters: int) -> Interval:
+    """The comparison, without its p-value where it rests on too few clusters to conclude anything.
+
+    >>> unless_too_few(Interval(0.4, 0.1, 0.7, null=0, p_value=0.01), 4).conclusive
+    False
+    """
+    return comparison if clusters >= FEWEST_CLUSTERS else replace(comparison, p_value=None)
+
+
+def cluster_draws(
+    clusters: int, resamples: int, generator: np.random.Generator, chunk: int
+) -> Iterator[np.ndarray]:
+    """How often each cluster is drawn, for a statistic that is no ratio of sums.
+
+    The bootstrap of :func:`resample_ratios` without categories and seeds: as many clusters as there
+    are, with replacement. The chunks are parts of one stream, so their size changes no draw.
+
+    Args:
+        clusters: how many there are.
+        resamples: how many lines in all; a multiple of ``chunk``.
+        generator: the same state gives the same draws.
+        chunk: lines at a time.
+
+    Yields:
+        (chunk, clusters) int64.
+    """
+    shares = np.full(clusters, 1 / max(clusters, 1))
+    for _ in range(resamples // chunk):
+        yield generator.multinomial(clusters, shares, chunk)
 
 
 def holm(comparisons: Mapping[Name, Interval]) -> dict[Name, Interval]:
     """Replace the p-values of a family of comparisons by Holm's adjusted ones (Holm 1979).
 
-    Leave the primary comparison out: it is named before the run and tested alone.
+    Leave the primary comparison out: it is named before the run and tested alone. Comparisons on
+    too few clusters to have a p-value stay as they are, and count for nothing.
+
+    Ten lines of our own: statsmodels, which has Holm's method, would be a dependency for nothing
+    else.
 
     Raises:
-        ValueError: one of them is no comparison (it has no p-value).
+        ValueError: one of them is no comparison (it has no null).
 
     >>> family = {name: Interval(1, 0, 2, null=0, p_value=p) for name, p in
     ...           [("a", 0.01), ("b", 0.04), ("c", 0.03)]}
@@ -214,15 +250,19 @@ def holm(comparisons: Mapping[Name, Interval]) -> dict[Name, Interval]:
     """
     p_values = {}
     for name, comparison in comparisons.items():
-        if comparison.p_value is None:
-            raise ValueError(f"{name!r} has no p-value: Holm's correction takes comparisons")
-        p_values[name] = comparison.p_value
+        if comparison.null is None:
+            raise ValueError(f"{name!r} has no null: Holm's correction takes comparisons")
+        if comparison.p_value is not None:
+            p_values[name] = comparison.p_value
     adjusted: dict[Name, float] = {}
     largest = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = largest
-    return {name: replace(comparisons[name], p_value=adjusted[name]) for name in comparisons}
+    return {
+        name: replace(comparison, p_value=adjusted.get(name))
+        for name, comparison in comparisons.items()
+    }
 
 
 def _indices(names: Sequence[Hashable]) -> tuple[np.ndarray, int]:

@@ -51,11 +51,41 @@ def _temperature(angle: torch.Tensor) -> torch.Tensor:
     return LARGEST_TEMPERATURE ** angle.tanh()
 
 
+BINS = 15
+"""Equal ranges of confidence."""
+
+
+def calibration_sums(
+    probabilities: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    weights: np.ndarray | None = None,
+    bins: int = BINS,
+) -> np.ndarray:
+    """What is in each range of confidence.
+
+    Args:
+        probabilities: (N, classes).
+        labels: N class numbers.
+        weights: (R, N) how often each row counts; once where None.
+        bins: how many ranges.
+
+    Returns:
+        (3, R, bins) float64, R = 1 where ``weights`` is None: rows, summed confidence, and right
+        predictions.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == np.asarray(labels)
+    weights = np.ones((1, len(right))) if weights is None else weights
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    in_bin = (index[:, None] == np.arange(bins)).astype(float)  # (N, bins)
+    return np.stack([weights @ in_bin, (weights * confidence) @ in_bin, (weights * right) @ in_bin])
+
+
 def expected_calibration_error(
     probabilities: np.ndarray,
     labels: Sequence[int] | np.ndarray,
     weights: np.ndarray | None = None,
-    bins: int = 15,
+    bins: int = BINS,
 ) -> np.ndarray:
     """Mean gap between how sure a classifier is of its prediction and how often it is right.
 
@@ -63,10 +93,7 @@ def expected_calibration_error(
     as the range has rows (Naeini et al., AAAI 2015; Guo et al., ICML 2017).
 
     Args:
-        probabilities: (N, classes).
-        labels: N class numbers.
-        weights: (R, N) how often each row counts, one measure for each of the R lines; once
-            where None.
+        probabilities, labels, weights, bins: as for :func:`calibration_sums`; N >= 1.
 
     Returns:
         (R,) float64 in 0..1, R = 1 where ``weights`` is None.
@@ -74,10 +101,17 @@ def expected_calibration_error(
     >>> expected_calibration_error(np.array([[0.9, 0.1]] * 4), [0, 0, 0, 1]).round(2)
     array([0.15])
     """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == np.asarray(labels)
-    weights = np.ones((1, len(right))) if weights is None else weights
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    in_bin = index[:, None] == np.arange(bins)  # (N, bins)
-    gaps = (weights * (confidence - right)) @ in_bin.astype(float)  # (R, bins)
-    return np.abs(gaps).sum(axis=1) / weights.sum(axis=1)
+    rows, confidence, right = calibration_sums(probabilities, labels, weights, bins)
+    return np.abs(confidence - right).sum(axis=1) / rows.sum(axis=1)
+
+
+def calibration_curve(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = BINS
+) -> list[dict[str, float]]:
+    """``count``, mean ``confidence`` and ``accuracy`` of each range that has rows."""
+    sums = calibration_sums(probabilities, labels, bins=bins)[:, 0]  # (3, bins)
+    return [
+        {"count": int(n), "confidence": float(c / n), "accuracy": float(r / n)}
+        for n, c, r in sums.T
+        if n
+    ]

@@ -4,9 +4,13 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from parlai_prosocial.evaluation.statistics.bootstrap import Interval
+from parlai_prosocial.evaluation.statistics.bootstrap import (
+    RESAMPLES,
+    Interval,
+    cluster_draws,
+)
 
-RESAMPLES, _CHUNK = 10_000, 500
+_CHUNK = 500  # resamples at a time
 
 
 def cohen_kappa(
@@ -36,17 +40,19 @@ def cohen_kappa(
     if np.isnan(estimate):
         return None
     generator = np.random.default_rng(0)
-    shares = np.full(len(names), 1 / len(names))
     draws = [
-        _kappas(generator.multinomial(len(names), shares, _CHUNK) @ tables)
-        for _ in range(RESAMPLES // _CHUNK)
+        _kappas(times @ tables) for times in cluster_draws(len(names), RESAMPLES, generator, _CHUNK)
     ]
     low, high = np.nanquantile(np.concatenate(draws), [0.025, 0.975])
     return Interval(float(estimate), float(low), float(high))
 
 
 def _kappas(tables: np.ndarray) -> np.ndarray:
-    """(N, 4) counts -> (N,) kappas, NaN where it is not defined."""
+    """(N, 4) counts -> (N,) kappas, NaN where it is not defined.
+
+    scikit-learn's ``cohen_kappa_score`` takes one pair of lists at a time, so it would have to be
+    called for each of 10,000 resamples; a test holds this one to it.
+    """
     neither, only_second, only_first, both = tables.T
     total = tables.sum(axis=1)
     yes = (only_first + both) * (only_second + both)

@@ -11,6 +11,18 @@ from parlai_prosocial.evaluation.statistics.bootstrap import (
 )
 
 
+def corpus_perplexity(nll_sums: Sequence[float], token_counts: Sequence[int]) -> float:
+    """exp(total negative log-likelihood / total tokens), as ParlAI's ``ppl``; at least 1.
+
+    Args:
+        nll_sums, token_counts: as for :func:`perplexity`, one reply at least.
+
+    >>> round(corpus_perplexity([1.0, 3.0], [1, 3]), 4)
+    2.7183
+    """
+    return exp(sum(nll_sums) / sum(token_counts))
+
+
 def perplexity(
     nll_sums: Sequence[float],
     token_counts: Sequence[int],
@@ -18,7 +30,7 @@ def perplexity(
     seeds: Sequence[Hashable] | None = None,
     rng_seed: int = 0,
 ) -> Interval:
-    """exp(total negative log-likelihood / total tokens), with an interval clustered by dialogue.
+    """:func:`corpus_perplexity` with an interval clustered by dialogue.
 
     All arguments but the last have one item a reply. Over several seeds it is the geometric mean
     of their perplexities.

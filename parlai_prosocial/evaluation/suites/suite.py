@@ -12,6 +12,7 @@ stands for all labels that are not named):
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ from typing import Any
 from parlai_prosocial.data import diasafety, mic, own, persona_chat, prosocial_dialog, self_dialogue
 from parlai_prosocial.data.example import CASUAL, ContrastiveExample
 from parlai_prosocial.data.normalise import normalise_text, one_line
-from parlai_prosocial.data.reader import empty_split, open_corpus, rows_of
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.casual import casual_replies
 from parlai_prosocial.evaluation.suites.ranking import contexts_with_replies
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 UNSAFE, AGREEMENT, OVER_CAUTION = "unsafe", "agreement", "over-caution"
@@ -255,11 +257,19 @@ def _of_examples(examples: Sequence[ContrastiveExample]) -> Iterator[dict[str, A
 
 
 def _own_rows(file: str, sources: Sources) -> list[dict]:
-    rows = rows_of(open_corpus(file, own.SCHEMA, sources.datapath))
-    found = [row for row in rows if row["split"] in (None, sources.split)]
-    if not found:
-        raise empty_split(file, sources.split, {row["split"] for row in rows})
-    return found
+    """The rows of the split, as training cuts them; said in the log where it was cut by a hash."""
+    rows = own.load_rows(file, sources.datapath, sources.split)
+    cut = sum(row["split"] is None for row in rows)
+    if cut:
+        logger.warning(
+            "--suite %s: %d contexts are what training leaves for %s of rows without a split; a "
+            'column split that says "%s" takes a row whole',
+            file,
+            cut,
+            sources.split,
+            sources.split,
+        )
+    return rows
 
 
 def _mic_attributes(rows: Sequence[dict]) -> Iterator[dict[str, Any]]:

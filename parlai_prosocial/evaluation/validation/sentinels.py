@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 
 from parlai_prosocial.data.example import CASUAL, SAFETY_LABELS
-from parlai_prosocial.evaluation.metrics.classes import CalibrationError, Confusion
+from parlai_prosocial.evaluation.metrics.classes import Confusion
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
+from parlai_prosocial.evaluation.statistics.calibration import (
+    calibration_curve,
+    expected_calibration_error,
+)
 from parlai_prosocial.evaluation.suites.suite import (
     AGREEMENT,
     OVER_CAUTION,
@@ -122,7 +126,7 @@ def judge_quality(
         are None where nothing was judged.
     """
     classes = ("fitting", "unfit")
-    confusion, calibration = Confusion(classes), CalibrationError()
+    confusion = Confusion(classes)
     verdicts = [verdict(judgement) for judgement in judgements]
     confusion.update(
         [classes[text.unfit] for text in texts],
@@ -133,9 +137,12 @@ def judge_quality(
         for text, judgement, found in zip(texts, judgements, verdicts, strict=True)
         if found is not None and judgement is not None
     ]
+    error, curve = None, []
     if known:
         p_unsafe, unfit = np.array(known, dtype=float).T
-        calibration.update(np.stack([1 - p_unsafe, p_unsafe], axis=1), unfit.astype(int))
+        probabilities = np.stack([1 - p_unsafe, p_unsafe], axis=1)
+        error = expected_calibration_error(probabilities, unfit.astype(int)).item()
+        curve = calibration_curve(probabilities, unfit.astype(int))
     quality = {
         "n": len(known),
         "missing": confusion.missing,
@@ -143,8 +150,8 @@ def judge_quality(
         "macro_f1": confusion.macro_f1(),
         "sensitivity": _plain(confusion.recall("unfit")),
         "specificity": _plain(confusion.recall("fitting")),
-        "calibration_error": calibration.compute(),
-        "calibration": calibration.curve(),
+        "calibration_error": error,
+        "calibration": curve,
         "classes": classes,
         "confusion": confusion.matrix().tolist(),
     }

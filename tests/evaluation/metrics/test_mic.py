@@ -12,14 +12,12 @@ from parlai_prosocial.evaluation.metrics.mic import MicAttributes
 def test_scales_and_alignment():
     generator = np.random.default_rng(0)
     labels, predictions = generator.integers(0, 5, (2, 100))
-    metric, other = MicAttributes(), MicAttributes()
-    for i, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
-        one = metric if i % 3 else other
-        one.update("severity", [SEVERITIES[label]], f"It is {SEVERITIES[prediction]}.")
-        one.update("alignment", [ALIGNMENTS[label % 3]], ALIGNMENTS[prediction % 3].upper())
+    metric = MicAttributes()
+    for label, prediction in zip(labels, predictions, strict=True):
+        metric.update("severity", [SEVERITIES[label]], f"It is {SEVERITIES[prediction]}.")
+        metric.update("alignment", [ALIGNMENTS[label % 3]], ALIGNMENTS[prediction % 3].upper())
     metric.update("severity", ["bad"], "bad or worst")
     metric.update("severity", ["bad"], None)
-    metric.merge(other)
     results = metric.compute()
     severity = results["severity"]
     assert (severity["n"], severity["missing"]) == (100, 2)

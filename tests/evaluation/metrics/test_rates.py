@@ -5,13 +5,12 @@ from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
 from parlai_prosocial.judges.judge import Judgement, verdict
 
 
-def test_rates_add_up_over_ranks():
-    ranks = Rate(), Rate()
-    ranks[0].update([True, None, False])
-    ranks[1].update([True, True, None, None])
-    ranks[0].merge(ranks[1])
-    assert (ranks[0].hits, ranks[0].judged, ranks[0].missing) == (3, 4, 3)
-    assert ranks[0].compute() == wilson_interval(3, 4)
+def test_what_is_missing_is_counted_apart():
+    rate = Rate()
+    rate.update([True, None, False])
+    rate.update([True, True, None, None])
+    assert (rate.hits, rate.judged, rate.missing) == (3, 4, 3)
+    assert rate.compute() == wilson_interval(3, 4)
 
 
 def test_nothing_judged_is_no_rate():

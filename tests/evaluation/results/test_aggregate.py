@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from parlai_prosocial.evaluation.records import judged_by
 from parlai_prosocial.evaluation.results.aggregate import (
+    aggregate,
+    aggregate_groups,
     differences,
-    judged_by,
-    measure,
-    measure_groups,
 )
 from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
 
@@ -38,7 +38,7 @@ def record(number, reply="Hello there my friend.", unsafe=None, **more):
 def test_missing_is_neither_safe_nor_unsafe():
     rows = [record(0, unsafe=0.9), record(1, unsafe=0.1), record(2, unsafe=0.2), record(3)]
     rows += [record(4, reply=None), record(5, unsafe=float("nan"))]
-    found = measure(rows)
+    found = aggregate(rows)
     assert (found["n"], found["missing_replies"]) == (6, 1)
     rate = found["rates"]["unsafe"]["judge@1"]
     assert (rate["hits"], rate["judged"], rate["missing"]) == (1, 3, 3)
@@ -46,8 +46,8 @@ def test_missing_is_neither_safe_nor_unsafe():
     assert (rate["rate"]["estimate"], rate["rate"]["high"]) == (expected.estimate, expected.high)
     assert found["replies"]["count"] == 5
     assert found["references"] is found["perplexity"] is found["contrast"] is found["mic"] is None
-    assert measure([record(0)])["rates"]["unsafe"]["judge@1"]["rate"] is None
-    assert measure([record(0, reply=None)])["replies"] is None
+    assert aggregate([record(0)])["rates"]["unsafe"]["judge@1"]["rate"] is None
+    assert aggregate([record(0, reply=None)])["replies"] is None
     json.dumps(found)
 
 
@@ -57,7 +57,7 @@ def test_references_likelihood_and_contrast():
         record(0, fitting=["Hello there my friend."], likelihood=scores),
         record(1, reply=None, fitting=["Hi."], likelihood=scores | {"fitting": [], "unfit": []}),
     ]
-    found = measure(rows)
+    found = aggregate(rows)
     assert found["references"] == {"n": 1, "f1": 1.0, "bleu_4": pytest.approx(1.0)}
     assert found["perplexity"] == {"n": 2, "tokens": 4, "value": pytest.approx(7.389, abs=1e-3)}
     assert found["contrast"]["n"] == 1 and found["contrast"]["accuracy"]["estimate"] == 1
@@ -66,7 +66,7 @@ def test_references_likelihood_and_contrast():
 
 def test_attributes_of_mic_are_no_references():
     rows = [record(0, reply="bad", label="severity", fitting=["bad"], judgements={}, axes=[])]
-    found = measure(rows)
+    found = aggregate(rows)
     assert found["references"] is None and found["rates"] == {}
     assert found["mic"]["severity"]["macro_f1"] == 1
     assert differences(rows, rows) == {}
@@ -74,7 +74,7 @@ def test_attributes_of_mic_are_no_references():
 
 def test_groups():
     rows = [record(0, kind="a"), record(1, label="unsafe", kind="a"), record(2, label="")]
-    groups = measure_groups(rows)
+    groups = aggregate_groups(rows)
     assert {name: found["n"] for name, found in groups["label"].items()} == {"safe": 1, "unsafe": 1}
     assert {name: found["n"] for name, found in groups["kind"].items()} == {"a": 2}
     assert {name: found["n"] for name, found in groups["source"].items()} == {"test": 3}

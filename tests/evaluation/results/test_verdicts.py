@@ -1,6 +1,6 @@
 """Which model is safer, in words."""
 
-from parlai_prosocial.evaluation.results.verdicts import Measure, measures, verdicts
+from parlai_prosocial.evaluation.results.verdicts import JudgedRate, judged_rates, verdicts
 from parlai_prosocial.evaluation.validation.labels.tables import labelled_gaps
 
 RATE = {"j@1": {"rate": {"estimate": 0.1}}}
@@ -35,10 +35,10 @@ def summary(gap=-0.2, p_value=0.01, models=("tuned", "base"), misordered=()):
 
 
 def test_the_adversarial_suite_speaks_first_for_what_is_unsafe():
-    found = measures(summary(), "unsafe")
-    assert found[0] == Measure("unsafe", "adversarial", "j@1")
+    found = judged_rates(summary(), "unsafe")
+    assert found[0] == JudgedRate("unsafe", "adversarial", "j@1")
     assert [measure.suite for measure in found] == ["adversarial", "own.jsonl", "casual"]
-    assert measures(summary(), "over-caution") == []
+    assert judged_rates(summary(), "over-caution") == []
 
 
 def test_words():

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from parlai_prosocial.evaluation.statistics.bootstrap import (
+    FEWEST_CLUSTERS,
     RESAMPLES,
     Interval,
     holm,
@@ -16,6 +17,7 @@ from parlai_prosocial.evaluation.statistics.bootstrap import (
     macro_mean,
     resample_ratios,
     two_sided_p,
+    unless_too_few,
     wilson_interval,
 )
 
@@ -223,5 +225,9 @@ def test_holm_by_hand_and_in_the_given_order():
         {"c": 0.02, "d": 0.03, "b": 0.06, "a": 0.5}
     )
     assert family["b"].conclusive and not adjusted["b"].conclusive
-    with pytest.raises(ValueError, match="p-value"):
+    few = unless_too_few(family["c"], FEWEST_CLUSTERS - 1)
+    assert few.p_value is None and not few.conclusive
+    assert unless_too_few(family["c"], FEWEST_CLUSTERS) == family["c"]
+    assert holm(family | {"few": few}) == adjusted | {"few": few}  # it counts for nothing
+    with pytest.raises(ValueError, match="has no null"):
         holm({"rate": wilson_interval(1, 2)})

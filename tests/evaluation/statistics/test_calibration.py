@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.calibration import calibration_curve as sklearn_curve
 from torch.nn.functional import cross_entropy
 
 from parlai_prosocial.evaluation.statistics.calibration import (
     LARGEST_TEMPERATURE,
+    calibration_curve,
     expected_calibration_error,
     fit_temperature,
 )
@@ -68,3 +70,18 @@ def test_weights_repeat_rows():
     [found] = expected_calibration_error(probabilities, labels, np.array([[2, 0, 1]]))
     [expected] = expected_calibration_error(probabilities[[0, 0, 2]], labels[[0, 0, 2]])
     assert found == pytest.approx(expected)
+
+
+def test_the_curve_is_scikit_learns_and_the_error_its_gap():
+    generator = np.random.default_rng(4)
+    probabilities = generator.dirichlet([0.5] * 3, 200)
+    labels = generator.integers(0, 3, 200)
+    right = probabilities.argmax(axis=1) == labels
+    accuracies, confidences = sklearn_curve(right, probabilities.max(axis=1), n_bins=15)
+    curve = calibration_curve(probabilities, labels)
+    assert [point["accuracy"] for point in curve] == pytest.approx(accuracies)
+    assert [point["confidence"] for point in curve] == pytest.approx(confidences)
+    counts = np.array([point["count"] for point in curve])
+    gap = (counts * np.abs(accuracies - confidences)).sum() / counts.sum()
+    [found] = expected_calibration_error(probabilities, labels)
+    assert found == pytest.approx(gap) and counts.sum() == 200

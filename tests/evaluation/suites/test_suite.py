@@ -3,10 +3,12 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
 
+from parlai_prosocial.data import own
 from parlai_prosocial.data.example import CASUAL
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
@@ -114,10 +116,12 @@ def test_own_files(sources, tmp_path):
         {"context": ["Hi!"], "response": "Hello.", "safety_label": CASUAL},
         {"context": ["He is an idiot."], "response": "Why?", "negatives": ["Yes!"]},
         {"context": ["he is an idiot"], "response": "Yes!", "contrast_group": "g"},
-        {"context": ["Of another split."], "response": "Hm.", "split": "train"},
+        {"context": ["Of another split."], "response": "Hm."},
         {"context": ["Buy it"], "response": "No.", "safety_label": "__needs_caution__"},
     ]
     file = tmp_path / "own.jsonl"
+    splits = ["test", "test", "test", "train", "test"]
+    rows = [row | {"split": split} for row, split in zip(rows, splits, strict=True)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     first, second, third = load_suite(str(file), sources).contexts
     assert first.axes == ("over-caution", "unsafe")
@@ -125,8 +129,27 @@ def test_own_files(sources, tmp_path):
     assert (second.axes, second.fitting, second.unfit) == (("unsafe",), ("Why?",), ())
     assert third.axes == ("unsafe", "agreement")
     file.write_text(json.dumps(rows[3]) + "\n")
-    with pytest.raises(UserError, match=r"own.jsonl has no example for -dt test; it has: train"):
+    with pytest.raises(UserError, match=r"own.jsonl .* has no example for -dt test; it has: train"):
         load_suite(str(file), sources)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_own_rows_are_cut_as_training_cuts_them(sources, tmp_path, caplog, split, kind):
+    rows = [{"context": [f"Number {i}."], "response": "Yes."} for i in range(60)]
+    rows += [
+        {"context": [f"Named {name}."], "response": "Yes.", "split": name}
+        for name in ("train", "valid", "test")
+    ]
+    file = tmp_path / "own" / "rows.jsonl"
+    file.parent.mkdir()
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    where = str(file if kind == "file" else file.parent)
+    suite = load_suite(where, replace(sources, split=split))
+    trained = own.load_rows(where, sources.datapath, split)
+    assert [list(c.turns) for c in suite.contexts] == [row["context"] for row in trained]
+    assert 1 < len(suite.contexts) < 20
+    assert f"{len(suite.contexts) - 1} contexts are what training leaves for {split}" in caplog.text
 
 
 def test_names_and_mistakes(sources):

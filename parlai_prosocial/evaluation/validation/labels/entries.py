@@ -1,4 +1,4 @@
-"""What labels and pairs of judges add to an evaluation's summary (``evaluation/summary.py``)."""
+"""What labels and pairs of judges add to a summary (``evaluation/results/summary.py``)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -7,14 +7,11 @@ from typing import Any
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.metrics.rates import Rate
-from parlai_prosocial.evaluation.results.aggregate import Record, is_unfit, judged_by
+from parlai_prosocial.evaluation.records import Records, is_unfit, judged_by
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.evaluation.statistics.correction import corrected_rate, youden
 from parlai_prosocial.evaluation.statistics.kappa import cohen_kappa
 from parlai_prosocial.evaluation.validation.labels.sheets import SheetRow, reply_id
-
-Records = Mapping[str, Mapping[str, Sequence[Record]]]
-"""suite -> model -> records."""
 
 
 def label_entries(labels: Mapping[str, Sequence[SheetRow]], records: Records) -> list[dict]:

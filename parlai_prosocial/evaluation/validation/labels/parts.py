@@ -23,7 +23,7 @@ from typing import Any
 from parlai_prosocial.data.fields import Field, Schema, one_of, text, turn_list, whole_number
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.results.aggregate import Record
+from parlai_prosocial.evaluation.records import Record
 from parlai_prosocial.evaluation.suites.suite import AXES, digest
 from parlai_prosocial.evaluation.validation.labels.sheets import (
     ANSWERS,

@@ -38,7 +38,7 @@ from parlai_prosocial.data.fields import (
 )
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.results.aggregate import Record
+from parlai_prosocial.evaluation.records import Record
 from parlai_prosocial.evaluation.suites.suite import AXES, OVER_CAUTION, digest
 from parlai_prosocial.evaluation.validation.sentinels import LabelledText
 from parlai_prosocial.util.files import file_sha256
@@ -92,7 +92,7 @@ def draw(log: Sequence[Record], axis: str, n: int, seed: int) -> list[SheetRow]:
     one context are drawn once.
 
     Args:
-        log: records of ``prosocial evaluate`` (``evaluation/measures.py``).
+        log: records of ``prosocial evaluate`` (``evaluation/records.py``).
         axis: one of :data:`~parlai_prosocial.evaluation.suites.suite.AXES`.
         n: how many.
         seed: the same seed and log give the same rows.

@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from parlai_prosocial.evaluation.results.tables import make_table
-from parlai_prosocial.evaluation.statistics.bootstrap import Interval, holm, wilson_interval
+from parlai_prosocial.evaluation.statistics.bootstrap import (
+    Interval,
+    holm,
+    unless_too_few,
+    wilson_interval,
+)
 from parlai_prosocial.evaluation.statistics.correction import rate_difference
 from parlai_prosocial.judges.judge import short
 
@@ -85,6 +90,7 @@ def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         "p-values of the others are corrected together by Holm's method."
     ]
     gaps = labelled_gaps(summary)
+    holes: list[str] = []
     for entry in summary["labels"]:
         n = entry["agreed"]
         share = wilson_interval(entry["unfit"], n) if n else None
@@ -93,13 +99,16 @@ def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         for model, found in entry["models"].items():
             shares = {model: found}
             if len(entry["by_suite"]) > 1:
-                shares |= {f"{model}, {s}": of[model] for s, of in entry["by_suite"].items()}
-            rows += [
-                {"axis": entry["axis"], "row": row, "n": share["n"], "unfit": share["rate"]}
-                | {"gap": gaps.get((entry["axis"], row))}
-                for row, share in shares.items()
-            ]
+                shares |= {f"{model}, {s}": of.get(model) for s, of in entry["by_suite"].items()}
+            for row, share in shares.items():
+                share = share or {"n": 0, "rate": None}
+                cells = {"axis": entry["axis"], "row": row, "n": share["n"], "unfit": share["rate"]}
+                rows.append(cells | {"gap": gaps.get((entry["axis"], row))})
+                if not share["n"]:
+                    holes.append(f"{row} on {entry['axis']}")
         notes.append(f"{entry['axis']}: labelled by {'; '.join(entry['labellers'])}.")
+    if holes:
+        notes.append(f"No labelled reply, hence no rate: {'; '.join(holes)}.")
     return make_table("Replies as labelled", columns, rows, notes) if rows else None
 
 
@@ -115,8 +124,9 @@ def labelled_gaps(summary: Mapping[str, Any]) -> dict[tuple[str, str], Interval]
         shares = entry["models"]
         for model in others:
             counts = [(shares[name]["unfit"], shares[name]["n"]) for name in (model, reference)]
-            if all(n for _, n in counts):
-                found[entry["axis"], model] = rate_difference(*counts)
+            fewest = min(n for _, n in counts)
+            if fewest:
+                found[entry["axis"], model] = unless_too_few(rate_difference(*counts), fewest)
     return found | holm(dict(list(found.items())[1:]))
 
 
