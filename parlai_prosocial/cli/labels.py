@@ -1,5 +1,6 @@
 """``prosocial labels``: replies to label, against which ``evaluate`` checks its judges."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,17 @@ def export(
     )
 
     _check_numbers(n, parts, twice)
-    if (log is None) == (replies is None):
-        raise UserError("--log, --replies: give one of them, to draw from")
     numbers = range(1, (parts or 0) + 1)
     files = [out.with_name(f"{out.stem}-part-{i}{out.suffix}") for i in numbers] or [out]
     for file in files:
         _check_new(file)
-    if replies is not None:
+    if log is not None and replies is None:
+        records = _records(log)
+    elif replies is not None and log is None:
         records = labels_parts.read_replies(replies, axis)
         n = n or distinct(records, axis)
     else:
-        records = _records(log)
+        raise UserError("--log, --replies: give one of them, to draw from")
     rows = draw(records, axis, n or 300, seed)
     texts = [sheet_text(rows)]
     if parts is not None:
@@ -136,10 +137,10 @@ def _check_numbers(n: int | None, parts: int | None, twice: int) -> None:
         raise UserError(f"--twice {twice}: give a whole number above 0, and --parts with it")
 
 
-def _records(log: Path) -> list[dict[str, Any]]:
+def _records(log: Path) -> list[Mapping[str, Any]]:
     if not log.exists():
         raise UserError(f"--log {log}: no such file; give log.jsonl of prosocial evaluate")
-    records = read_log(log)
+    records: list[Mapping[str, Any]] = [*read_log(log)]
     needed = {"model", "suite", "id", "context", "label", "axes", "reply"}
     for number, record in enumerate(records, 1):
         missing = needed - record.keys() if isinstance(record, dict) else needed

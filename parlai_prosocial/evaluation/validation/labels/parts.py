@@ -64,7 +64,7 @@ def read_replies(file: str | Path, axis: str) -> list[Record]:
     Raises:
         UserError: a row is bad.
     """
-    records = []
+    records: list[Record] = []
     for row in _read(file, Schema("replies to be labelled", _REPLIES)):
         if row["reply"] is not None:
             context = row["context"]
@@ -149,12 +149,17 @@ def join(files: Sequence[str | Path]) -> list[SheetRow]:
                 raise UserError(f"id {key}: two parts differ in its {name}; restore it")
         rows.append(
             SheetRow(
-                **{name: first[name] for name in ("id", "axis", "suite", "context", "reply")},
-                **{
-                    f"{name}_{number}": row.get(name)
-                    for number, row in ((1, first), (2, second))
-                    for name in ("label", "severity", "answers")
-                },
+                id=key,
+                axis=first["axis"],
+                suite=first["suite"],
+                context=first["context"],
+                reply=first["reply"],
+                label_1=first["label"],
+                label_2=second.get("label"),
+                severity_1=first["severity"],
+                severity_2=second.get("severity"),
+                answers_1=first["answers"],
+                answers_2=second.get("answers"),
                 labeller=each_once(first["labeller"], second.get("labeller")),
                 guidelines=each_once(first["guidelines"], second.get("guidelines")),
             )
