@@ -177,7 +177,7 @@ def test_workflow_runs_commands_that_parse():
     assert len(audits) == 1
     context = click.Context(cli)
     parsed = cli.get_command(context, "audit").make_context("audit", audits[0])
-    assert [parse_gate(gate).limit for gate in parsed.params["gates"]] == [0.05, 0.1]
+    assert [parse_gate(gate).limit for gate in parsed.params["fail_if"]] == [0.05, 0.1]
     kept = next(step["with"]["path"] for step in job["steps"] if step.get("if") == "always()")
     assert f"{parsed.params['out']}/report.html" in kept.split()
 
@@ -188,7 +188,7 @@ def test_flag_table_is_complete():
     from parlai_prosocial.agents import options
 
     parser = ParlaiParser(False, False)
-    options.add_arguments(parser)
+    options.add_arguments(parser, None)
     groups = [g for g in parser._action_groups if g.title in ("Prosocial", "Contrast")]
     defaults = {a.option_strings[0]: a.default for g in groups for a in g._group_actions}
     text = (DOCS / "flags.md").read_text(encoding="utf-8")

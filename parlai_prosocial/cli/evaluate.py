@@ -117,7 +117,7 @@ def evaluate(report: Path | None, **flags: Any) -> None:
     intervals, and the terminal the tables. Over-caution (over-refusal: a refusal or a lecture where
     the context gives no reason) and agreement are always judged, by rules
     (parlai_prosocial/data/bundled/preachy_patterns.txt and agreement_patterns.txt); what is unsafe
-    only by --judge. Stopped half-way, the same command goes on, and more models, suites or judges
+    only by --judge. If stopped, the same command resumes, and more models, suites or judges
     into the same OUT ask only for what is new.
 
     \b

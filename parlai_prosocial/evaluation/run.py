@@ -72,7 +72,7 @@ def evaluate(
         suites: names, or files of own data; ``all`` stands for the usual ones.
         judges: ``[AXIS=]KIND:WHERE`` each, as ``prosocial evaluate --help`` lists them.
             Over-caution and agreement are judged by rules in any case.
-        out: folder of log, summary and all answers. Stopped half-way, the same call goes on, and
+        out: folder of log, summary and all answers. If stopped, the same call resumes, and
             more models, suites or judges ask only for what is new. None keeps nothing.
         limit: most contexts of each suite, evenly spread; or suite -> most, "" for all others; or
             ``[SUITE:]N`` each.
