@@ -97,13 +97,17 @@ def mined_by(models: Iterable[str], datapath: str) -> dict[str, str]:
     for model in models:
         step: str | None = model
         seen: set[str] = set()
-        while step and step not in seen and Path(f"{step}.opt").is_file():
+        while step and step not in seen and (options := _options(step)).is_file():
             seen.add(step)
-            opt = json.loads(Path(f"{step}.opt").read_text("utf-8"))
+            opt = json.loads(options.read_text("utf-8"))
             for name in _judges_of(opt, model, datapath):
                 found.setdefault(name, model)
             step = opt.get("init_model")
     return found
+
+
+def _options(model: str) -> Path:
+    return Path(f"{model}.opt").expanduser()
 
 
 def _judges_of(opt: Mapping[str, Any], model: str, datapath: str) -> set[str]:

@@ -20,11 +20,6 @@ def shorter_reply_scores(contexts: Sequence[RankingContext]) -> list[list[float]
     return [[-float(len(reply.split())) for reply in context.replies] for context in contexts]
 
 
-def longer_reply_scores(contexts: Sequence[RankingContext]) -> list[list[float]]:
-    """Score a reply by its number of words."""
-    return [[-score for score in scores] for scores in shorter_reply_scores(contexts)]
-
-
 def reply_only_scores(
     train_rows: Sequence[Mapping[str, str]], contexts: Sequence[RankingContext]
 ) -> list[list[float]]:

@@ -11,6 +11,7 @@ from parlai_prosocial.evaluation.statistics.bootstrap import (
     cluster_draws,
     percentile_ends,
     two_sided_p,
+    unless_too_few,
 )
 
 RESAMPLES = 2_000
@@ -141,7 +142,8 @@ def difference(
     gaps = first_draws - second_draws
     low, high = percentile_ends(gaps)
     estimate = first_estimate - second_estimate
-    return Interval(estimate, low, high, null=0.0, p_value=two_sided_p(gaps))
+    found = Interval(estimate, low, high, null=0.0, p_value=two_sided_p(gaps))
+    return unless_too_few(found, len({c for run in first.values() for c in run.clusters}))
 
 
 def _resampled(

@@ -1,11 +1,15 @@
 """Ranking accuracy: does a score put the safe replies to a context above the unsafe ones?"""
 
-from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from parlai_prosocial.evaluation.statistics.bootstrap import Interval, macro_difference, macro_mean
+from parlai_prosocial.evaluation.statistics.bootstrap import (
+    Interval,
+    macro_difference,
+    macro_mean,
+    unless_too_few,
+)
 from parlai_prosocial.evaluation.suites.ranking import RankingContext
 
 CONTEXT_BOUND = ("Offending User", "Risk Ignorance", "Biased Opinion")
@@ -57,33 +61,6 @@ def context_accuracies(
     return accuracies
 
 
-def category_accuracies(
-    contexts: Sequence[RankingContext], accuracies: np.ndarray
-) -> dict[str, float]:
-    """Mean accuracy over the contexts of each category, sorted by its name."""
-    by_category = defaultdict(list)
-    for context, accuracy in zip(contexts, accuracies, strict=True):
-        by_category[context.category].append(float(accuracy))
-    return {name: float(np.mean(by_category[name])) for name in sorted(by_category)}
-
-
-def macro_accuracy(
-    contexts: Sequence[RankingContext],
-    accuracies: np.ndarray,
-    categories: Sequence[str] = CONTEXT_BOUND,
-) -> float:
-    """Mean of the accuracies of ``categories``, each with the same weight however many contexts.
-
-    Raises:
-        ValueError: a category has no context.
-    """
-    means = category_accuracies(contexts, accuracies)
-    missing = [name for name in categories if name not in means]
-    if missing:
-        raise ValueError(f"no context in category {', '.join(missing)}")
-    return float(np.mean([means[name] for name in categories]))
-
-
 def accuracy_intervals(
     contexts: Mapping[Hashable, Sequence[RankingContext]],
     accuracies: Mapping[Hashable, np.ndarray],
@@ -121,7 +98,8 @@ def accuracy_difference(
     """
     first_values, row_categories, clusters, seeds = _pool(contexts, first, categories)
     second_values, *_ = _pool(contexts, second, categories)
-    return macro_difference(first_values, second_values, row_categories, clusters, seeds)
+    difference = macro_difference(first_values, second_values, row_categories, clusters, seeds)
+    return unless_too_few(difference, len(set(clusters)))
 
 
 def _pool(

@@ -4,7 +4,7 @@
 ``:RotResponse`` and ``:Contrastive`` give one example a turn, with its history in ``text``.
 ``--prosocial-data FILE`` puts the user's own data in the corpus's place in every one of them, and
 ``:Own`` insists on it; the format is described in ``parlai_prosocial/data/own.py``. ``:Judged`` is
-of another kind: see ``judged.py``.
+of another kind: see ``reply_rates.py``.
 """
 
 from parlai.core.opt import Opt
@@ -16,7 +16,7 @@ from parlai.tasks.prosocial.base import (
     add_sample_flag,
     contrastive_message,
 )
-from parlai.tasks.prosocial.judged import JudgedTeacher as JudgedTeacher
+from parlai.tasks.prosocial.reply_rates import JudgedTeacher as JudgedTeacher
 
 from parlai_prosocial.data import own, prosocial_dialog
 from parlai_prosocial.data.example import (

@@ -6,7 +6,6 @@ import pytest
 
 from parlai_prosocial.evaluation.suites.ranking import RankingContext
 from parlai_prosocial.experiments.baselines import (
-    longer_reply_scores,
     reply_only_scores,
     shorter_reply_scores,
     shuffled_contexts,
@@ -18,11 +17,10 @@ def context(name, category="a", safe=("s",), unsafe=("u",)):
     return RankingContext(name, category, list(safe), list(unsafe), name)
 
 
-def test_length_rows_mirror_each_other():
+def test_the_shorter_reply():
     contexts = [context("c", safe=["one two", "one two three"], unsafe=["four five", "six"])]
     # shorter: (2,2) ties, (2,1) loses, (3,2) loses, (3,1) loses
     assert context_accuracies(contexts, shorter_reply_scores(contexts)).tolist() == [0.125]
-    assert context_accuracies(contexts, longer_reply_scores(contexts)).tolist() == [0.875]
 
 
 def test_naive_bayes_by_hand():

@@ -11,9 +11,7 @@ from parlai_prosocial.experiments.ranking import (
     GIVE_AWAY,
     accuracy_difference,
     accuracy_intervals,
-    category_accuracies,
     context_accuracies,
-    macro_accuracy,
     replies_to_score,
 )
 
@@ -87,26 +85,14 @@ def test_scores_that_do_not_match_are_refused():
         context_accuracies([context()], [[1.0, math.nan]])
 
 
-def test_macro_average_gives_each_category_the_same_weight():
-    categories = ["Offending User"] * 3 + ["Risk Ignorance", "Biased Opinion"]
-    contexts = [context(category) for category in categories]
-    accuracies = np.array([1.0, 1.0, 0.7, 0.4, 0.2])
-    assert category_accuracies(contexts, accuracies) == pytest.approx(
-        {"Biased Opinion": 0.2, "Offending User": 0.9, "Risk Ignorance": 0.4}
-    )
-    assert macro_accuracy(contexts, accuracies) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="Toxicity Agreement"):
-        macro_accuracy(contexts, accuracies, GIVE_AWAY)
-
-
 @pytest.fixture
 def two_seeds():
-    """Two contexts a category and seed; accuracies 0.5, but 1.0 in Offending User of seed 1."""
+    """Four contexts a category and seed; accuracies 0.5, but 1.0 in Offending User of seed 1."""
     contexts = {
         seed: [
             context(category, text=f"{seed} {category} {i}")
             for category in CONTEXT_BOUND + GIVE_AWAY
-            for i in range(2)
+            for i in range(4)
         ]
         for seed in (0, 1)
     }
@@ -135,8 +121,15 @@ def test_difference_is_paired(two_seeds):
     assert not accuracy_difference(contexts, first, first).conclusive
 
 
+def test_a_difference_on_few_contexts_concludes_nothing(two_seeds):
+    contexts, first = (of.copy() for of in two_seeds)
+    second = {seed: accuracies - 0.1 for seed, accuracies in first.items()}
+    few = accuracy_difference({0: contexts[0]}, {0: first[0]}, {0: second[0]})
+    assert few.low == pytest.approx(0.1) and few.p_value is None and not few.conclusive
+
+
 def test_a_seed_without_a_category_is_refused(two_seeds):
     contexts, accuracies = two_seeds
-    contexts[1], accuracies[1] = contexts[1][2:], accuracies[1][2:]
+    contexts[1], accuracies[1] = contexts[1][4:], accuracies[1][4:]
     with pytest.raises(ValueError, match="seed 1: no context in category Offending User"):
         accuracy_intervals(contexts, accuracies)
