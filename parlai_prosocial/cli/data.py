@@ -8,6 +8,7 @@ import click
 from parlai_prosocial.data import own
 from parlai_prosocial.data.example import SAFETY_LABELS
 from parlai_prosocial.data.fields import BadRow
+from parlai_prosocial.data.formats import file_size
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.errors import UserError
 
@@ -19,7 +20,10 @@ def data() -> None:
 
 @data.command()
 @click.argument("file")
-def check(file: str) -> None:
+@click.option(
+    "--max-file-size", default="2GB", show_default=True, help="Stop at a larger file, unpacked."
+)
+def check(file: str, max_file_size: str) -> None:
     """Count what FILE holds, and list every bad row by line and field.
 
     FILE is what you would give to --prosocial-data: a JSON Lines, JSON, CSV or Parquet file, or a
@@ -41,7 +45,7 @@ def check(file: str) -> None:
     """
     good: list[dict] = []
     bad: list[str] = []
-    for place, row in checked_rows(file, own.SCHEMA):
+    for place, row in checked_rows(file, own.SCHEMA, file_size(max_file_size)):
         if isinstance(row, BadRow):
             bad.append(f"{place}: {row}")
         else:
@@ -64,6 +68,9 @@ def _describe(rows: list[dict]) -> None:
     )
     click.echo(f"rows with rules of thumb: {sum(bool(row['rots']) for row in rows)}")
     click.echo(f"rows with negatives: {sum(map(bool, negatives))} ({sum(negatives)} negatives)")
+    repeated = len(rows) - len({repr(row) for row in rows})
+    if repeated:
+        click.echo(f"rows that repeat another one word for word: {repeated}")
     labels = Counter(row["safety_label"] for row in rows)
     _echo_counts("safety labels", {name: labels[name] for name in SAFETY_LABELS})
     if labels[None]:

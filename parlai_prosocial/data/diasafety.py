@@ -11,6 +11,7 @@ from random import Random
 
 from parlai_prosocial.data.example import ContrastiveExample
 from parlai_prosocial.data.fields import Field, Schema, one_of, text, turn_list
+from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.near_duplicates import clusters, near_pairs
 from parlai_prosocial.data.normalise import mend_encoding, normalise_text, one_line
 from parlai_prosocial.data.reader import bundled, checked_rows, empty_split, open_corpus, rows_of
@@ -55,6 +56,7 @@ def load_rows(
     skip_bad_rows: bool = False,
     near_duplicates: bool = True,
     without: Sequence[str] = (),
+    max_file_size: int = MAX_FILE_SIZE,
 ) -> list[dict]:
     """Return the rows of one split, texts on one line each, without the rows of empty reply.
 
@@ -74,6 +76,7 @@ def load_rows(
         without: files or folders of rows with ``context`` (a text, or a list of turns whose last
             one counts). These contexts, what nearly repeats them, and the whole clusters of both
             are left out of every split.
+        max_file_size: how many bytes each file may hold, unpacked.
 
     Raises:
         UserError: a bad file, row, fold or category, or a split without rows.
@@ -84,7 +87,7 @@ def load_rows(
             f"there are {', '.join(CATEGORIES)}"
         )
     files = source or bundled("diasafety.jsonl.gz")
-    rows = rows_of(open_corpus(files, SCHEMA, datapath, skip_bad_rows))
+    rows = rows_of(open_corpus(files, SCHEMA, datapath, skip_bad_rows, None, max_file_size))
     usable = [
         {**row, "context": one_line(row["context"]), "response": one_line(row["response"])}
         for row in rows

@@ -1,9 +1,22 @@
 """What the columns of a corpus may hold, and the reasons given when one holds something else."""
 
+import ast
 import json
-import math
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+_LARGEST = sys.float_info.max
+_MANY_BITS = 1024
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+# A bracket and a quote, or a list of nothing.
+_LIST_BEGINS = re.compile(r"""\s*(?:[\[(]\s*["']|\[\s*(?:\]|None\b|null\b|nan\b|\[))""")
+_OPENING = re.compile(r"\s*[\[(]")
+_PYTHON_ITEM = re.compile(
+    r"""\s*(?P<item>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|None)\s*(?P<end>,\s*[\])]\s*|,|[\])]\s*)""",
+    re.DOTALL,
+)
 
 
 class BadRow(Exception):
@@ -53,10 +66,22 @@ class Schema:
                 continue
             try:
                 row[name] = field.read(value)
+                _check_characters(row[name])
             except ValueError as error:
                 raise BadRow(name, str(error)) from None
         self.check_row(row)
         return row
+
+
+def _check_characters(value: object) -> None:
+    """Raise ValueError if a text, or one in a list, has half a character, which no file can hold.
+
+    JSON can escape one half of a surrogate pair; cut posts have such.
+    """
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str) and not item.isascii() and (half := _HALF_CHARACTER.search(item)):
+            code = f"\\u{ord(half[0]):04x}"
+            raise ValueError(f"holds half a character ({code}, a lone surrogate); take it out")
 
 
 def text(value: object) -> str:
@@ -67,11 +92,14 @@ def text(value: object) -> str:
 
 
 def text_list(value: object) -> list[str]:
-    """Read a list of texts; in CSV it is a JSON list, or one text alone. Nulls are left out."""
+    """Read a list of texts; nulls are left out.
+
+    In CSV it is a JSON list, a list as pandas writes it (Python's), or one text alone.
+    """
     if isinstance(value, str):
-        if not value.lstrip().startswith("["):
+        if not (value.lstrip().startswith("[") or _looks_like_a_list(value)):
             return [value.strip()]
-        value = _parse_json_list(value)
+        value = _parse_list(value)
     if not isinstance(value, list):
         raise ValueError(f"is {_kind(value)}; give a list of texts")
     items = [item for item in value if item is not None]
@@ -88,16 +116,15 @@ def text_list_with_blanks(value: object) -> list[str]:
 
 
 def turn_list(value: object) -> list[str]:
-    """Read the turns of a dialogue: a list, a JSON list, or one text with a turn a line.
+    """Read the turns of a dialogue: a list, a written list, or one text with a turn a line.
 
     Only ``\\n`` and ``\\r\\n`` separate turns. Empty turns are left out.
     """
     if isinstance(value, str):
-        lines = value.replace("\r\n", "\n").split("\n")
-        try:
-            value = json.loads(value) if value.lstrip().startswith("[") else lines
-        except json.JSONDecodeError:
-            value = lines  # a text that begins with a bracket
+        if _looks_like_a_list(value):
+            value = _parse_list(value)
+        else:  # a text may begin with a bracket
+            value = value.replace("\r\n", "\n").split("\n")
     if isinstance(value, list):
         value = [turn for turn in value if not isinstance(turn, str) or turn.strip()]
     turns = text_list(value)
@@ -109,14 +136,14 @@ def turn_list(value: object) -> list[str]:
 def weight_list(value: object) -> list[float]:
     """Read a list of positive finite numbers; in CSV it is a JSON list."""
     if isinstance(value, str):
-        value = _parse_json_list(value)
+        value = _parse_list(value)
     if not isinstance(value, list):
         raise ValueError(f"is {_kind(value)}; give a list of numbers")
     for item in value:
         if isinstance(item, bool) or not isinstance(item, int | float):
             raise ValueError(f"holds {_kind(item)}; give a list of numbers")
-        if not (math.isfinite(item) and item > 0):
-            raise ValueError(f"holds {item}; a weight must be above 0")
+        if not 0 < item <= _LARGEST:
+            raise ValueError(f"holds {_short(item)}; a weight must be above 0, and finite")
     return [float(item) for item in value]
 
 
@@ -154,24 +181,60 @@ def whole_number(low: int, high: int, missing: int | None = None) -> Callable[[o
             raise ValueError(f"is {_kind(value)}; {mend}")
         try:
             number = float(value)
-        except ValueError:
-            raise ValueError(f"is {str(value)[:40]!r}; {mend}") from None
+        except (ValueError, OverflowError):
+            raise ValueError(f"is {_short(value)}; {mend}") from None
         if number == missing:
             return None
         if not (low <= number <= high and number.is_integer()):
-            raise ValueError(f"is {value}; {mend}")
+            raise ValueError(f"is {_short(number)}; {mend}")
         return int(number)
 
     return read
 
 
-def _parse_json_list(value: str) -> object:
+def _looks_like_a_list(value: str) -> bool:
+    """Whether a text is a list in writing; "[laughs] Hi" is none."""
+    return bool(_LIST_BEGINS.match(value)) and value.rstrip().endswith(("]", ")"))
+
+
+def _parse_list(value: str) -> object:
+    """Read a list that stands in a text: JSON's, or Python's as pandas writes it to CSV.
+
+    NumPy's, which has no commas, is refused: it cannot be told apart from one long text.
+    """
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
-        raise ValueError('is no JSON list; write it as ["one", "two"]') from None
+    except (ValueError, RecursionError):
+        pass
+    items: list[object] = []
+    position = _OPENING.match(value).end() if _OPENING.match(value) else len(value)
+    while found := _PYTHON_ITEM.match(value, position):
+        try:
+            items.append(ast.literal_eval(found["item"]))
+        except (ValueError, SyntaxError):
+            break
+        position = found.end()
+        if found["end"] != ",":
+            if position == len(value):
+                return items
+            break
+    raise ValueError('is no JSON list; write it as ["one", "two"]')
+
+
+def _short(value: str | int | float) -> str:
+    """A value for a message, cut; a number of many digits is not written out."""
+    if isinstance(value, int) and value.bit_length() > _MANY_BITS:
+        return "a number of very many digits"
+    return repr(value[:40]) if isinstance(value, str) else f"{value:g}"
 
 
 def _kind(value: object) -> str:
-    kinds = {bool: "a truth value", dict: "an object", list: "a list", str: "a text"}
-    return kinds.get(type(value), "a number")
+    kinds = {
+        bool: "a truth value",
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        int: "a number",
+        float: "a number",
+    }
+    return kinds.get(type(value), f"of the type {type(value).__name__}")

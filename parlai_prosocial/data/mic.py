@@ -9,8 +9,9 @@ from pathlib import Path
 
 from parlai_prosocial.data.example import ContrastiveExample, rot_lines
 from parlai_prosocial.data.fields import Field, Schema, one_of, several_of, text, whole_number
+from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.normalise import normalise_text, one_line
-from parlai_prosocial.data.reader import bundled, empty_split, open_corpus, rows_of
+from parlai_prosocial.data.reader import HubTerms, bundled, empty_split, open_corpus, rows_of
 from parlai_prosocial.data.splits import stable_split
 from parlai_prosocial.data.weights import social_weights
 from parlai_prosocial.errors import UserError
@@ -48,6 +49,12 @@ SCHEMA = Schema(
     },
 )
 
+TERMS = HubTerms(
+    licence="behind a data-use agreement",
+    mend="accept the agreement at https://github.com/SALT-NLP/mic, download MIC.csv, and name that "
+    "file with --mic-data",
+)
+
 
 def load_rows(
     datapath: str,
@@ -55,6 +62,7 @@ def load_rows(
     source: str | None = None,
     sample: bool = False,
     skip_bad_rows: bool = False,
+    max_file_size: int = MAX_FILE_SIZE,
 ) -> list[dict]:
     """Return the annotations of one split, with texts on one line each.
 
@@ -62,9 +70,11 @@ def load_rows(
         datapath: ParlAI's data path; ``mic/MIC.csv`` in it is used if there is no ``source``.
         split: ``train``, ``valid`` or ``test``. A file without the column ``split`` is cut by a
             hash of the question.
-        source: file, folder, or name on the hub (for those who accepted the agreement there).
+        source: a file or folder, or the name on the hub of a copy that holds data files (the
+            authors' own there is a script, and scripts are not run).
         sample: use the bundled sample instead.
         skip_bad_rows: leave bad rows out instead of stopping.
+        max_file_size: how many bytes each file may hold, unpacked.
 
     Raises:
         UserError: no data, a bad file or row, or a split without rows.
@@ -76,12 +86,12 @@ def load_rows(
         if not by_hand.is_file():
             raise UserError(
                 "MIC stands behind a data-use agreement and is never fetched by itself: accept it "
-                "at https://github.com/SALT-NLP/mic (or on the hub, SALT-NLP/MIC), download "
+                "at https://github.com/SALT-NLP/mic, download "
                 f"MIC.csv, and put it at {by_hand} or name it with --mic-data; or try the bundled "
                 "sample with --prosocial-sample true"
             )
         source = str(by_hand)
-    rows = rows_of(open_corpus(source, SCHEMA, datapath, skip_bad_rows))
+    rows = rows_of(open_corpus(source, SCHEMA, datapath, skip_bad_rows, TERMS, max_file_size))
     for row in rows:
         row["split"] = row["split"] or stable_split(f"mic:{normalise_text(row['Q'])}")
         for name in ("Q", "A", "rot", "worker_answer"):

@@ -38,7 +38,10 @@ def one_line(text: str) -> str:
     >>> one_line(" Hello.\\nAre you there? ")
     'Hello. Are you there?'
     """
-    return " ".join(part for line in text.splitlines() if (part := line.strip()))
+    lines = text.splitlines()
+    if len(lines) == 1:
+        return text.strip()
+    return " ".join(part for line in lines if (part := line.strip()))
 
 
 def mend_encoding(text: str) -> str:

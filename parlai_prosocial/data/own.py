@@ -37,6 +37,7 @@ from parlai_prosocial.data.fields import (
     turn_list,
     weight_list,
 )
+from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import empty_split, open_corpus, rows_of
 from parlai_prosocial.data.splits import stable_split
@@ -75,13 +76,19 @@ SCHEMA = Schema(
 )
 
 
-def load_rows(source: str, datapath: str, split: str, skip_bad_rows: bool = False) -> list[dict]:
+def load_rows(
+    source: str,
+    datapath: str,
+    split: str,
+    skip_bad_rows: bool = False,
+    max_file_size: int = MAX_FILE_SIZE,
+) -> list[dict]:
     """Return the rows of one split of the user's file, folder or data set on the hub.
 
     Raises:
         UserError: a bad file or row, or a split without rows.
     """
-    rows = rows_of(open_corpus(source, SCHEMA, datapath, skip_bad_rows))
+    rows = rows_of(open_corpus(source, SCHEMA, datapath, skip_bad_rows, None, max_file_size))
     splits = [split_of(row) for row in rows]
     found = [row for row, own in zip(rows, splits, strict=True) if own == split]
     if not found:

@@ -37,7 +37,7 @@ def load_dialogues(source: str, datapath: str, skip_bad_rows: bool = False) -> l
     rows = rows_of(open_corpus(source, SCHEMA, datapath, skip_bad_rows))
     dialogues = []
     for number, row in enumerate(rows):
-        lines = [line.strip() for line in row[_CONVERSATION].splitlines() if line.strip()]
+        lines = [line.strip() for line in row[_CONVERSATION].split("\n") if line.strip()]
         turns = [turn for line in lines if (turn := _TURN.fullmatch(line))]
         speakers = [turn[1] for turn in turns]
         alternating = all(a != b for a, b in pairwise(speakers))

@@ -5,7 +5,7 @@ written for this package, and a few real ones.
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from parlai_prosocial.data.fields import (
     text_list_with_blanks,
     whole_number,
 )
+from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import HubTerms, bundled, empty_split, open_corpus, rows_of
 from parlai_prosocial.data.weights import social_weights
+from parlai_prosocial.errors import UserError
 
 HUB_NAME = "allenai/prosocial-dialog"
 HUB_ROWS = {"train": 120_236, "validation": 20_416, "test": 25_029}
@@ -41,7 +43,11 @@ log = logging.getLogger(__name__)
 
 
 def load_rows(
-    datapath: str, split: str, sample: bool = False, skip_bad_rows: bool = False
+    datapath: str,
+    split: str,
+    sample: bool = False,
+    skip_bad_rows: bool = False,
+    max_file_size: int = MAX_FILE_SIZE,
 ) -> list[dict]:
     """Return the turns of one split, with texts on one line each.
 
@@ -51,9 +57,11 @@ def load_rows(
         split: ``train``, ``valid`` or ``test``.
         sample: use the bundled sample instead.
         skip_bad_rows: leave bad rows out instead of stopping.
+        max_file_size: how many bytes each file may hold, unpacked.
 
     Raises:
-        UserError: no data and no network, a bad file or row, or a split without rows.
+        UserError: no data and no network, a bad file or row, a turn that stands twice with other
+            words, or a split without rows.
     """
     by_hand = Path(datapath) / "prosocial"
     if sample:
@@ -67,15 +75,38 @@ def load_rows(
         f"--prosocial-sample true",
         rows=HUB_ROWS,
     )
-    data = open_corpus(source, SCHEMA, datapath, skip_bad_rows, terms)
+    data = open_corpus(source, SCHEMA, datapath, skip_bad_rows, terms, max_file_size)
     rows = rows_of(data, split)
     if not rows:
         raise empty_split("ProsocialDialog", split, set(data["split"]))
+    rows = _without_repeats(rows)
     for row in rows:
         row["context"] = one_line(row["context"])
         row["response"] = one_line(row["response"])
         row["rots"] = [one_line(rot) for rot in row["rots"] or []]
     return rows
+
+
+def _without_repeats(rows: Sequence[dict]) -> list[dict]:
+    """The rows, each turn of a dialogue once."""
+    turns: dict[tuple[int, int], dict] = {}
+    for row in rows:
+        place = (row["dialogue_id"], row["response_id"])
+        if turns.setdefault(place, row) != row:
+            raise UserError(
+                f"ProsocialDialog: dialogue_id {place[0]}, response_id {place[1]} stands twice in "
+                f"{row['split']} with other words; number the dialogues anew, or take one away"
+            )
+    if len(turns) < len(rows):
+        repeated = Counter((row["dialogue_id"], row["response_id"]) for row in rows)
+        first = next(place for place, count in repeated.items() if count > 1)
+        log.warning(
+            "left out %d turns that stand twice in ProsocialDialog's files, the first: "
+            "dialogue_id %d, response_id %d",
+            len(rows) - len(turns),
+            *first,
+        )
+    return list(turns.values())
 
 
 def contrastive_examples(rows: Sequence[dict]) -> list[ContrastiveExample]:

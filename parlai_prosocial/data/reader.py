@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parlai_prosocial.data.fields import BadRow, Schema
-from parlai_prosocial.data.formats import SUFFIXES, raw_rows
+from parlai_prosocial.data.formats import MAX_FILE_SIZE, SUFFIXES, raw_rows
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util import hub
 
 if TYPE_CHECKING:
+    import pyarrow
     from datasets import Dataset
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 _SPLIT_NAMES = {
     "train": "train",
     "valid": "valid",
@@ -40,6 +41,7 @@ _SPLIT_NAMES = {
 }
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _SHOWN_BAD_ROWS = 3
+_ROWS_AT_ONCE = 2000
 
 PlacedRows = Iterator[tuple[str, dict | BadRow]]
 """Rows with where they stand; checked, or the reason why they are bad."""
@@ -73,6 +75,7 @@ def open_corpus(
     datapath: str | Path,
     skip_bad_rows: bool = False,
     terms: HubTerms | None = None,
+    max_file_size: int = MAX_FILE_SIZE,
 ) -> "Dataset":
     """Open a corpus, verified and cached, as one data set.
 
@@ -83,6 +86,7 @@ def open_corpus(
         datapath: ParlAI's data path; the verified copy is kept there.
         skip_bad_rows: leave bad rows out, and log how many, instead of stopping.
         terms: what is known about the data set on the hub.
+        max_file_size: how many bytes each file may hold, unpacked.
 
     Returns:
         All good rows in order, with the schema's columns and ``split`` (``train``, ``valid``,
@@ -90,8 +94,8 @@ def open_corpus(
         with, else the hub's split.
 
     Raises:
-        UserError: nothing is there, a file or row is bad, no good row is left, or the hub cannot
-            be reached.
+        UserError: nothing is there, a file or row is bad, two files hold the same rows, no good
+            row is left, or the hub cannot be reached.
     """
     path = Path(source).expanduser()
     read: Callable[[], PlacedRows]
@@ -100,7 +104,7 @@ def open_corpus(
         read = partial(_hub_rows, str(source), schema, terms)
         key: list = [str(source)]
     else:
-        read = partial(checked_rows, path, schema)
+        read = partial(checked_rows, path, schema, max_file_size)
         stats = [(file, file.stat()) for file in data_files(path)]
         key = [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
     return _cached(
@@ -124,18 +128,31 @@ def data_files(source: str | Path) -> list[Path]:
     return found
 
 
-def checked_rows(source: str | Path, schema: Schema) -> PlacedRows:
+def checked_rows(
+    source: str | Path, schema: Schema, max_file_size: int = MAX_FILE_SIZE
+) -> PlacedRows:
     """Yield the rows of a file or folder, each with its file and line: checked, or why it is bad.
 
     Raises:
-        UserError: a file cannot be read, or lacks a required column altogether.
+        UserError: a file cannot be read, lacks a required column altogether, or holds nothing but
+            rows of another file of its folder.
     """
     in_folder = Path(source).expanduser().is_dir()
-    for file in data_files(source):
+    files = data_files(source)
+    seen: dict[Path, set[int]] = {}
+    for file in files:
         first_word = re.split(r"[._-]", file.name.lower())[0]
         split = first_word if in_folder and first_word in _SPLIT_NAMES else None
-        for line, row in _rows_of_file(file, schema, split):
+        own: set[int] = set()
+        for line, row in _rows_of_file(file, schema, split, max_file_size):
+            if len(files) > 1 and isinstance(row, dict):
+                own.add(hash(repr(row)))
             yield f"{file}, line {line}", row
+        if twin := next((other for other, rows in seen.items() if _contained(own, rows)), None):
+            raise UserError(
+                f"{file}: holds the same rows as {twin.name} beside it; take one of the two away"
+            )
+        seen[file] = own
 
 
 def rows_of(data: "Dataset", split: str | None = None) -> list[dict]:
@@ -150,10 +167,14 @@ def empty_split(corpus: str, split: str, have: Iterable[str | None]) -> UserErro
     return UserError(f"{corpus} has no example for -dt {split}; it has: {', '.join(names)}")
 
 
+def _contained(one: set[int], other: set[int]) -> bool:
+    return bool(one and other) and (one <= other or other <= one)
+
+
 def _rows_of_file(
-    file: Path, schema: Schema, split: str | None
+    file: Path, schema: Schema, split: str | None, max_file_size: int
 ) -> Iterator[tuple[int, dict | BadRow]]:
-    for index, (line, raw) in enumerate(raw_rows(file)):
+    for index, (line, raw) in enumerate(raw_rows(file, max_file_size)):
         if isinstance(raw, BadRow):
             yield line, raw
             continue
@@ -202,7 +223,8 @@ def _hub_rows(name: str, schema: Schema, terms: HubTerms) -> PlacedRows:
     log.warning("fetching %s", page)
     try:
         splits = datasets.load_dataset(name)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    # RuntimeError: the hub has it as a script to run, which datasets takes no more.
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{schema.corpus}: {page} not fetched ({reason}); {terms.mend}") from None
     counts = {split: data.num_rows for split, data in splits.items()}
@@ -216,27 +238,39 @@ def _hub_rows(name: str, schema: Schema, terms: HubTerms) -> PlacedRows:
             yield f"{name}, {split}, row {number}", _checked(raw, schema, split)
 
 
-def _good_rows(rows: PlacedRows, schema: Schema, skip_bad_rows: bool) -> tuple[list[dict], str]:
-    """Return the good rows, and a note on the bad ones ("" if there are none)."""
-    good: list[dict] = []
+def _good_rows(
+    rows: PlacedRows, schema: Schema, skip_bad_rows: bool
+) -> tuple["pyarrow.Table", str]:
+    """Return the good rows as a table, and a note on the bad ones ("" if there are none)."""
+    import pyarrow
+
+    tables: list[pyarrow.Table] = []
+    waiting: list[dict] = []
     bad: list[str] = []
+    bad_count = 0
     for place, row in rows:
         if isinstance(row, dict):
-            good.append(row)
+            waiting.append(row)
+            if len(waiting) == _ROWS_AT_ONCE:
+                tables.append(pyarrow.Table.from_pylist(waiting))
+                waiting.clear()
         elif skip_bad_rows:
-            bad.append(f"{place}: {row}")
+            bad_count += 1
+            bad += [f"{place}: {row}"][: _SHOWN_BAD_ROWS - len(bad)]
         else:
             raise UserError(f"{place}: {row} (or give --skip-bad-rows true)")
-    if not good:
+    if waiting:
+        tables.append(pyarrow.Table.from_pylist(waiting))
+    if not tables:
         raise UserError(f"{schema.corpus}: no usable row; check the file and its columns")
+    good = pyarrow.concat_tables(tables, promote_options="permissive")
     if not bad:
         return good, ""
-    shown = "; ".join(bad[:_SHOWN_BAD_ROWS])
-    return good, f"skipped {len(bad)} bad rows of {len(bad) + len(good)}: {shown}"
+    return good, f"skipped {bad_count} bad rows of {bad_count + len(good)}: {'; '.join(bad)}"
 
 
 def _cached(
-    read: Callable[[], tuple[list[dict], str]], key: list, schema: Schema, datapath: Path
+    read: Callable[[], tuple["pyarrow.Table", str]], key: list, schema: Schema, datapath: Path
 ) -> "Dataset":
     """Open the verified copy for ``key``; make it from the rows that ``read()`` gives if need be.
 
@@ -256,7 +290,7 @@ def _cached(
         except OSError as error:
             raise UserError(f"--datapath {datapath}: cannot be written ({error})") from None
         try:
-            data = datasets.Dataset.from_list(rows)
+            data = datasets.Dataset(rows, fingerprint=digest)
             data.info.description = note
             _save_quietly(data, aside)
             os.replace(aside, folder)

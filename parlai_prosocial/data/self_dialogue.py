@@ -4,6 +4,7 @@ BSD-3-Clause; a sample of its dialogues ships with this package.
 """
 
 from parlai_prosocial.data.fields import Field, Schema, text, text_list, whole_number
+from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.normalise import one_line
 from parlai_prosocial.data.reader import bundled, empty_split, open_corpus, rows_of
 from parlai_prosocial.data.splits import stable_split
@@ -19,7 +20,11 @@ SCHEMA = Schema(
 
 
 def load_dialogues(
-    datapath: str, split: str, source: str | None = None, skip_bad_rows: bool = False
+    datapath: str,
+    split: str,
+    source: str | None = None,
+    skip_bad_rows: bool = False,
+    max_file_size: int = MAX_FILE_SIZE,
 ) -> list[dict]:
     """Return the dialogues of a split: ``id``, ``topic`` and ``turns``, each turn on one line.
 
@@ -30,13 +35,13 @@ def load_dialogues(
         split: ``train``, ``valid`` or ``test``.
         source: a file or folder of dialogues instead of the bundled sample.
         skip_bad_rows: leave bad rows out instead of stopping.
+        max_file_size: how many bytes each file may hold, unpacked.
 
     Raises:
         UserError: a bad file or row, or a split without dialogues.
     """
-    rows = rows_of(
-        open_corpus(source or bundled("self_dialogue.jsonl.gz"), SCHEMA, datapath, skip_bad_rows)
-    )
+    files = source or bundled("self_dialogue.jsonl.gz")
+    rows = rows_of(open_corpus(files, SCHEMA, datapath, skip_bad_rows, None, max_file_size))
     splits = [stable_split(f"self_dialogue:{row['id']}") for row in rows]
     found = [
         {"id": row["id"], "topic": row["topic"], "turns": [one_line(t) for t in row["turns"]]}

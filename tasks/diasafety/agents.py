@@ -80,7 +80,7 @@ class _DiaSafetyTeacher(CorpusTeacher):
             part=self.opt["diasafety_part"] if split == "train" else None,
             official_split=self.opt["diasafety_official_split"],
             source=self.opt["diasafety_data"],
-            skip_bad_rows=self.opt["skip_bad_rows"],
+            **self.reading(),
             near_duplicates=self.opt["diasafety_clusters"],
             without=[name.strip() for name in without.split(",")] if without else (),
         )

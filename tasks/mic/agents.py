@@ -32,8 +32,8 @@ class _MicTeacher(CorpusTeacher):
             "--mic-data",
             type=str,
             default=None,
-            help="MIC.csv, a folder, or SALT-NLP/MIC once you accepted its data-use agreement on "
-            "the hub. Default: <datapath>/mic/MIC.csv.",
+            help="MIC.csv or a folder with it; its data-use agreement is at "
+            "https://github.com/SALT-NLP/mic. Default: <datapath>/mic/MIC.csv.",
         )
         return parser
 
@@ -43,7 +43,7 @@ class _MicTeacher(CorpusTeacher):
             split,
             source=self.opt["mic_data"],
             sample=self.opt["prosocial_sample"],
-            skip_bad_rows=self.opt["skip_bad_rows"],
+            **self.reading(),
         )
 
     def examples(self, split: str) -> list[ContrastiveExample]:

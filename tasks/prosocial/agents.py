@@ -48,12 +48,12 @@ class _ProsocialTeacher(CorpusTeacher):
         return parser
 
     def examples(self, split: str) -> list[ContrastiveExample]:
-        datapath, skip = self.opt["datapath"], self.opt["skip_bad_rows"]
+        datapath, reading = self.opt["datapath"], self.reading()
         if self.opt["prosocial_data"]:
-            rows = own.load_rows(self.opt["prosocial_data"], datapath, split, skip)
+            rows = own.load_rows(self.opt["prosocial_data"], datapath, split, **reading)
             return own.contrastive_examples(rows)
         sample = self.opt["prosocial_sample"]
-        rows = prosocial_dialog.load_rows(datapath, split, sample, skip)
+        rows = prosocial_dialog.load_rows(datapath, split, sample, **reading)
         return prosocial_dialog.contrastive_examples(rows)
 
     def labelled_examples(self, split: str) -> list[ContrastiveExample]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
@@ -9,6 +10,7 @@ from parlai.core.teachers import DialogTeacher
 
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.example import ContrastiveExample, rot_lines
+from parlai_prosocial.data.formats import file_size
 from parlai_prosocial.data.splits import stable_fraction
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 
@@ -38,7 +40,20 @@ class CorpusTeacher(DialogTeacher):
             default=False,
             help="Leave out rows that cannot be used, and say how many, instead of stopping.",
         )
+        group.add_argument(
+            "--max-file-size",
+            type=str,
+            default="2GB",
+            help="Stop at a data file that holds more than this, unpacked.",
+        )
         return parser
+
+    def reading(self) -> dict[str, Any]:
+        """What the flags say about reading files, as every corpus's reader takes it."""
+        return {
+            "skip_bad_rows": self.opt["skip_bad_rows"],
+            "max_file_size": file_size(self.opt["max_file_size"]),
+        }
 
     def __init__(self, opt: Opt, shared=None):
         self._lengths: tuple[int, int] | None = None

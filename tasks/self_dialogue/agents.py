@@ -34,7 +34,7 @@ class DefaultTeacher(CorpusTeacher):
             self.opt["datapath"],
             split,
             source=self.opt["self_dialogue_data"],
-            skip_bad_rows=self.opt["skip_bad_rows"],
+            **self.reading(),
         )
         for dialogue in dialogues:
             turns = dialogue["turns"]

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from parlai_prosocial.cli.data import data
+from parlai_prosocial.data import own
 from parlai_prosocial.errors import UserError
 
 GOOD = [
@@ -87,3 +88,18 @@ def test_files_that_cannot_be_checked(tmp_path, name, content, message):
     assert result.exit_code == 1
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
+
+
+def test_rows_that_repeat_one_another_are_counted(tmp_path):
+    result = check(write(tmp_path / "own.jsonl", [GOOD[0], GOOD[1], GOOD[0]]))
+    assert "rows that repeat another one word for word: 1" in result.output
+
+
+def test_what_cannot_be_trained_on_does_not_pass(tmp_path):
+    path = write(tmp_path / "own.jsonl", [{"context": ["half \ud83d"], "response": "c"}])
+    assert "line 1: field 'context' holds half a character" in check(path).output
+    with pytest.raises(UserError, match="line 1: field 'context' holds half a character"):
+        own.load_rows(str(path), str(tmp_path), "train")
+    path = write(tmp_path / "own.jsonl", GOOD)
+    result = CliRunner().invoke(data, ["check", str(path), "--max-file-size", "100B"])
+    assert "holds more than 100 bytes" in str(result.exception)

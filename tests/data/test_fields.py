@@ -13,6 +13,7 @@ from parlai_prosocial.data.fields import (
     text,
     text_list,
     text_list_with_blanks,
+    turn_list,
     weight_list,
     whole_number,
 )
@@ -26,6 +27,14 @@ from parlai_prosocial.data.fields import (
         (text_list, '["a", "b"]', ["a", "b"]),
         (text_list, "just one, with a comma", ["just one, with a comma"]),
         (text_list, [], []),
+        (text_list, "['a', \"it's\", None, 'q\\'s', 'x\\ny']", ["a", "it's", "q's", "x\ny"]),
+        (text_list, "('a', 'b',)", ["a", "b"]),
+        (text_list, "('a') is a smiley", ["('a') is a smiley"]),
+        (turn_list, "['Hi, you', 'Hello.']", ["Hi, you", "Hello."]),
+        (turn_list, '["Hi", "Hello"]', ["Hi", "Hello"]),
+        (turn_list, "[laughs] Hi\r\nHello [again]", ["[laughs] Hi", "Hello [again]"]),
+        (turn_list, '["Sic" is my word]\nOh', ['["Sic" is my word]', "Oh"]),
+        *((turn_list, f"a{c}b\n\nc", [f"a{c}b", "c"]) for c in "\u2028\u2029\x85\x0b\x0c\x1c\r"),
         (text_list_with_blanks, ["", "a", None], ["a"]),
         (weight_list, [1, 2.5], [1.0, 2.5]),
         (weight_list, "[1, 2]", [1.0, 2.0]),
@@ -49,6 +58,15 @@ def test_good_values(read, value, expected):
         (text_list, ["a", 3], "empty or no text"),
         (text_list, {"a": 1}, "an object; give a list"),
         (text_list, "[broken", "no JSON list"),
+        (text_list, "[" * 100_000, "no JSON list"),
+        (turn_list, "['a' 'b']", "no JSON list"),  # NumPy's
+        (turn_list, "['a'\n 'b']", "no JSON list"),
+        (turn_list, "['a', nan]", "no JSON list"),
+        (turn_list, "['a', ['b']]", "no JSON list"),
+        (turn_list, " \n ", "no turn"),
+        (weight_list, [10**400], "very many digits"),
+        (whole_number(1, 5), 10**400, "very many digits"),
+        (text, b"a", "of the type bytes"),
         (weight_list, ["a"], "a text; give a list of numbers"),
         (weight_list, [True], "a truth value"),
         (weight_list, [1, 0], "above 0"),
@@ -66,7 +84,7 @@ def test_good_values(read, value, expected):
     ],
 )
 def test_bad_values(read, value, reason):
-    with pytest.raises(ValueError, match=r"is|holds") as error:
+    with pytest.raises(ValueError, match=r"is|holds|has") as error:
         read(value)
     assert reason in str(error.value)
 
@@ -92,3 +110,10 @@ def test_bad_rows_name_the_field(row, message):
     with pytest.raises(BadRow) as error:
         SCHEMA.read_row(row)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["a \ud83d", ["a", "\udc00 b"]])
+def test_half_characters_are_named(value):
+    schema = Schema("Test", {"a": Field(text if isinstance(value, str) else text_list)})
+    with pytest.raises(BadRow, match=r"field 'a' holds half a character \(\\ud"):
+        schema.read_row({"a": value})

@@ -112,6 +112,20 @@ def test_turns_out_of_order_are_sorted_and_after_a_gap_left_out(caplog):
     assert "left out 2 turns" in caplog.text
 
 
+def test_turns_that_stand_twice_count_once_and_are_named(tmp_path, caplog):
+    folder = tmp_path / "prosocial"
+    folder.mkdir()
+    rows = [turn(1, 0), turn(1, 1), turn(2, 0)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, [*rows, rows[1]])))
+    assert len(prosocial_dialog.load_rows(str(tmp_path), "train")) == 3
+    assert "left out 1 turns that stand twice" in caplog.text
+    assert "dialogue_id 1, response_id 1" in caplog.text
+    other = turn(1, 1, response="Something else")
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, [*rows, other])))
+    with pytest.raises(UserError, match="dialogue_id 1, response_id 1 stands twice"):
+        prosocial_dialog.load_rows(str(tmp_path), "train")
+
+
 def test_a_copy_by_hand_is_found(tmp_path):
     folder = tmp_path / "prosocial"
     folder.mkdir()

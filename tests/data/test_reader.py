@@ -42,7 +42,7 @@ def test_rows_come_back_in_order(file, datapath):
 def test_the_second_time_reads_no_file_and_is_fast(file, datapath, monkeypatch):
     first = open_corpus(file, SCHEMA, datapath)
 
-    def must_not_run(path):
+    def must_not_run(path, max_file_size):
         raise AssertionError("the file was read again")
 
     monkeypatch.setattr(reader, "raw_rows", must_not_run)
@@ -200,3 +200,37 @@ def test_a_bad_row_of_the_hub_is_named(datapath, monkeypatch):
     hub_with(monkeypatch, train=[{"a": "1"}, {"a": " "}])
     with pytest.raises(UserError, match="some/corpus, train, row 2: field 'a' is empty"):
         open_corpus("some/corpus", SCHEMA, datapath)
+
+
+def test_files_that_hold_the_same_rows_are_named(tmp_path, datapath):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    write(folder / "train.jsonl", GOOD)
+    datasets.Dataset.from_list([{"b": None, **row} for row in GOOD[::-1]]).to_parquet(
+        folder / "train-00000.parquet"
+    )
+    with pytest.raises(UserError, match=r"train.jsonl: holds the same rows as train-00000.parquet"):
+        open_corpus(folder, SCHEMA, datapath)
+    write(folder / "train.jsonl", [{"a": "another"}])
+    assert len(open_corpus(folder, SCHEMA, datapath)) == 3
+
+
+def test_many_rows_of_changing_shape(tmp_path, datapath, monkeypatch):
+    monkeypatch.setattr(reader, "_ROWS_AT_ONCE", 2)
+    rows = [{"a": str(n), "b": "x" if n > 4 else None} for n in range(9)]
+    found = rows_of(open_corpus(write(tmp_path / "x.jsonl", rows), SCHEMA, datapath))
+    assert [(row["a"], row["b"]) for row in found] == [(row["a"], row["b"]) for row in rows]
+
+
+def test_a_script_on_the_hub_is_refused_in_a_line(datapath, monkeypatch):
+    def refuse(name):
+        raise RuntimeError("Dataset scripts are no longer supported, but found x.py")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(UserError, match=r"not fetched \(Dataset scripts.*; download it"):
+        open_corpus("some/corpus", SCHEMA, datapath, terms=HubTerms("CC0", "download it"))
+
+
+def test_a_limit_of_size_is_passed_on(file, datapath):
+    with pytest.raises(UserError, match="--max-file-size"):
+        open_corpus(file, SCHEMA, datapath, max_file_size=10)
