@@ -141,6 +141,7 @@ def step_pairs(agent: Any) -> Iterator[Pair]:
             for negative in example.negatives:
                 found = True
                 yield Pair(example.context, example.response, negative)
+        agent._number_training_updates += 1  # which negatives are drawn depends on it
     raise UserError(f"-t {agent.opt['task']}: no example has negatives, so there are no pairs")
 
 
