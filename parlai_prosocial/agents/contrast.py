@@ -1,7 +1,7 @@
 """Which responses a batch scores for each example, and how they enter the contrastive loss."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import log
 from random import Random
 
@@ -29,6 +29,11 @@ class Example:
         rots: its normalised rules of thumb.
         negatives: ids of its hard negatives.
         log_weights: log social weight of each hard negative.
+        reference: mean log p of the response by the model that training starts from; None where it
+            is to be computed.
+        negative_references: the same of each negative.
+        casual: whether the turn is labelled ``__casual__``.
+        task: the teacher's name, for messages.
         equal: negatives that were left out, since they are the response, or each other, in the
             tokens that truncation leaves.
     """
@@ -40,7 +45,15 @@ class Example:
     rots: frozenset[str]
     negatives: list[list[int]]
     log_weights: list[float]
+    reference: float | None = None
+    negative_references: list[float | None] = field(default_factory=list)
+    casual: bool = False
+    task: str = ""
     equal: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.negative_references:
+            self.negative_references = [None] * len(self.negatives)
 
     def rng(self, purpose: str) -> Random:
         """A generator of this example's own, whatever batch or process it is in."""
@@ -83,6 +96,7 @@ def _choose(example: Example, kept: Sequence[int]) -> Example:
         example,
         negatives=[example.negatives[i] for i in kept],
         log_weights=[example.log_weights[i] for i in kept],
+        negative_references=[example.negative_references[i] for i in kept],
     )
 
 
@@ -118,6 +132,7 @@ def add_in_batch_negatives(
                 example,
                 negatives=[*example.negatives, *(other.response for other in drawn)],
                 log_weights=[*example.log_weights, *[log(W_MIN)] * len(drawn)],
+                negative_references=[*example.negative_references, *[None] * len(drawn)],
             )
         )
     return extended
@@ -174,6 +189,7 @@ def contrast_loss(
     examples: Sequence[Example],
     joint: Sequence[Example] | None,
     head: ContrastHead | None,
+    reference: torch.Tensor | None = None,
 ) -> ContrastOutput:
     """The contrastive loss of each example.
 
@@ -187,6 +203,8 @@ def contrast_loss(
         joint: M examples of all processes, in the order of their ranks, whose responses are the
             in-batch negatives under cosine; None for those of this process alone.
         head: the projections, needed for a cosine.
+        reference: (C,) mean log p of each candidate by the model that training starts from; the
+            likelihood is then contrasted relative to it. None: as it is.
     """
     counts = [1 + len(example.negatives) for example in examples]
     device = scores.token_log_probs.device
@@ -202,9 +220,12 @@ def contrast_loss(
     total = mean_log_probs.new_zeros(len(examples))
     contrasted = has_negatives(mask)
     if "likelihood" in score:
-        likelihoods = mean_log_probs
+        relative = scores.mean_log_probs()  # (C,)
+        if reference is not None:
+            relative = relative - reference
         if isinstance(loss, LikelihoodMarginLoss):
-            likelihoods = padded_by_example(scores.reply_log_probs(), counts)  # (B, 1 + K)
+            relative = relative * scores.reply_token_counts()
+        likelihoods = padded_by_example(relative, counts)  # (B, 1 + K)
         total = total + loss(likelihoods[:, 0], likelihoods[:, 1:], mask, log_weights)
     if head is not None and "cosine" in score:
         contexts, responses = head(scores.context_states, scores.response_states)

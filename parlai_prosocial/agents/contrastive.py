@@ -34,6 +34,7 @@ from parlai_prosocial.agents.contrast import (
     without_equal,
 )
 from parlai_prosocial.agents.shown import ShownTurns
+from parlai_prosocial.data.example import CASUAL
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
@@ -119,6 +120,22 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
             model's output.
         """
 
+    def reference_log_probs(self, examples: Sequence[Example]) -> torch.Tensor | None:
+        """(C,) mean log p of all candidates by the model that training starts from.
+
+        None where the contrast is not relative to it.
+        """
+        return None
+
+    def casual_kl(
+        self, examples: Sequence[Example], scores: CandidateScores, firsts: torch.Tensor
+    ) -> torch.Tensor | None:
+        """(B,) mean KL to the start over each casual reply's tokens, 0 for other turns.
+
+        None where it is not asked for.
+        """
+        return None
+
     def build_contrastive_loss(self) -> ContrastiveLoss:
         name, margin = self.opt["contrast_loss"], self.opt["margin"]
         if name == "n-pair":
@@ -138,10 +155,16 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
     def _example(self, obs: Message, label_kind: str) -> Example:
         negatives = list(obs.get("negatives", []))
         weights = list(obs.get("negative_weights", [1.0] * len(negatives)))
+        references = list(obs.get("negative_reference_log_probs", [None] * len(negatives)))
         if len(weights) != len(negatives) or any(not w > 0 for w in weights):
             raise UserError(
                 f"task {obs.get('id')}: negative_weights {weights} do not fit {len(negatives)} "
                 "negatives; give one weight above 0 for each"
+            )
+        if len(references) != len(negatives):
+            raise UserError(
+                f"task {obs.get('id')}: {len(references)} negative_reference_log_probs do not fit "
+                f"{len(negatives)} negatives; give one for each, or none"
             )
         example = Example(
             context=obs["text_vec"].tolist(),
@@ -159,6 +182,10 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
                 for negative in negatives
             ],
             log_weights=[log(weight) * self.opt["social_weights"] for weight in weights],
+            reference=obs.get("reference_log_prob"),
+            negative_references=references,
+            casual=obs.get("safety_label") == CASUAL,
+            task=obs.get("id", ""),
         )
         example = without_equal(example)
         if example.equal:
@@ -209,6 +236,8 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
         """
         started = time.perf_counter()
         examples, joint = self._contrasted_examples(batch)
+        # Before the pass with gradients, since weights may change places for it.
+        reference = self.reference_log_probs(examples) if self.is_training else None
         scores, padding, output = self.score_examples(examples)
         contrasted = contrast_loss(
             self.contrastive_loss,
@@ -217,6 +246,7 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
             examples,
             joint,
             self.contrast_head,
+            reference,
         )
         contrast, mask = contrasted.loss, contrasted.mask
         mean_log_probs, has_negatives = contrasted.mean_log_probs, contrasted.has_negatives
@@ -229,6 +259,13 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
         if self.opt["contrast_weight"]:
             mean_contrast = mean_of(contrast.sum(), torch.full_like(token_counts[0], len(examples)))
             loss = loss + self.opt["contrast_weight"] * mean_contrast
+        kl = self.casual_kl(examples, scores, firsts) if self.is_training else None
+        if kl is None:
+            kl, is_kept = torch.zeros_like(contrast), torch.zeros_like(contrast)
+        else:
+            examples_of_all = torch.full_like(token_counts[0], len(examples))
+            loss = loss + self.opt["casual_kl"] * mean_of(kl.sum(), examples_of_all)
+            is_kept = torch.tensor([float(e.casual) for e in examples], device=kl.device)
 
         negative_log_probs = mean_log_probs[:, 1:].detach()
         hardest = negative_log_probs.masked_fill(~mask, float("-inf"))
@@ -250,6 +287,8 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
                 positive,
                 (negative_log_probs * mask).sum(1),
                 mask.sum(1).float(),
+                kl.detach(),
+                is_kept,
             ]
         )  # (statistics, B)
         useful = sum(example.tokens for example in examples)
@@ -266,9 +305,20 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
             return
         statistics, equal, useful, padding, started = self.pending
         self.pending = []
-        nll, tokens, correct, contrast, has_any, has_hard, right, margin, pos, neg, count = (
-            statistics.tolist()
-        )
+        (
+            nll,
+            tokens,
+            correct,
+            contrast,
+            has_any,
+            has_hard,
+            right,
+            margin,
+            pos,
+            neg,
+            count,
+            *casual,
+        ) = statistics.tolist()
         for name, value, weight in (
             ("loss", nll, tokens),
             ("token_acc", correct, tokens),
@@ -277,6 +327,7 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
             ("margin", margin, has_hard),
             ("logp_pos", pos, [1.0] * len(pos)),
             ("logp_neg", neg, count),
+            ("casual_kl", *casual),
         ):
             self.record_local_metric(name, averages(value, weight))
         self.record_local_metric("equal_negatives", [SumMetric(n) if n else None for n in equal])

@@ -96,6 +96,21 @@ def add_arguments(parser: ParlaiParser, partial_opt: Opt | None) -> None:
         "states, or both as two terms.",
     )
     group.add_argument(
+        "--contrast-reference",
+        choices=("none", "init"),
+        default="none",
+        help="init: contrast log p relative to that of the model that the run starts from, which "
+        "cancels style and length. Data may carry it (reference_log_prob); else it is computed, "
+        "once for each reply.",
+    )
+    group.add_argument(
+        "--casual-kl",
+        type=float,
+        default=0.0,
+        help="Weight of the KL divergence from the model that the run starts from, on the replies "
+        "to turns labelled __casual__. Needs --lora-rank. 0: off.",
+    )
+    group.add_argument(
         "--system-prompt",
         type=str,
         default=DEFAULT_SYSTEM_PROMPT,
@@ -145,6 +160,13 @@ def check(opt: Opt) -> None:
             f"--contrast-score {opt['contrast_score']}: likelihood-margin compares likelihoods "
             "only; use --contrast-score likelihood, or another --contrast-loss"
         )
+    if opt["contrast_reference"] == "init" and opt["contrast_score"] == "cosine":
+        raise UserError(
+            "--contrast-reference init: is of the likelihood, which --contrast-score cosine does "
+            "not contrast; use --contrast-score likelihood or likelihood+cosine"
+        )
+    if not opt["casual_kl"] >= 0:
+        raise UserError(f"--casual-kl {opt['casual_kl']}: must not be negative; 0 switches it off")
     if not opt["sampling_temperature"] > 0:
         raise UserError(
             f"--sampling-temperature {opt['sampling_temperature']}: must be above 0; "

@@ -20,6 +20,7 @@ from parlai_prosocial.agents.contrast import ContrastiveLoss, Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
 from parlai_prosocial.agents.glue import HuggingFaceGlue
+from parlai_prosocial.agents.reference import Reference
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.backbone import Backbone, find_backbone
@@ -60,6 +61,8 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
         super().__init__(opt, shared)
         if shared is None:
             check_rerank(self.backbone, opt["rerank"], opt["rerank_alpha"])
+            if self._should_initialize_optimizer():
+                self.reference = Reference(self, self.resumed)
 
     @property
     def contrast_score(self) -> str:
@@ -82,6 +85,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
         """Load the backbone: ParlAI asks for the dictionary first, and the tokenizer is in it."""
         path, is_finetune = self._get_init_model(self.opt, None)
         checkpoint = Checkpoint(path) if path else None
+        self.resumed = checkpoint is not None and not is_finetune
         info = checkpoint.info if checkpoint else {}
         self.backbone_name = info.get("backbone", self.opt["backbone"])
         device = torch.device("cuda" if self.use_cuda else "cpu")
@@ -189,7 +193,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
 
     # Scores
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self.bf16)
 
     def score_examples(
@@ -199,9 +203,20 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             [e.context for e in examples], [[e.response, *e.negatives] for e in examples]
         )
         padding = packed.padding_share
-        with self._autocast():
-            scores = self.model(packed.to(self.backbone.device))
+        with self.autocast():
+            keep_logits = self.is_training and self.opt["casual_kl"] > 0
+            scores = self.model(packed.to(self.backbone.device), keep_logits)
         return scores, padding, scores
+
+    def reference_log_probs(self, examples: Sequence[Example]) -> torch.Tensor | None:
+        if self.opt["contrast_reference"] != "init" or not self.opt["contrast_weight"]:
+            return None
+        return torch.tensor(self.reference.log_probs(examples), device=self.backbone.device)
+
+    def casual_kl(
+        self, examples: Sequence[Example], scores: CandidateScores, firsts: torch.Tensor
+    ) -> torch.Tensor | None:
+        return self.reference.casual_kl(examples, scores, firsts) if self.opt["casual_kl"] else None
 
     def _construct_label_token_losses(
         self, labels: torch.Tensor, model_output: CandidateScores
@@ -224,7 +239,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
     ) -> tuple[list[tuple[torch.Tensor, None, None]], list]:
         if prefix_tokens is not None:
             raise UserError("prefix tokens are not supported by -m prosocial")
-        with self._autocast():
+        with self.autocast():
             replies = generate_replies(
                 self.backbone,
                 batch.contexts,
@@ -247,7 +262,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             batch.contexts, batch.candidate_vecs, batch.candidates, strict=True
         ):
             packed = self.backbone.pack([context], [[v.tolist() for v in vectors]])
-            with self._autocast():
+            with self.autocast():
                 scores = self.backbone(packed.to(self.backbone.device)).mean_log_probs()
             values, order = scores.sort(descending=True)
             choices.append([texts[i] for i in order])

@@ -37,6 +37,9 @@ class ContrastiveExample:
         negatives: K >= 0 replies that do not fit.
         negative_weights: K social weights, each at least :data:`W_MIN`; the mean of their
             logarithms over the corpus is 0.
+        reference_log_prob: mean log p of the response's tokens, its end-of-turn token left out, by
+            the model that training starts from; None where nobody scored it.
+        negative_reference_log_probs: the same of the K negatives, or none at all.
         contrast_group: examples with the same group must not be each other's negatives.
         source: the corpus.
     """
@@ -47,6 +50,8 @@ class ContrastiveExample:
     safety_label: str | None = None
     negatives: list[str] = field(default_factory=list)
     negative_weights: list[float] = field(default_factory=list)
+    reference_log_prob: float | None = None
+    negative_reference_log_probs: list[float] = field(default_factory=list)
     contrast_group: str = ""
     source: str = ""
 

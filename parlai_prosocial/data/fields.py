@@ -147,6 +147,29 @@ def weight_list(value: object) -> list[float]:
     return [float(item) for item in value]
 
 
+def log_prob(value: object) -> float:
+    """Read a logarithm of a probability: a finite number of at most 0."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"is {value[:40]!r}; give a number of at most 0") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"is {_kind(value)}; give a number of at most 0")
+    if not (math.isfinite(value) and value <= 0):
+        raise ValueError(f"is {value}; a log probability is at most 0")
+    return float(value)
+
+
+def log_prob_list(value: object) -> list[float]:
+    """Read a list of logarithms of probabilities; in CSV it is a JSON list."""
+    if isinstance(value, str):
+        value = _parse_json_list(value)
+    if not isinstance(value, list):
+        raise ValueError(f"is {_kind(value)}; give a list of numbers")
+    return [log_prob(item) for item in value]
+
+
 def one_of(choices: Sequence[str]) -> Callable[[object], str]:
     """Return a reader of a text that must be one of ``choices``."""
 

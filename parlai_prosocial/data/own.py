@@ -14,6 +14,11 @@ negatives         no        replies that don't fit, a list of texts
 negative_weights  no        how bad each is, a list of numbers above 0; only their ratios count
 negative_judges   no        who called each unfit, a list of names; ``prosocial mine`` writes it
 negative_sources  no        where each is from, a list; ``prosocial mine``: sampled or synthetic
+reference_log_prob, negative_reference_log_probs
+                  no        mean log p of the response, and a list of those of the negatives, by the
+                            model that training starts from: over the reply's tokens, end-of-turn
+                            left out; for ``--contrast-reference init``, which scores replies
+                            without one itself
 contrast_group    no        rows of equal group are never each other's negatives; the context
                             when empty
 source            no        a name; ``own`` when empty
@@ -31,6 +36,8 @@ from parlai_prosocial.data.fields import (
     BadRow,
     Field,
     Schema,
+    log_prob,
+    log_prob_list,
     one_of,
     text,
     text_list,
@@ -49,10 +56,15 @@ def _check_row(row: dict) -> None:
     if weights is not None and len(weights) != len(negatives):
         reason = f"has {len(weights)} weights for {len(negatives)} negatives; give one for each"
         raise BadRow("negative_weights", reason)
-    for name in ("negative_judges", "negative_sources"):
+    kinds = {
+        "negative_judges": "names",
+        "negative_sources": "names",
+        "negative_reference_log_probs": "numbers",
+    }
+    for name, kind in kinds.items():
         if row[name] is not None and len(row[name]) != len(negatives):
-            reason = f"has {len(row[name])} names for {len(negatives)} negatives; give one for each"
-            raise BadRow(name, reason)
+            found = f"{len(row[name])} {kind} for {len(negatives)} negatives"
+            raise BadRow(name, f"has {found}; give one for each")
     forms = {normalise_text(negative) for negative in negatives}
     if normalise_text(row["response"]) in forms:
         raise BadRow("negatives", "holds the response itself; take it out")
@@ -69,6 +81,8 @@ SCHEMA = Schema(
         "negative_weights": Field(weight_list, required=False),
         "negative_judges": Field(text_list, required=False),
         "negative_sources": Field(text_list, required=False),
+        "reference_log_prob": Field(log_prob, required=False),
+        "negative_reference_log_probs": Field(log_prob_list, required=False),
         "contrast_group": Field(text, required=False),
         "source": Field(text, required=False),
     },
@@ -131,6 +145,8 @@ def contrastive_examples(rows: Sequence[dict]) -> list[ContrastiveExample]:
                 safety_label=row["safety_label"],
                 negatives=negatives,
                 negative_weights=[next(weights) for _ in negatives],
+                reference_log_prob=row["reference_log_prob"],
+                negative_reference_log_probs=row["negative_reference_log_probs"] or [],
                 contrast_group=f"own:{row['contrast_group'] or normalise_text(' '.join(context))}",
                 source=row["source"] or "own",
             )

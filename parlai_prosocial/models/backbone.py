@@ -84,9 +84,9 @@ class Backbone(nn.Module):
         """Token ids of E contexts and of each one's candidates -> a batch for ``forward``."""
         return self.scorer.pack(contexts, candidates)
 
-    def forward(self, batch: Any) -> CandidateScores:
+    def forward(self, batch: Any, keep_logits: bool = False) -> CandidateScores:
         """Score all candidates of a packed batch; see :class:`CandidateScores`."""
-        return self.scorer.score(self.lm, batch)
+        return self.scorer.score(self.lm, batch, keep_logits)
 
     @torch.no_grad()
     def generate(

@@ -55,16 +55,18 @@ class CausalScorer:
                 return batch
         return pack_separately(contexts, candidates, self.pad_id)
 
-    def score(self, lm: Any, batch: PackedBatch) -> CandidateScores:
+    def score(self, lm: Any, batch: PackedBatch, keep_logits: bool = False) -> CandidateScores:
         # A block mask is right for separate rows too, should these fit where packed ones did not.
         if self.shares_context and self._fits_window(batch):
-            return self._score_packed(lm, batch)
-        return self._score_separate(lm, batch)
+            return self._score_packed(lm, batch, keep_logits)
+        return self._score_separate(lm, batch, keep_logits)
 
     def _fits_window(self, batch: PackedBatch) -> bool:
         return self.window is None or batch.input_ids.size(1) <= self.window
 
-    def _score_packed(self, lm: Any, batch: PackedBatch) -> CandidateScores:
+    def _score_packed(
+        self, lm: Any, batch: PackedBatch, keep_logits: bool = False
+    ) -> CandidateScores:
         hidden = lm.base_model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask(),
@@ -73,9 +75,11 @@ class CausalScorer:
         ).last_hidden_state.flatten(0, 1)  # (rows * length, hidden)
         # Only states that predict a response token reach the output layer, a fifth of this model.
         logits = lm.get_output_embeddings()(hidden[batch.query_positions])  # (T, vocabulary)
-        return self._collect(batch, logits, hidden)
+        return self._collect(batch, logits, hidden, keep_logits)
 
-    def _score_separate(self, lm: Any, batch: PackedBatch) -> CandidateScores:
+    def _score_separate(
+        self, lm: Any, batch: PackedBatch, keep_logits: bool = False
+    ) -> CandidateScores:
         output = lm(
             input_ids=batch.input_ids,
             attention_mask=(batch.example_ids != -1).long(),
@@ -83,10 +87,11 @@ class CausalScorer:
             use_cache=False,
         )
         logits = output.logits.flatten(0, 1)[batch.query_positions]  # (T, vocabulary)
-        return self._collect(batch, logits, output.hidden_states[-1].flatten(0, 1))
+        hidden = output.hidden_states[-1].flatten(0, 1)
+        return self._collect(batch, logits, hidden, keep_logits)
 
     def _collect(
-        self, batch: PackedBatch, logits: torch.Tensor, hidden: torch.Tensor
+        self, batch: PackedBatch, logits: torch.Tensor, hidden: torch.Tensor, keep_logits: bool
     ) -> CandidateScores:
         log_probs, correct = token_log_probs(logits, batch.target_ids)
         return CandidateScores(
@@ -99,6 +104,7 @@ class CausalScorer:
             response_states=mean_pool(
                 hidden[batch.token_positions], batch.token_candidates, len(batch.candidate_examples)
             ),  # (C, hidden)
+            logits=logits if keep_logits else None,
         )
 
     @torch.no_grad()

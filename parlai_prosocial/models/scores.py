@@ -19,6 +19,7 @@ class CandidateScores(NamedTuple):
         context_states: (E, hidden); last context token (causal) or mean over the encoder. None
             where the model has no contrast head to read them.
         response_states: (C, hidden); mean over the states at the response's own tokens, or None.
+        logits: (T, vocabulary) that the tokens were predicted with, where they were asked for.
     """
 
     token_log_probs: torch.Tensor
@@ -28,6 +29,7 @@ class CandidateScores(NamedTuple):
     candidate_examples: torch.Tensor
     context_states: torch.Tensor | None = None
     response_states: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
 
     def token_counts(self) -> torch.Tensor:
         """(C,) float32; tokens of each candidate, end-of-turn included, at least 1."""

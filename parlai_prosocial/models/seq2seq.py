@@ -88,7 +88,7 @@ class Seq2SeqScorer:
             candidate_examples=repeat_index([len(ys) for ys in candidates]),
         )
 
-    def score(self, lm: Any, batch: Seq2SeqBatch) -> CandidateScores:
+    def score(self, lm: Any, batch: Seq2SeqBatch, keep_logits: bool = False) -> CandidateScores:
         encoded = lm.get_encoder()(
             input_ids=batch.context_ids, attention_mask=batch.context_mask
         ).last_hidden_state  # (E, context length, hidden)
@@ -103,7 +103,8 @@ class Seq2SeqScorer:
         mask = batch.target_mask
         owners = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
         targets = batch.target_ids[mask]  # (T,)
-        log_probs, correct = token_log_probs(output.logits[mask], targets)
+        logits = output.logits[mask]  # (T, vocabulary)
+        log_probs, correct = token_log_probs(logits, targets)
         # Position t reads response token t - 1: the start token's own state is left out.
         reads_response = mask.clone()
         reads_response[:, 0] = False
@@ -123,4 +124,5 @@ class Seq2SeqScorer:
             response_states=mean_pool(
                 output.decoder_hidden_states[-1][reads_response], owners[reads_response], len(mask)
             ),  # (C, hidden)
+            logits=logits if keep_logits else None,
         )

@@ -130,6 +130,10 @@ def contrastive_message(example: ContrastiveExample, rot_share: float = 0.0) -> 
         "contrast_group": example.contrast_group,
         "source": example.source,
     }
+    if example.reference_log_prob is not None:
+        message["reference_log_prob"] = example.reference_log_prob
+    if example.negative_reference_log_probs:
+        message["negative_reference_log_probs"] = list(example.negative_reference_log_probs)
     if example.safety_label is not None:
         message["safety_label"] = example.safety_label
     return message

@@ -140,3 +140,25 @@ def test_an_empty_split_says_what_there_is(tmp_path):
     path = write(tmp_path / "own.jsonl", FULL)
     with pytest.raises(UserError, match=r"add a column split\) has no example for -dt valid"):
         own.load_rows(path, str(tmp_path), "valid")
+
+
+def test_scores_of_the_model_that_training_starts_from(tmp_path):
+    row = {"context": "Hi", "response": "yes", "negatives": ["no", "go"], "split": "train"}
+    scored = row | {"reference_log_prob": -1.5, "negative_reference_log_probs": [-2, -0.5]}
+    file = tmp_path / "rows.jsonl"
+
+    def examples(*rows):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return own.contrastive_examples(own.load_rows(str(file), str(tmp_path), "train"))
+
+    plain, with_scores = examples(row, scored)
+    assert (plain.reference_log_prob, plain.negative_reference_log_probs) == (None, [])
+    assert with_scores.reference_log_prob == -1.5
+    assert with_scores.negative_reference_log_probs == [-2.0, -0.5]
+    for bad, reason in (
+        ({"reference_log_prob": 0.5}, "'reference_log_prob' is 0.5; a log probability is at most"),
+        ({"reference_log_prob": "x"}, "'reference_log_prob' is 'x'; give a number"),
+        ({"negative_reference_log_probs": [-1]}, "has 1 numbers for 2 negatives; give one for"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            examples(scored | bad)
