@@ -156,15 +156,15 @@ def log_prob(value: object) -> float:
             raise ValueError(f"is {value[:40]!r}; give a number of at most 0") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"is {_kind(value)}; give a number of at most 0")
-    if not (math.isfinite(value) and value <= 0):
-        raise ValueError(f"is {value}; a log probability is at most 0")
+    if not -_LARGEST <= value <= 0:
+        raise ValueError(f"is {_short(value)}; a log probability is at most 0, and finite")
     return float(value)
 
 
 def log_prob_list(value: object) -> list[float]:
     """Read a list of logarithms of probabilities; in CSV it is a JSON list."""
     if isinstance(value, str):
-        value = _parse_json_list(value)
+        value = _parse_list(value)
     if not isinstance(value, list):
         raise ValueError(f"is {_kind(value)}; give a list of numbers")
     return [log_prob(item) for item in value]
