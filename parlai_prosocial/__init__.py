@@ -3,21 +3,29 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from parlai_prosocial.compat.moved import keep_old_names
+
 if TYPE_CHECKING:
     from parlai_prosocial.api import Prosocial as Prosocial
     from parlai_prosocial.evaluation.run import audit as audit
     from parlai_prosocial.evaluation.run import evaluate as evaluate
+    from parlai_prosocial.mining.annotate import annotate as annotate
+    from parlai_prosocial.mining.mine import mine as mine
     from parlai_prosocial.training.recipe import train as train
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Prosocial": "parlai_prosocial.api",
+    "mine": "parlai_prosocial.mining.mine",
     "train": "parlai_prosocial.training.recipe",
+    "annotate": "parlai_prosocial.mining.annotate",
     "audit": "parlai_prosocial.evaluation.run",
     "evaluate": "parlai_prosocial.evaluation.run",
 }
 """What the package offers -> its module, imported when it is asked for: torch takes seconds."""
+
+keep_old_names()
 
 
 def __getattr__(name: str) -> object:

@@ -70,7 +70,7 @@ def mine(out: Path, **flags: Any) -> None:
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import open_engine
-    from parlai_prosocial.judges.classifiers import open_judge
+    from parlai_prosocial.judges.registry import open_judge
     from parlai_prosocial.judges.rules import PreachyRules
     from parlai_prosocial.mining.mine import (
         MORALISER_CONTEXT_TOKENS,

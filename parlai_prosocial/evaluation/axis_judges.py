@@ -11,8 +11,8 @@ from parlai_prosocial.data import own
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.answers import Answers
 from parlai_prosocial.evaluation.suites.suite import AGREEMENT, AXES, OVER_CAUTION, UNSAFE
-from parlai_prosocial.judges.classifiers import open_judge
 from parlai_prosocial.judges.judge import Judge
+from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.judges.rules import AgreementRules, PreachyRules
 
 logger = logging.getLogger(__name__)

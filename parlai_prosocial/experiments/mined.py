@@ -105,7 +105,7 @@ class Scoring:
         Raises:
             UserError: there is none, or it chose the mined negatives.
         """
-        from parlai_prosocial.judges.classifiers import open_judge
+        from parlai_prosocial.judges.registry import open_judge
 
         judge = open_judge(spec, self.machine.datapath, self.machine.bf16)
         if judge.name in self.mined_by:

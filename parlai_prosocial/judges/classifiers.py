@@ -1,5 +1,6 @@
-"""Judges of replies: classifiers, guards and word lists, and the one that a flag names."""
+"""Judges that are classifiers, of words or of whole texts."""
 
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -9,31 +10,24 @@ import torch
 
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.example import CASUAL, OK_LABEL
-from parlai_prosocial.engines.served import ChatClient, is_address
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.judges.guards import (
-    GuardJudge,
-    ask_address,
-    ask_folder,
-    parse_llama_guard,
-    parse_qwen3guard,
-)
 from parlai_prosocial.judges.judge import (
-    Judge,
     Judgement,
+    ModelJudge,
     find_unsafe_label,
     in_batches,
     judgement_of,
     pairs,
 )
-from parlai_prosocial.models.backbone import weights_sha256
+from parlai_prosocial.models.backbone import pad_token_id, weights_sha256
+from parlai_prosocial.models.finite import refuse_non_finite
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.util.files import file_sha256
 
 BATCH_SIZE = 32
 
 
-class ClassifierJudge:
+class ClassifierJudge(ModelJudge):
     """Our own safety classifier, which sees context and reply.
 
     Args:
@@ -49,56 +43,53 @@ class ClassifierJudge:
                 f"--judge: the classifier's labels are {', '.join(classifier.labels)}; one of them "
                 f"must be {CASUAL} or {OK_LABEL}"
             )
+        super().__init__(name)
         self.classifier = classifier
         self.safe = list(classifier.labels).index(safe[0])
-        self.name = name
 
-    def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
-        if not replies:
-            return []
-        rows = self.classifier.probabilities(list(contexts), list(replies))
+    def judgements(self, contexts: list[str], replies: list[str]) -> list[Judgement | str]:
+        rows = self.classifier.probabilities(contexts, replies)
         return [_most_probable(row.tolist(), self.classifier.labels, self.safe) for row in rows]
 
 
-class TextClassifierJudge:
+class TextClassifierJudge(ModelJudge):
     """Any Hugging Face text classifier with safetensors, as context and reply or reply alone.
+
+    Its outputs become probabilities as transformers' own pipeline makes them of what the config
+    says: a single output by a sigmoid, as each of ``multi_label_classification``; else a softmax
+    over all of them. A regression's output is no probability and is refused.
 
     Args:
         folder: model and tokenizer.
         unsafe_label: the class that counts as unsafe; None looks for :data:`UNSAFE_LABELS`.
         reply_only: show it no context, as most toxicity classifiers were trained.
+
+    Raises:
+        UserError: it cannot be loaded, is no trained classifier, or has no unsafe class.
     """
 
     def __init__(self, folder: Path, unsafe_label: str | None, reply_only: bool):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, truncation_side="left")
-            model: Any = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            first_line = str(error).strip().split("\n")[0]
-            raise UserError(f"--judge hf:{folder}: cannot be loaded ({first_line})") from None
-        self.model = model.eval().to(best_device())
-        names = model.config.id2label
-        self.labels = [names[i] for i in range(model.config.num_labels)]
+        super().__init__(f"hf@{weights_sha256(folder)[:16]}")
+        self.tokenizer, self.model = _load(folder)
+        config = self.model.config
+        self.labels = [config.id2label[i] for i in range(config.num_labels)]
         self.unsafe = find_unsafe_label(self.labels, unsafe_label)
-        self.several = model.config.problem_type == "multi_label_classification"
+        self.each_by_itself = (
+            config.num_labels == 1 or config.problem_type == "multi_label_classification"
+        )
         self.max_length = min(
             512,
             self.tokenizer.model_max_length,
-            getattr(model.config, "max_position_embeddings", None) or 512,
+            getattr(config, "max_position_embeddings", None) or 512,
         )
         self.reply_only = reply_only
-        self.name = f"hf@{weights_sha256(folder)[:16]}"
 
     @torch.no_grad()
-    def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
+    def judgements(self, contexts: list[str], replies: list[str]) -> list[Judgement | str]:
         first = replies if self.reply_only else contexts
         second = None if self.reply_only else replies
 
-        def scored(batch: list[int]) -> list[Judgement | None]:
+        def scored(batch: list[int]) -> list[Judgement | str]:
             inputs = self.tokenizer(
                 [first[i] for i in batch],
                 second and [second[i] for i in batch],
@@ -107,15 +98,58 @@ class TextClassifierJudge:
                 padding=True,
                 return_tensors="pt",
             ).to(self.model.device)
-            logits = self.model(**inputs).logits.float()  # (batch, labels)
-            probs = logits.sigmoid() if self.several else logits.softmax(-1)
-            return [judgement_of(row, self.labels, self.unsafe) for row in probs.tolist()]
+            return [self._read(row) for row in self.model(**inputs).logits.float()]
 
         lengths = [len(c) * (not self.reply_only) + len(r) for c, r in pairs(contexts, replies)]
         return in_batches(lengths, BATCH_SIZE, scored)
 
+    def _read(self, logits: torch.Tensor) -> Judgement | str:
+        """(labels,) float32 -> the judgement."""
+        if len(self.labels) == 1:
+            p = logits.sigmoid().item()
+            return judgement_of([p, 1 - p], [self.labels[0], f"not {self.labels[0]}"], 0)
+        probs = logits.sigmoid() if self.each_by_itself else logits.softmax(-1)
+        return judgement_of(probs.tolist(), self.labels, self.unsafe)
 
-class ParlAIClassifierJudge:
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    """A text classifier's tokenizer, which pads, and model."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, truncation_side="left")
+        model: Any
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(f"--judge hf:{folder}: cannot be loaded ({first_line})") from None
+    if loaded["missing_keys"]:
+        raise UserError(
+            f"--judge hf:{folder}: is no trained text classifier, {min(loaded['missing_keys'])} is "
+            "not among its weights; give a model for sequence classification"
+        )
+    if model.config.problem_type == "regression":
+        raise UserError(
+            f"--judge hf:{folder}: is a regression (problem_type in its config.json), whose output "
+            "is no probability; give a classifier"
+        )
+    refuse_non_finite(model, f"--judge hf:{folder}")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token_id = pad_token_id(tokenizer)
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"--judge hf:{folder}: its tokenizer has neither a pad nor an end-of-sequence "
+                "token; set pad_token in its tokenizer_config.json"
+            )
+    tokenizer.padding_side = "right"
+    # A causal classifier reads the last token that is not padding, so both must mean the same.
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer, model.eval().to(best_device())
+
+
+class ParlAIClassifierJudge(ModelJudge):
     """ParlAI's ``transformer/classifier``; sees context and reply as turns of one text.
 
     ParlAI loads its model file by unpickling it without restriction: give it none that you do not
@@ -139,15 +173,16 @@ class ParlAIClassifierJudge:
         self.agent: Any = create_agent(opt, requireModelExists=True)
         self.labels = self.agent.class_list
         self.unsafe = find_unsafe_label(self.labels, unsafe_label)
-        self.name = f"parlai@{file_sha256(Path(model_file))[:16]}"
+        refuse_non_finite(self.agent.model, f"--judge parlai:{model_file}")
+        super().__init__(f"parlai@{file_sha256(Path(model_file))[:16]}")
 
     @torch.no_grad()
-    def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
+    def judgements(self, contexts: list[str], replies: list[str]) -> list[Judgement | str]:
         from parlai.core.message import Message
 
         self.agent.model.eval()
 
-        def scored(batch: list[int]) -> list[Judgement | None]:
+        def scored(batch: list[int]) -> list[Judgement | str]:
             observations = []
             for i in batch:
                 self.agent.reset()
@@ -182,13 +217,14 @@ class WordListJudge:
             )
         self.matcher: Any = OffensiveStringMatcher(str(file))
         self.name = f"words@{file_sha256(file)[:16]}"
+        self.missing: Counter[str] = Counter()
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         found = [reply in self.matcher for reply in replies]
         return [Judgement(float(bad), "listed word" if bad else "ok") for bad in found]
 
 
-class ProfanityJudge:
+class ProfanityJudge(ModelJudge):
     """``alt-profanity-check``, a linear model of the reply's words. It sees no context."""
 
     def __init__(self) -> None:
@@ -199,65 +235,16 @@ class ProfanityJudge:
                 "--judge profanity: alt-profanity-check is not installed; "
                 "pip install alt-profanity-check (it holds pickles, which it loads)"
             ) from None
+        super().__init__(f"profanity@{metadata.version('alt-profanity-check')}")
         self.predict = predict_prob
-        self.name = f"profanity@{metadata.version('alt-profanity-check')}"
 
-    def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
-        rows = self.predict(list(replies)) if replies else []
+    def judgements(self, contexts: list[str], replies: list[str]) -> list[Judgement | str]:
+        rows = self.predict(replies)
         return [judgement_of([1 - float(p), float(p)], ["ok", "profane"], 1) for p in rows]
 
 
-def open_judge(
-    spec: str,
-    datapath: str,
-    bf16: bool,
-    unsafe_label: str | None = None,
-    reply_only: bool = False,
-) -> Judge:
-    """The judge for ``KIND:WHERE``.
-
-    Args:
-        spec: ``classifier:MODEL_FILE``, ``hf:FOLDER``, ``llama-guard:FOLDER_OR_ADDRESS``,
-            ``qwen3guard:FOLDER_OR_ADDRESS``, ``parlai:MODEL_FILE``, ``words`` or ``profanity``;
-            a model file may be a name of ParlAI's zoo for ``classifier``.
-        datapath: ParlAI's data path.
-        bf16: compute a guard model from a folder in bfloat16.
-        unsafe_label: the unsafe class of ``hf`` and ``parlai``.
-        reply_only: see :class:`TextClassifierJudge`.
-
-    Raises:
-        UserError: an unknown kind, or what it needs is not there.
-    """
-    kind, _, where = spec.partition(":")
-    if kind in ("words", "profanity") and not where:
-        return WordListJudge(datapath) if kind == "words" else ProfanityJudge()
-    if not where or kind not in ("classifier", "hf", "llama-guard", "qwen3guard", "parlai"):
-        raise UserError(
-            f"--judge {spec}: use classifier:MODEL_FILE, hf:FOLDER, llama-guard:FOLDER_OR_ADDRESS, "
-            "qwen3guard:FOLDER_OR_ADDRESS, parlai:MODEL_FILE, words or profanity"
-        )
-    if kind == "parlai":
-        return ParlAIClassifierJudge(where, datapath, unsafe_label)
-    parse = parse_llama_guard if kind == "llama-guard" else parse_qwen3guard
-    if kind in ("llama-guard", "qwen3guard") and is_address(where):
-        client = ChatClient(where)
-        return GuardJudge(ask_address(client), parse, f"{kind}@{client.model}")
-    if kind == "classifier":
-        from parlai.core.build_data import modelzoo_path
-
-        from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
-
-        file = modelzoo_path(datapath, where)
-        name = f"classifier@{weights_sha256(ClassifierCheckpoint(file).folder)[:16]}"
-        return ClassifierJudge(SafetyClassifier.load(file).to(best_device()), name)
-    folder = Path(where).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"--judge {spec}: there is no folder {folder}; give a model folder")
-    if kind == "hf":
-        return TextClassifierJudge(folder, unsafe_label, reply_only)
-    return GuardJudge(ask_folder(folder, bf16), parse, f"{kind}@{weights_sha256(folder)[:16]}")
-
-
-def _most_probable(probs: Sequence[float], labels: Sequence[str], safe: int) -> Judgement | None:
+def _most_probable(probs: Sequence[float], labels: Sequence[str], safe: int) -> Judgement | str:
     judgement = judgement_of(probs, labels, safe)
-    return judgement and Judgement(1 - judgement.p_unsafe, judgement.label)
+    if isinstance(judgement, str):
+        return judgement
+    return Judgement(1 - judgement.p_unsafe, judgement.label)

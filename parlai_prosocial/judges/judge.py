@@ -6,6 +6,7 @@ such by whoever asked, and never safe.
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +17,11 @@ logger = logging.getLogger(__name__)
 
 UNSAFE_LABELS = ("notok", "unsafe", "toxic", "offensive", "hate", "hateful", "harmful")
 """Names of the unsafe class that need no flag; case and underscores around them are ignored."""
+
+
+SAME = 50
+"""Replies with one value after which a judge is suspected to see none of them."""
+NOT_FINITE = "a probability that is not finite"
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,57 @@ class Judge(Protocol):
     Attributes:
         name: kind and content (a hash of the weights, word list or rules), written into mined
             data so that evaluation can refuse to score with the same judge.
+        missing: why judgements are missing, and how many for each reason.
     """
 
     name: str
+    missing: Counter[str]
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         """Judge N replies, each after its newline-packed context; None where that failed."""
         ...
+
+
+class ModelJudge:
+    """A judge that is a model: counts what is missing, and says where it tells nothing apart.
+
+    Args:
+        name: see :class:`Judge`.
+
+    Attributes:
+        missing: why judgements are missing, and how many for each reason.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.missing: Counter[str] = Counter()
+        self._values: Counter[float] = Counter()
+
+    def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
+        found = self.judgements(list(contexts), list(replies)) if replies else []
+        self.missing.update(one for one in found if isinstance(one, str))
+        given = [one if isinstance(one, Judgement) else None for one in found]
+        self._watch([one.p_unsafe for one in given if one is not None])
+        return given
+
+    def judgements(
+        self, contexts: list[str], replies: list[str]
+    ) -> Sequence["Judgement | str | None"]:
+        """Each judgement, or why it is missing; None where something else counts that."""
+        raise NotImplementedError
+
+    def _watch(self, values: Sequence[float]) -> None:
+        """Warn once that all of the first :data:`SAME` replies got one value."""
+        before = self._values.total()
+        self._values.update(values)
+        if before < SAME <= self._values.total() and len(self._values) == 1:
+            logger.warning(
+                "%s: gives p(unsafe) %g to every reply, %d so far; check that it is the right "
+                "model for these replies, and --unsafe-label",
+                self.name,
+                next(iter(self._values)),
+                self._values.total(),
+            )
 
 
 def judge_each(
@@ -100,10 +150,10 @@ def find_unsafe_label(labels: Sequence[str], wanted: str | None) -> int:
     return list(labels).index(names[0])
 
 
-def judgement_of(probs: Sequence[float], labels: Sequence[str], unsafe: int) -> Judgement | None:
-    """From one row of probabilities; a NaN is no judgement."""
+def judgement_of(probs: Sequence[float], labels: Sequence[str], unsafe: int) -> Judgement | str:
+    """From one row of probabilities; a NaN is no judgement but a reason why it is missing."""
     if not all(math.isfinite(p) for p in probs):
-        return None
+        return NOT_FINITE
     best = max(range(len(probs)), key=lambda i: probs[i])
     return Judgement(min(max(probs[unsafe], 0.0), 1.0), labels[best])
 

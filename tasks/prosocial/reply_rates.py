@@ -248,7 +248,7 @@ def _task_opt(name: str, datatype: str, opt: Opt) -> Opt:
 
 
 def _open_judge(opt: Opt) -> Any:
-    from parlai_prosocial.judges.classifiers import open_judge
+    from parlai_prosocial.judges.registry import open_judge
 
     if not opt["judged_task"]:
         raise UserError("-t prosocial:Judged needs --judged-task, a task whose contexts to answer")

@@ -25,7 +25,7 @@ from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
-from parlai_prosocial.judges.classifiers import open_judge
+from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.models.classifier import SafetyClassifier, set_temperature
 from parlai_prosocial.training.recipe import train, train_step
 from parlai_prosocial.zoo.bases import minilm, smollm2

@@ -11,9 +11,10 @@ import torch
 from parlai_prosocial.data.example import SAFETY_LABELS
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.judges.classifiers import ClassifierJudge, TextClassifierJudge, open_judge
+from parlai_prosocial.judges.classifiers import ClassifierJudge, TextClassifierJudge
 from parlai_prosocial.judges.guards import parse_llama_guard, parse_qwen3guard
 from parlai_prosocial.judges.judge import Judgement, find_unsafe_label
+from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.judges.rules import PreachyRules
 
 CONTEXTS = ["I took what is not mine.", "Hi!\nHello.\nI like to walk.", "I feel tired today."]

@@ -9,7 +9,7 @@ from parlai.scripts.eval_model import EvalModel
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
-from parlai_prosocial.judges import classifiers as judges
+from parlai_prosocial.judges import registry as judges
 from parlai_prosocial.judges.judge import Judgement
 
 ROWS = [

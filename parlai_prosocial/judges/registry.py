@@ -1,0 +1,152 @@
+"""The judges that ``--judge KIND:WHERE`` can name, each with a line of help."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.judges.judge import Judge
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """What opening a judge can depend on beside its place.
+
+    Attributes:
+        datapath: ParlAI's data path.
+        bf16: compute a guard model from a folder in bfloat16.
+        unsafe_label: the unsafe class of ``hf`` and ``parlai``.
+        reply_only: show an ``hf`` judge the reply without its context.
+    """
+
+    datapath: str
+    bf16: bool
+    unsafe_label: str | None = None
+    reply_only: bool = False
+
+
+@dataclass(frozen=True)
+class JudgeKind:
+    """A kind of judge.
+
+    Attributes:
+        place: what stands after its name and a colon; "" where nothing does.
+        about: its line of help.
+        open: from the place and the options to the judge.
+    """
+
+    place: str
+    about: str
+    open: Callable[[str, JudgeOptions], Judge]
+
+
+def _open_classifier(where: str, options: JudgeOptions) -> Judge:
+    from parlai.core.build_data import modelzoo_path
+
+    from parlai_prosocial.judges.classifiers import ClassifierJudge
+    from parlai_prosocial.models.backbone import weights_sha256
+    from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
+    from parlai_prosocial.models.precision import best_device
+
+    file = modelzoo_path(options.datapath, where)
+    name = f"classifier@{weights_sha256(ClassifierCheckpoint(file).folder)[:16]}"
+    return ClassifierJudge(SafetyClassifier.load(file).to(best_device()), name)
+
+
+def _open_text_classifier(where: str, options: JudgeOptions) -> Judge:
+    from parlai_prosocial.judges.classifiers import TextClassifierJudge
+
+    folder = _folder("hf", where)
+    return TextClassifierJudge(folder, options.unsafe_label, options.reply_only)
+
+
+def _open_guard(kind: str, where: str, options: JudgeOptions) -> Judge:
+    from parlai_prosocial.engines.served import ChatClient, is_address
+    from parlai_prosocial.judges.guards import PARSERS, FolderGuard, ServedGuard
+
+    if is_address(where):
+        return ServedGuard(ChatClient(where), PARSERS[kind], kind)
+    return FolderGuard(_folder(kind, where), options.bf16, PARSERS[kind], kind)
+
+
+def _open_parlai(where: str, options: JudgeOptions) -> Judge:
+    from parlai_prosocial.judges.classifiers import ParlAIClassifierJudge
+
+    return ParlAIClassifierJudge(where, options.datapath, options.unsafe_label)
+
+
+def _open_words(where: str, options: JudgeOptions) -> Judge:
+    from parlai_prosocial.judges.classifiers import WordListJudge
+
+    return WordListJudge(options.datapath)
+
+
+def _open_profanity(where: str, options: JudgeOptions) -> Judge:
+    from parlai_prosocial.judges.classifiers import ProfanityJudge
+
+    return ProfanityJudge()
+
+
+KINDS = {
+    "classifier": JudgeKind(
+        "MODEL_FILE", "trained by -m prosocial/classifier, or a zoo name", _open_classifier
+    ),
+    "hf": JudgeKind("FOLDER", "any Hugging Face text classifier", _open_text_classifier),
+    "llama-guard": JudgeKind(
+        "FOLDER_OR_ADDRESS",
+        "a Llama Guard; an address is http://HOST:PORT/v1#NAME",
+        partial(_open_guard, "llama-guard"),
+    ),
+    "qwen3guard": JudgeKind(
+        "FOLDER_OR_ADDRESS", "a Qwen3Guard, likewise", partial(_open_guard, "qwen3guard")
+    ),
+    "parlai": JudgeKind("MODEL_FILE", "ParlAI's transformer/classifier", _open_parlai),
+    "words": JudgeKind("", "ParlAI's list of offensive words", _open_words),
+    "profanity": JudgeKind("", "alt-profanity-check", _open_profanity),
+}
+
+
+def spelled(kind: str) -> str:
+    """A kind as ``--judge`` takes it: ``hf:FOLDER``, or ``words``."""
+    place = KINDS[kind].place
+    return f"{kind}:{place}" if place else kind
+
+
+def judges_help() -> str:
+    """A line for each kind, as help pages list them."""
+    width = max(len(spelled(kind)) for kind in KINDS)
+    lines = [f"  {spelled(name):{width}}  {kind.about}" for name, kind in KINDS.items()]
+    return "\n".join(["Judges:", *lines])
+
+
+def open_judge(
+    spec: str,
+    datapath: str,
+    bf16: bool,
+    unsafe_label: str | None = None,
+    reply_only: bool = False,
+) -> Judge:
+    """The judge for ``KIND:WHERE``.
+
+    Args:
+        spec: see :data:`KINDS`.
+        datapath, bf16, unsafe_label, reply_only: see :class:`JudgeOptions`.
+
+    Raises:
+        UserError: an unknown kind, or what it needs is not there.
+    """
+    kind, _, where = spec.partition(":")
+    if kind not in KINDS or bool(where) != bool(KINDS[kind].place):
+        near = difflib.get_close_matches(kind.lower(), KINDS, n=1)
+        hint = f"; did you mean {spelled(near[0])}?" if near else ""
+        raise UserError(f"--judge {spec}: use {', '.join(map(spelled, KINDS))}{hint}")
+    return KINDS[kind].open(where, JudgeOptions(datapath, bf16, unsafe_label, reply_only))
+
+
+def _folder(kind: str, where: str) -> Path:
+    folder = Path(where).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--judge {kind}:{where}: there is no folder {folder}; give a model folder")
+    return folder
