@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from parlai_prosocial.errors import UserError
+from parlai_prosocial.errors import with_flags
+from parlai_prosocial.mining import annotate as mining
 
 
 @click.command()
@@ -34,7 +35,7 @@ from parlai_prosocial.errors import UserError
 )
 @click.option("--concurrency", default=8, show_default=True, help="Most calls to an address.")
 @click.option("--datapath", default=None, help="ParlAI's data path.")
-def annotate(out: Path, **flags: Any) -> None:
+def annotate(**flags: Any) -> None:
     """Label every turn's need of caution, and write rules of thumb where it is not casual.
 
     --rot-model is a checkpoint trained on -t prosocial:Canary. Any other model is shown the
@@ -43,53 +44,4 @@ def annotate(out: Path, **flags: Any) -> None:
     -t prosocial:Canary. OUT's .summary.json says how many answers could not be read and, where the
     task has labels and rules of thumb itself, how far they agree.
     """
-    for name in ("limit", "concurrency"):
-        if flags[name] is not None and flags[name] < 1:
-            raise UserError(f"--{name} {flags[name]}: must be at least 1")
-    from parlai_prosocial.compat.flags import find_datapath
-    from parlai_prosocial.engines.engine import open_engine
-    from parlai_prosocial.engines.reply_scores import MAX_CONTEXT_TOKENS
-    from parlai_prosocial.mining.annotate import FEW_SHOT_CONTEXT_TOKENS, read_few_shot
-    from parlai_prosocial.mining.annotate import annotate as run_annotation
-    from parlai_prosocial.mining.turns import task_turns, turns_sha256
-    from parlai_prosocial.models.precision import computes_in_bf16
-    from parlai_prosocial.util.batches import spread
-    from parlai_prosocial.util.journal import summary_path
-
-    datapath = find_datapath(flags["datapath"])
-    turns = task_turns(flags["task"], flags["datatype"], datapath, flags["settings"])
-    turns = [turns[i] for i in spread(len(turns), flags["limit"])]
-    wants_examples = flags["few_shot"]
-    if wants_examples is None:
-        wants_examples = not Path(flags["rot_model"]).is_file()
-    few_shot = read_few_shot() if wants_examples else None
-    bf16 = computes_in_bf16(out)
-    engine = open_engine(
-        flags["rot_model"],
-        datapath,
-        bf16,
-        system_prompt=few_shot.system_prompt if few_shot else None,
-        concurrency=flags["concurrency"],
-        max_context_tokens=FEW_SHOT_CONTEXT_TOKENS if few_shot else MAX_CONTEXT_TOKENS,
-    )
-    record = {
-        "precision": "bf16" if bf16 else "fp32",
-        "engine": engine.name,
-        "examples": few_shot and [few_shot.system_prompt, *few_shot.turns],
-        "turns_sha256": turns_sha256(turns),
-        **{name: value for name, value in flags.items() if name not in ("datapath", "concurrency")},
-    }
-    summary = run_annotation(turns, engine, few_shot, flags["datatype"], out, record)
-    click.echo(
-        f"{out}: {summary['turns']} turns, {summary['rots']} rules of thumb; "
-        f"{summary['parse_failures']} answers could not be read, {summary['missing_answers']} are "
-        "missing"
-    )
-    for label, count in summary["labels"].items():
-        click.echo(f"  {label}: {count}")
-    for name, value in summary.get("against_own", {}).items():
-        click.echo(f"  {name.replace('_', ' ')}: {value:.3g}")
-    click.echo(
-        f"{summary['seconds']:.0f} s, {summary['turns_per_second']} turns/s; "
-        f"more in {summary_path(out)}"
-    )
+    click.echo(with_flags(mining.annotate)(**flags))

@@ -139,7 +139,7 @@ def open_judge(
     """
     kind, _, where = spec.partition(":")
     if kind not in KINDS or bool(where) != bool(KINDS[kind].place):
-        near = difflib.get_close_matches(kind.lower(), KINDS, n=1)
+        near = difflib.get_close_matches(kind.lower(), KINDS, n=1, cutoff=0.5)
         hint = f"; did you mean {spelled(near[0])}?" if near else ""
         raise UserError(f"--judge {spec}: use {', '.join(map(spelled, KINDS))}{hint}")
     return KINDS[kind].open(where, JudgeOptions(datapath, bf16, unsafe_label, reply_only))

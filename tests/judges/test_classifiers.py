@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from parlai_prosocial.data.example import SAFETY_LABELS
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.judges.classifiers import ClassifierJudge, TextClassifierJudge
-from parlai_prosocial.judges.guards import parse_llama_guard, parse_qwen3guard
 from parlai_prosocial.judges.judge import Judgement, find_unsafe_label
 from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.judges.rules import PreachyRules
@@ -129,6 +129,105 @@ def test_a_long_context_loses_its_beginning(text_classifier):
     assert a == b
 
 
+def text_classifier_of(folder, text_classifier, **config):
+    """The random BERT again, with another head or config."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    changed = BertConfig.from_pretrained(text_classifier, **config)
+    BertForSequenceClassification(changed).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(text_classifier).save_pretrained(folder)
+    return folder
+
+
+def outputs(judge):
+    inputs = [judge.tokenizer(*pair, return_tensors="pt") for pair in zip(CONTEXTS, REPLIES)]  # noqa: B905
+    with torch.no_grad():
+        return torch.cat([judge.model(**i).logits for i in inputs])
+
+
+def test_a_single_output_is_a_sigmoid(text_classifier, tmp_path):
+    labels = {"id2label": {0: "toxic"}, "label2id": {"toxic": 0}}
+    judge = TextClassifierJudge(
+        text_classifier_of(tmp_path, text_classifier, **labels), None, reply_only=False
+    )
+    found = judge.judge(CONTEXTS, REPLIES)
+    expected = outputs(judge).sigmoid()[:, 0].tolist()
+    assert [j.p_unsafe for j in found] == pytest.approx(expected, abs=1e-5)
+    assert {j.label for j in found} <= {"toxic", "not toxic"}
+    assert len({round(j.p_unsafe, 6) for j in found}) == 3
+
+
+def test_several_labels_at_once_are_sigmoids(text_classifier, tmp_path):
+    folder = text_classifier_of(
+        tmp_path, text_classifier, problem_type="multi_label_classification"
+    )
+    judge = TextClassifierJudge(folder, None, reply_only=False)
+    expected = outputs(judge).sigmoid()[:, 1].tolist()
+    found = [j.p_unsafe for j in judge.judge(CONTEXTS, REPLIES)]
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_gives_no_probability_is_refused(text_classifier, tiny_encoder, tmp_path):
+    labels = {"id2label": {0: "toxic"}, "label2id": {"toxic": 0}}
+    folder = text_classifier_of(
+        tmp_path / "r", text_classifier, problem_type="regression", **labels
+    )
+    with pytest.raises(UserError, match="is a regression"):
+        TextClassifierJudge(folder, None, reply_only=False)
+    with pytest.raises(UserError, match=r"no trained text classifier, classifier\.bias is not"):
+        TextClassifierJudge(tiny_encoder, "LABEL_1", reply_only=False)
+    folder = text_classifier_of(tmp_path / "n", text_classifier)
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="weights are not finite"):
+        TextClassifierJudge(folder, None, reply_only=False)
+
+
+def test_a_causal_classifier_without_padding_gets_some(tiny_backbones, tmp_path):
+    """It reads the last token that is no padding, so batches must not change what that is."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbones["llama"])
+    tokenizer.pad_token = None
+    config = LlamaConfig.from_pretrained(
+        tiny_backbones["llama"], pad_token_id=None, id2label={0: "ok", 1: "unsafe"}
+    )
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    judge = TextClassifierJudge(tmp_path, None, reply_only=False)
+    together = judge.judge(CONTEXTS, REPLIES)
+    alone = [judge.judge([c], [r])[0] for c, r in zip(CONTEXTS, REPLIES, strict=True)]
+    assert [j.p_unsafe for j in together] == pytest.approx([j.p_unsafe for j in alone], abs=1e-5)
+    assert len({round(j.p_unsafe, 6) for j in together}) == 3
+
+
+def test_a_judge_that_tells_nothing_apart_is_named(caplog):
+    class Same(FakeClassifier):
+        def probabilities(self, contexts, replies):
+            return self.rows[: len(replies)]
+
+    judge = ClassifierJudge(Same(["__notok__", "__ok__"], [[0.9, 0.1]] * 40), "classifier@x")
+    for _ in range(3):
+        assert judge.judge([""] * 40, [""] * 40)
+    assert caplog.text.count("gives p(unsafe) 0.9 to every reply") == 1
+    other = ClassifierJudge(
+        Same(["__notok__", "__ok__"], [[0.9, 0.1]] * 39 + [[0.1, 0.9]]), "classifier@y"
+    )
+    for _ in range(3):
+        other.judge([""] * 40, [""] * 40)
+    assert "classifier@y" not in caplog.text
+
+
+def test_probabilities_that_are_not_finite_are_counted():
+    nan = float("nan")
+    judge = ClassifierJudge(FakeClassifier(["__notok__", "__ok__"], [[nan, nan]]), "classifier@x")
+    assert judge.judge(CONTEXTS[:1], REPLIES[:1]) == [None]
+    assert judge.missing == {"a probability that is not finite": 1}
+
+
 @pytest.mark.parametrize(
     ("labels", "wanted"),
     [(["LABEL_0", "LABEL_1"], None), (["toxic", "hate"], None), (["ok", "bad"], "unsafe")],
@@ -136,84 +235,6 @@ def test_a_long_context_loses_its_beginning(text_classifier):
 def test_an_unclear_unsafe_class_lists_the_labels(labels, wanted):
     with pytest.raises(UserError, match=", ".join(labels)):
         find_unsafe_label(labels, wanted)
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("safe", Judgement(0.0, "safe")),
-        ("\n\nsafe\n", Judgement(0.0, "safe")),
-        ("unsafe\nS1,S2", Judgement(1.0, "unsafe S1,S2")),
-        ("unsafe", Judgement(1.0, "unsafe")),
-        ("Safety: Safe", None),
-        ("safe, I think", None),
-        ("unsafely put", None),
-        ("", None),
-    ],
-)
-def test_llama_guard_answers(answer, expected):
-    assert parse_llama_guard(answer) == expected
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("Safety: Safe\nCategories: None\nRefusal: No", Judgement(0.0, "safe")),
-        ("Safety: Unsafe\nCategories: Violent, PII", Judgement(1.0, "unsafe Violent, PII")),
-        ("Safety: Controversial\nCategories: Political", Judgement(0.5, "controversial Political")),
-        ("safe", None),
-        ("Safety: Safe or Safety: Unsafe", None),
-        ("Safety: Safe\nSafety: Unsafe", None),
-        ("Safety:", None),
-        ("", None),
-    ],
-)
-def test_qwen3guard_answers(answer, expected):
-    assert parse_qwen3guard(answer) == expected
-
-
-def test_a_guard_at_an_address(chat_server, tmp_path):
-    answers = {REPLIES[0]: "unsafe\nS2", REPLIES[1]: "safe", REPLIES[2]: "I cannot say."}
-    chat_server.answer = lambda body, _: (200, answers[body["messages"][-1]["content"]])
-    judge = open_judge(f"llama-guard:{chat_server.address}", str(tmp_path), bf16=False)
-    assert judge.name == "llama-guard@tiny"
-    found = judge.judge(CONTEXTS, REPLIES)
-    assert found == [Judgement(1.0, "unsafe S2"), Judgement(0.0, "safe"), None]
-    [asked] = [b for b in chat_server.requests if b["messages"][-1]["content"] == REPLIES[1]]
-    assert asked["temperature"] == 0
-    assert [m["role"] for m in asked["messages"]] == ["user", "assistant", "user", "assistant"]
-
-
-def test_a_failed_call_is_missing_and_not_safe(chat_server, tmp_path):
-    def answer(body, _):
-        return (400, {}) if body["messages"][-1]["content"] == REPLIES[1] else (200, "safe")
-
-    chat_server.answer = answer
-    judge = open_judge(f"llama-guard:{chat_server.address}", str(tmp_path), bf16=False)
-    assert [j is None for j in judge.judge(CONTEXTS, REPLIES)] == [False, True, False]
-
-
-def test_a_conversation_for_a_guard_begins_with_the_user(chat_server, tmp_path):
-    chat_server.answer = lambda body, _: (200, "safe")
-    judge = open_judge(f"llama-guard:{chat_server.address}", str(tmp_path), bf16=False)
-    judge.judge(["your persona: I sail.\nHello.\nHi!"], ["Bye."])
-    assert chat_server.requests[0]["messages"] == [
-        {"role": "user", "content": "Hi!"},
-        {"role": "assistant", "content": "Bye."},
-    ]
-
-
-def test_a_guard_from_a_folder(tiny_backbones, tmp_path, monkeypatch):
-    judge = open_judge(f"qwen3guard:{tiny_backbones['llama']}", str(tmp_path), bf16=False)
-    assert judge.judge(CONTEXTS, REPLIES) == [None] * 3  # a random model says nothing readable
-    heard = []
-    judge.parse = lambda answer: heard.append(answer) or Judgement(0.0, "safe")
-    judge.judge(CONTEXTS, REPLIES)
-    first = list(heard)
-    judge.judge(CONTEXTS[:1], REPLIES[:1])
-    assert heard[3] == first[0]
-    with pytest.raises(UserError, match="no chat template"):
-        open_judge(f"llama-guard:{tiny_backbones['gpt2']}", str(tmp_path), bf16=False)
 
 
 def test_parlais_classifier(tmp_path):
@@ -287,6 +308,8 @@ def test_profanity(monkeypatch, tmp_path):
     ("spec", "message"),
     [
         ("oracle", "use classifier:MODEL_FILE"),
+        ("lama-guard:x", "did you mean llama-guard:FOLDER_OR_ADDRESS"),
+        ("words:x", "did you mean words"),
         ("hf", "use classifier:MODEL_FILE"),
         ("hf:no/such", "there is no folder no/such"),
         ("classifier:no/such", "no/such: no such checkpoint"),

@@ -1,18 +1,20 @@
 """Canary's form, read from clean and sloppy answers; rows that step 2 reads."""
 
 import json
+from collections import Counter
 
 import pytest
 from click.testing import CliRunner
 
+import parlai_prosocial
 from parlai_prosocial.cli.annotate import annotate as command
 from parlai_prosocial.data import own
 from parlai_prosocial.engines.reply_scores import SampledReply
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.mining.annotate import (
+from parlai_prosocial.mining.canary import (
     Annotation,
     agreement,
-    annotate,
+    annotate_turns,
     parse_annotation,
     read_few_shot,
 )
@@ -79,7 +81,7 @@ class Answerer:
     name = "answerer"
 
     def __init__(self, answers):
-        self.answers, self.asked = answers, []
+        self.answers, self.asked, self.missing = answers, [], Counter()
 
     def sample(self, contexts, n, max_tokens, seed, temperature=1.0, top_p=1.0):
         assert (n, temperature) == (1, 0.0)
@@ -98,7 +100,7 @@ def test_rows_are_own_data_with_labels_and_rules(tmp_path):
     turns = [turn(name, group="g") for name in "abcd"]
     out = tmp_path / "out.jsonl"
     engine = Answerer(answers)
-    summary = annotate(turns, engine, None, "valid", out, {"any": 1})
+    summary = annotate_turns(turns, engine, None, "valid", out, {"any": 1})
     assert sorted(engine.asked) == list("abcd")
     examples = own.contrastive_examples(own.load_rows(str(out), str(tmp_path), "valid"))
     assert [(e.context, e.response) for e in examples] == [([n], "Fine.") for n in "abcd"]
@@ -109,14 +111,14 @@ def test_rows_are_own_data_with_labels_and_rules(tmp_path):
     assert summary["labels"]["__casual__"] == summary["labels"][NEEDS] == 1
     assert "against_own" not in summary
     again = Answerer({})
-    assert annotate(turns, again, None, "valid", out, {"any": 1}) == summary
+    assert annotate_turns(turns, again, None, "valid", out, {"any": 1}) == summary
     assert again.asked == []
 
 
 def test_examples_are_shown_where_wanted(tmp_path):
     engine = Answerer({"a": "__casual__"})
     few_shot = read_few_shot()
-    annotate([turn("a")], engine, few_shot, "train", tmp_path / "out.jsonl", {})
+    annotate_turns([turn("a")], engine, few_shot, "train", tmp_path / "out.jsonl", {})
     assert engine.asked == [few_shot.context("a")]
 
 
@@ -164,3 +166,26 @@ def test_mistakes_of_the_command(tmp_path):
     arguments = ["--task", "self_dialogue", "--rot-model", "x", "--out", str(tmp_path / "o.jsonl")]
     with pytest.raises(UserError, match="--limit 0: must be at least 1"):
         CliRunner().invoke(command, [*arguments, "--limit", "0"], catch_exceptions=False)
+
+
+def test_from_python_as_by_the_command(tiny_backbones, tmp_path, monkeypatch):
+    monkeypatch.setattr("parlai_prosocial.models.precision.bf16_is_faster", lambda device: False)
+    model = str(tiny_backbones["llama"])
+    found = parlai_prosocial.annotate(
+        "prosocial",
+        model,
+        tmp_path / "out.jsonl",
+        limit=6,
+        settings=["prosocial_sample=true"],
+        datapath=str(tmp_path),
+    )
+    assert found.summary["turns"] == len(found.rows) == len(found.to_pandas()) == 6
+    assert found.summary_file == tmp_path / "out.summary.json"
+    assert json.loads(found.summary_file.read_text()) == found.summary
+    # The command resumes what Python began: it is the same run.
+    arguments = ["--task", "prosocial", "--set", "prosocial_sample=true", "--limit", "6"]
+    arguments += ["--rot-model", model, "--datapath", str(tmp_path)]
+    result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "out.jsonl")])
+    assert f"{found}\n" in result.output
+    with pytest.raises(UserError, match=r"^limit 0: must be at least 1"):
+        parlai_prosocial.annotate("prosocial", model, tmp_path / "o.jsonl", limit=0)

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
+import parlai_prosocial
 from parlai_prosocial.cli.main import cli
 from parlai_prosocial.data import own
 from parlai_prosocial.data.reader import checked_rows
@@ -16,8 +18,9 @@ from parlai_prosocial.engines.reply_scores import SampledReply
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.judges.judge import Judgement
 from parlai_prosocial.judges.rules import PreachyRules
-from parlai_prosocial.mining import mine as module
-from parlai_prosocial.mining.mine import Contexts, Miners, MiningPlan, mine
+from parlai_prosocial.mining import negatives as module
+from parlai_prosocial.mining.mine import Mined
+from parlai_prosocial.mining.negatives import Contexts, Miners, MiningPlan, mine_contexts
 from parlai_prosocial.mining.turns import Turn
 
 PLAN = MiningPlan(
@@ -45,7 +48,7 @@ class Sayer:
     name = "sayer"
 
     def __init__(self, **replies):
-        self.replies, self.asked = replies, []
+        self.replies, self.asked, self.missing = replies, [], Counter()
 
     def sample(self, contexts, n, max_tokens, seed, temperature=1.0, top_p=1.0):
         self.asked += contexts
@@ -62,7 +65,7 @@ class ByFirstWord:
     name = "words@1"
 
     def __init__(self):
-        self.judged = []
+        self.judged, self.missing = [], Counter()
 
     def judge(self, contexts, replies):
         self.judged += zip(contexts, replies, strict=True)
@@ -77,7 +80,7 @@ def run(turns, engine, out, plan=PLAN, synthetic=None, judge=None):
     judge = judge or ByFirstWord()
     contexts = Contexts(turns, plan)
     miners = Miners(engine, synthetic, judge, PreachyRules())
-    summary = mine(contexts, miners, plan, "train", out, {"any": 1})
+    summary = mine_contexts(contexts, miners, plan, "train", out, {"any": 1})
     return [json.loads(line) for line in out.read_text().splitlines()], summary
 
 
@@ -276,6 +279,66 @@ def in_this_process(arguments):
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_from_python_as_by_the_command(arguments, tiny_backbones, tmp_path, monkeypatch):
+    monkeypatch.setattr("parlai_prosocial.models.precision.bf16_is_faster", lambda device: False)
+    model, out = str(tiny_backbones["llama"]), tmp_path / "out.jsonl"
+    found = parlai_prosocial.mine(
+        model,
+        "prosocial",
+        out,
+        settings=["prosocial-sample=true"],
+        judge="words",
+        judge_casual=True,
+        limit=80,
+        samples=2,
+        synthetic_model=model,
+        max_tokens=16,
+        seed=5,
+        sampling_temperature=0.6,
+        datapath=str(tmp_path),
+    )
+    assert found.summary["rows"] == len(found.rows) == len(found.to_pandas()) > 0
+    assert json.loads(found.summary_file.read_text()) == found.summary
+    assert f"{found}\n" in in_this_process([*arguments, "--out", str(out)])
+    with pytest.raises(UserError, match=r"^top_p 0: give a probability"):
+        parlai_prosocial.mine(model, "prosocial", out, top_p=0)
+
+
+def test_why_things_are_missing_is_counted_over_a_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 1)
+
+    class Stops(Sayer):
+        def sample(self, contexts, *arguments, **more):
+            if len(self.asked) == self.stop:
+                raise KeyboardInterrupt
+            self.missing["status 400: too long"] += 1
+            return super().sample(contexts, *arguments, **more)
+
+    replies = {name: [None, "0.9 a", "? b", "0.1 c"] for name in "abc"}
+    first, second = Stops(**replies), Stops(**replies)
+    first.stop, second.stop = 2, 9
+    turns = [turn(name) for name in "abc"]
+    with pytest.raises(KeyboardInterrupt):
+        run(turns, first, tmp_path / "out.jsonl")
+    _, summary = run(turns, second, tmp_path / "out.jsonl")
+    assert summary["missing"] == {"status 400: too long": 3}
+    printed = str(Mined(tmp_path / "out.jsonl", summary))
+    assert "missing: 3 x status 400: too long" in printed
+
+
+def test_a_judge_that_breaks_leaves_judgements_missing(tmp_path):
+    class Breaks(ByFirstWord):
+        def judge(self, contexts, replies):
+            if "0.3 x" in replies:
+                raise ValueError("too odd")
+            return super().judge(contexts, replies)
+
+    engine = Sayer(c=["0.9 yes", "0.3 x", "0.6 well", "0.1 no"])
+    [row], summary = run([turn("c")], engine, tmp_path / "out.jsonl", judge=Breaks())
+    assert row["negatives"] == ["0.9 yes", "0.6 well"]
+    assert summary["sources"]["sampled"]["missing judgement"] == 1
 
 
 def test_a_killed_command_started_again_gives_the_same_file(arguments, tmp_path):
