@@ -138,7 +138,7 @@ def _tokenizer(backbone: Backbone) -> Any:
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(backbone.pad_id)
     if prompt.has_template:
         tokenizer.chat_template = with_default_system(
-            tokenizer.chat_template, prompt.system_prompt, prompt.takes_system_turn
+            tokenizer.chat_template, prompt.system_prompt, prompt.turn_format
         )
     elif not backbone.is_encoder_decoder:
         assert is_plain(tokenizer.chat_template)

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from parlai_prosocial.models.turn_format import TurnFormat
+
 PLAIN_TURNS = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'] + ': ' }}"
     "{% endif %}{{ message['content'] + '\\n' }}{% endfor %}"
@@ -29,27 +31,40 @@ def plain_template(tokenizer: Any) -> str | None:
     return "{{ bos_token }}" + PLAIN_TURNS if added == [tokenizer.bos_token_id] else None
 
 
-def with_default_system(template: str, system_prompt: str, takes_system_turn: bool) -> str:
+def with_default_system(template: str, system_prompt: str, shape: TurnFormat) -> str:
     """The template with our system prompt wherever a conversation gives none.
+
+    The result takes every conversation that ends with the user's turn, and does with it what
+    :class:`~.prompt.Prompt` does: it puts a system turn that the template refuses before the
+    user's first one, and an empty user's turn where the template wants one.
 
     Args:
         template: a Jinja template of Hugging Face's kind.
         system_prompt: the text of the system turn.
-        takes_system_turn: False for templates that refuse one. The result takes it all the same,
-            and puts it before the first user turn, as :class:`~.prompt.Prompt` does.
+        shape: how the template takes a conversation.
     """
     # JSON's escapes are Jinja's, but for those of characters beyond ASCII.
     default = json.dumps(system_prompt, ensure_ascii=False)
-    if takes_system_turn:
-        return (
-            f"{{% if not ({_BEGINS_WITH_SYSTEM}) %}}{{% set messages = "
-            f"[{{'role': 'system', 'content': {default}}}] + messages %}}{{% endif %}}{template}"
-        )
-    return (
-        f"{{% if {_BEGINS_WITH_SYSTEM} %}}{{% set system = messages[0]['content'] %}}"
-        f"{{% set messages = messages[1:] %}}{{% else %}}{{% set system = {default} %}}"
-        "{% endif %}{% if not messages or messages[0]['role'] != 'user' %}"
-        "{% set messages = [{'role': 'user', 'content': ''}] + messages %}{% endif %}"
-        "{% set messages = [{'role': 'user', 'content': "
-        "(system + '\\n\\n' + messages[0]['content'])|trim}] + messages[1:] %}" + template
+    empty = "''"
+    text = "messages[0]['content']"
+    if shape.content_parts:
+        default, empty = (f"[{{'type': 'text', 'text': {one}}}]" for one in (default, empty))
+        text = f"{text}[0]['text']"
+    begins = (
+        f"{{% if not ({_BEGINS_WITH_SYSTEM}) %}}{{% set messages = "
+        f"[{{'role': 'system', 'content': {default}}}] + messages %}}{{% endif %}}"
     )
+    missing = "messages|length < 2"
+    if shape.user_begins:
+        missing += " or messages[1]['role'] != 'user'"
+    if shape.user_needed:
+        begins += (
+            f"{{% if {missing} %}}{{% set messages = messages[:1] + "
+            f"[{{'role': 'user', 'content': {empty}}}] + messages[1:] %}}{{% endif %}}"
+        )
+    if not shape.system_turn:
+        folded = f"({text} + '\\n\\n' + {text.replace('[0]', '[1]', 1)})|trim"
+        if shape.content_parts:
+            folded = f"[{{'type': 'text', 'text': {folded}}}]"
+        begins += f"{{% set messages = [{{'role': 'user', 'content': {folded}}}] + messages[2:] %}}"
+    return begins + template

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-
-from jinja2 import TemplateError
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.chat_template import is_plain
 from parlai_prosocial.models.roles import with_roles
+from parlai_prosocial.models.turn_format import TurnFormat, render, turn_format
 
-USER_TURN = {"role": "user", "content": "a"}
 DEFAULT_SYSTEM_PROMPT = "You are a kind, honest conversation partner."
+
+# Characters a token up to which the whole dialogue is tried at once.
+_SURELY_SHORT = 16
 
 # Lines of a ParlAI `text` that describe the conversation instead of being said in it.
 SYSTEM_LINE_PREFIXES = (
@@ -60,6 +62,9 @@ class Prompt:
             and tuned models alike and stored in every checkpoint, because SmolLM2's template
             puts a default system message wherever none is given.
         is_encoder_decoder: whether contexts go to an encoder.
+
+    Raises:
+        UserError: the tokenizer has no end-of-sequence token.
     """
 
     tokenizer: Any
@@ -73,19 +78,14 @@ class Prompt:
                 " token, so a reply could not end; set eos_token in its tokenizer_config.json"
             )
         self.has_template = not is_plain(self.tokenizer.chat_template)
-        self.takes_system_turn = self.has_template and self._template_takes_system_turn()
 
-    def _template_takes_system_turn(self) -> bool:
-        try:
-            self._apply_template([{"role": "system", "content": "a"}, USER_TURN])
-        except TemplateError:
-            return False
-        return True
+    @cached_property
+    def turn_format(self) -> TurnFormat:
+        """How the template takes a conversation; raises UserError where it does not take one.
 
-    def _apply_template(self, messages: Sequence[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False
-        )
+        It is found out with the first context, since a guard's template need not take any.
+        """
+        return turn_format(self.tokenizer)
 
     @property
     def end_of_turn_id(self) -> int:
@@ -99,6 +99,8 @@ class Prompt:
         too long, it loses its beginning. The system turn stays.
         """
         turns, system_lines = split_context(text)
+        if max_tokens and len(text) > _SURELY_SHORT * max_tokens:
+            turns = self._last_turns(turns, system_lines, max_tokens)
         ids = self._encode_turns(turns, system_lines)
         while max_tokens and len(ids) > max_tokens and len(turns) > 1:
             turns = turns[1:]
@@ -114,6 +116,28 @@ class Prompt:
         # Only a system turn that is too long by itself is cut here.
         return ids[-max_tokens:] if max_tokens else ids
 
+    def _last_turns(
+        self, turns: Sequence[str], system_lines: Sequence[str], max_tokens: int
+    ) -> Sequence[str]:
+        """The last turns that may fit, and at most one more: found by doubling and halving.
+
+        So a long dialogue is not encoded anew for every turn that it loses.
+        """
+        fits, too_many = 1, 2
+        while too_many < len(turns) and self._fit(turns[-too_many:], system_lines, max_tokens):
+            fits, too_many = too_many, 2 * too_many
+        too_many = min(too_many, len(turns))
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self._fit(turns[-middle:], system_lines, max_tokens):
+                fits = middle
+            else:
+                too_many = middle
+        return turns[-too_many:]
+
+    def _fit(self, turns: Sequence[str], system_lines: Sequence[str], max_tokens: int) -> bool:
+        return len(self._encode_turns(turns, system_lines)) <= max_tokens
+
     def _encode_turns(self, turns: Sequence[str], system_lines: Sequence[str]) -> list[int]:
         messages = with_roles(turns)
         if not self.has_template:
@@ -122,15 +146,7 @@ class Prompt:
                 return self.tokenizer("\n".join(lines))["input_ids"]
             return self.tokenizer("\n".join([*lines, "assistant:"]))["input_ids"]
         system = "\n".join([self.system_prompt, *system_lines])
-        if self.takes_system_turn:
-            messages = [{"role": "system", "content": system}, *messages]
-        else:
-            # Such templates also want the user to begin.
-            if not messages or messages[0]["role"] != "user":
-                messages = [{"role": "user", "content": ""}, *messages]
-            first = f"{system}\n\n{messages[0]['content']}".strip()
-            messages = [{"role": "user", "content": first}, *messages[1:]]
-        text = self._apply_template(messages)
+        text = render(self.tokenizer, self.turn_format.messages(system, messages))
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode_response(self, text: str, max_tokens: int | None = None) -> list[int]:

@@ -1,5 +1,7 @@
 """Contexts and responses as token ids: roles, the system turn, truncation, the end of turn."""
 
+import time
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -145,6 +147,29 @@ def test_truncation_drops_whole_turns_from_the_oldest_on(chat):
     assert read(chat, ids) == two_turns + "<|im_start|>assistant\n"
     ids = chat.encode_context(context, max_tokens=len(ids) - 1)
     assert read(chat, ids) == system + turn("user", "The third?") + "<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("name", ["chat", "plain", "encoder"])
+def test_truncation_keeps_the_most_turns_that_fit(request, name):
+    prompt = request.getfixturevalue(name)
+    turns = [f"I like {'walks and ' * (n % 4)}boats." for n in range(40)]
+    sizes = [len(prompt.encode_context("\n".join(turns[-k:]))) for k in range(1, 41)]
+    for limit in range(sizes[0], sizes[-1], 7):
+        kept = max(k for k, size in enumerate(sizes, 1) if size <= limit)
+        expected = prompt.encode_context("\n".join(turns[-kept:]))
+        # Far longer dialogues are cut by doubling and halving, and give the same.
+        for dialogue in (turns, ["Hello, are you there?"] * 1000 + turns):
+            assert prompt.encode_context("\n".join(dialogue), limit) == expected
+
+
+@pytest.mark.parametrize("name", ["chat", "plain", "encoder"])
+def test_ten_thousand_turns_take_less_than_a_second(request, name):
+    prompt = request.getfixturevalue(name)
+    dialogue = "\n".join(["This is a turn, and I walked in the park with my dog."] * 10_000)
+    prompt.encode_context(dialogue, 128)
+    start = time.process_time()
+    assert 64 < len(prompt.encode_context(dialogue, 128)) <= 128
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("name", ["chat", "plain"])
