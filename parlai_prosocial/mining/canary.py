@@ -20,7 +20,7 @@ from parlai_prosocial.data.example import CASUAL, SAFETY_LABELS
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.engines.engine import Engine
 from parlai_prosocial.mining.few_shot import read_examples
-from parlai_prosocial.mining.results import missing_reasons
+from parlai_prosocial.mining.results import is_whole_chunk, missing_reasons
 from parlai_prosocial.mining.turns import Turn
 from parlai_prosocial.util.batches import chunked
 from parlai_prosocial.util.journal import Journal, finished_before, summary_path, write_output
@@ -92,9 +92,9 @@ def annotate_turns(
     """
     if finished_before(out, settings):
         return json.loads(summary_path(out).read_text(encoding="utf-8"))
-    journal = Journal(out, settings)
     texts = [few_shot.context(turn.text) if few_shot else turn.text for turn in turns]
     chunks = chunked(texts, CHUNK)
+    journal = Journal(out, settings, is_whole_chunk("answers", chunks))
     with tqdm(total=len(turns), desc="annotating", unit="turn") as bar:
         bar.update(sum(len(chunks[number]) for number in journal.chunks))
         bar.unpause()

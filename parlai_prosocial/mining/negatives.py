@@ -18,7 +18,7 @@ from parlai_prosocial.data.weights import social_weights
 from parlai_prosocial.engines.engine import Engine
 from parlai_prosocial.judges.judge import Judge, judge_each
 from parlai_prosocial.mining.few_shot import read_examples
-from parlai_prosocial.mining.results import missing_reasons
+from parlai_prosocial.mining.results import is_whole_chunk, missing_reasons
 from parlai_prosocial.mining.turns import Turn
 from parlai_prosocial.models.prompt import split_context
 from parlai_prosocial.models.roles import from_the_user
@@ -141,8 +141,8 @@ def mine_contexts(
     """
     if finished_before(out, settings):
         return json.loads(summary_path(out).read_text(encoding="utf-8"))
-    journal = Journal(out, settings)
     chunks = chunked(contexts.texts, CHUNK)
+    journal = Journal(out, settings, is_whole_chunk("records", chunks))
     with tqdm(total=len(contexts.turns), desc="mining", unit="context") as bar:
         bar.update(sum(len(chunks[number]) for number in journal.chunks))
         bar.unpause()  # what an earlier start did says nothing about the time left

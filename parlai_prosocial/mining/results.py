@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,3 +52,20 @@ def missing_reasons(journal: Journal) -> dict[str, int]:
     for content in journal.chunks.values():
         total.update(content.get("missing", {}))
     return dict(total.most_common())
+
+
+def is_whole_chunk(key: str, chunks: Sequence[Sequence[int]]) -> Callable[[Any, Any], bool]:
+    """Whether a journal's content is a chunk's: its seconds, and under ``key`` a list as long."""
+
+    def is_whole(number: Any, content: Any) -> bool:
+        return (
+            isinstance(number, int)
+            and 0 <= number < len(chunks)
+            and isinstance(content, dict)
+            and isinstance(content.get("seconds"), int | float)
+            and isinstance(content.get(key), list)
+            and len(content[key]) == len(chunks[number])
+            and isinstance(content.get("missing", {}), dict)
+        )
+
+    return is_whole

@@ -1,35 +1,44 @@
 """Finished chunks of a long run, so that a killed one resumes where it stopped."""
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.files import write_aside
 
+logger = logging.getLogger(__name__)
+
 
 class Journal:
     """JSON Lines beside the output: the run's settings, then a line a finished chunk.
 
-    A line counts once its line break is on disk; what a kill left half-written is cut off.
+    A line counts once its line break is on disk; what a kill left half-written is cut off. A line
+    in between that is damaged is left out, so that its chunk is done again.
 
     Args:
         output: the run's output; the journal is ``OUTPUT.journal``.
         settings: everything that the results depend on, JSON-serialisable.
+        is_whole: whether a chunk's number and content are what the run writes; None asks nothing.
 
     Attributes:
         chunks: number or name -> content of the chunks that are finished.
 
     Raises:
-        UserError: a journal with other settings is there.
+        UserError: a journal with other settings is there, or one whose settings are damaged.
     """
 
-    def __init__(self, output: Path, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        output: Path,
+        settings: Mapping[str, Any],
+        is_whole: Callable[[Any, Any], bool] | None = None,
+    ):
         self.path = journal_path(output)
         self.chunks: dict[Any, Any] = {}
-        settings = json.loads(json.dumps(settings))  # as it will be read again
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._append(settings)
@@ -38,18 +47,20 @@ class Journal:
         whole = whole[: whole.rfind(b"\n") + 1]
         with open(self.path, "r+b") as file:
             file.truncate(len(whole))
-        lines = [json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1]]
-        if not lines:
+        if not whole:
             self._append(settings)
             return
-        found, *chunks = lines
-        differing = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
-        if differing:
-            raise UserError(
-                f"{self.path}: was begun with other settings ({', '.join(differing)}); run that "
-                "command again, delete the file, or give another --out"
-            )
-        self.chunks = {chunk["chunk"]: chunk["content"] for chunk in chunks}
+        first, *lines = whole.split(b"\n")[:-1]
+        check_settings(self.path, parsed(first), settings)
+        damaged = 0
+        for line in lines:
+            chunk = parsed(line)
+            if _is_chunk(chunk) and (not is_whole or is_whole(chunk["chunk"], chunk["content"])):
+                self.chunks[chunk["chunk"]] = chunk["content"]
+            else:
+                damaged += 1
+        if damaged:
+            logger.warning("%s: %d damaged lines, which are done again", self.path, damaged)
 
     def add(self, number: Any, content: Any) -> None:
         """Record a finished chunk; it is on disk when this returns."""
@@ -84,24 +95,86 @@ def begun_with(output: Path, key: str) -> Any:
     """A setting of the run that was begun or finished for this output, None where none was."""
     path, summary = journal_path(output), summary_path(output)
     if output.exists() and summary.exists():
-        return json.loads(summary.read_text(encoding="utf-8")).get("settings", {}).get(key)
-    first = path.read_text(encoding="utf-8").partition("\n") if path.exists() else ("", "", "")
-    return json.loads(first[0]).get(key) if first[1] else None
+        settings = _of(parsed(summary.read_bytes()), "settings")
+    else:
+        settings = parsed(path.read_bytes().partition(b"\n")[0]) if path.exists() else None
+    return _of(settings, key)
 
 
 def finished_before(output: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the output is there, from a run with these settings.
 
     Raises:
-        UserError: it is there from another run.
+        UserError: it is there from another run, or its summary is damaged.
     """
     if not output.exists():
         return False
-    summary = summary_path(output)
-    found = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
-    if found.get("settings") != json.loads(json.dumps(settings)):
+    if recorded(summary_path(output), settings, other="") is None:
         raise UserError(f"--out {output}: is there already; delete it or give another name")
     return True
+
+
+def recorded(
+    file: Path, settings: Any, key: str = "settings", other: str = "give another --out"
+) -> dict[str, Any] | None:
+    """What a run wrote into a JSON file of its own, where that run was the same one.
+
+    Args:
+        file: holds an object.
+        settings: all that the content depends on.
+        key: of the object, under which it keeps its settings.
+        other: what to do where a run with other settings wrote it; "" for no error but None.
+
+    Returns:
+        The object; None where there is no file.
+
+    Raises:
+        UserError: the file is damaged, or another run's.
+    """
+    if not file.exists():
+        return None
+    content = parsed(file.read_bytes())
+    if not isinstance(content, dict) or key not in content:
+        raise UserError(f"{file}: is damaged, no {key} can be read there; delete it")
+    if content[key] != _as_read(settings):
+        if not other:
+            return None
+        raise UserError(f"{file}: was written with other settings; {other}, or delete it")
+    return content
+
+
+def check_settings(path: Path, found: Any, settings: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError`, naming what differs, where a run was begun with other settings."""
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: its first line is damaged, so the run cannot go on; delete it")
+    wanted = _as_read(settings)
+    differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+    if differing:
+        raise UserError(
+            f"{path}: was begun with other settings ({', '.join(differing)}); run that "
+            "command again, delete the file, or give another --out"
+        )
+
+
+def parsed(text: bytes) -> Any:
+    """What JSON holds; None where it is damaged."""
+    try:
+        return json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):  # of bytes, of JSON, of numbers; of its depth
+        return None
+
+
+def _as_read(settings: Any) -> Any:
+    """Settings as JSON gives them back."""
+    return json.loads(json.dumps(settings))
+
+
+def _is_chunk(line: Any) -> bool:
+    return isinstance(line, dict) and "content" in line and isinstance(line.get("chunk"), str | int)
+
+
+def _of(settings: Any, key: str) -> Any:
+    return settings.get(key) if isinstance(settings, dict) else None
 
 
 def write_output(output: Path, rows: list[dict], summary: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from parlai_prosocial.util.journal import (
     begun_with,
     finished_before,
     journal_path,
+    recorded,
     summary_path,
     write_output,
 )
@@ -80,3 +81,58 @@ def test_the_output_says_whether_the_run_is_finished(tmp_path):
     summary_path(out).unlink()
     with pytest.raises(UserError, match="is there already"):
         finished_before(out, SETTINGS)
+
+
+DAMAGED = [
+    b'{"chunk": 1, "content": "\xff"}',
+    b"\0\0\0",
+    b'{"content": 2}',
+    b'{"chunk": [1], "content": 2}',
+    b"[" * 100_000,
+    b"1" * 10_000,
+    b"",
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_damaged_line_costs_its_chunk_alone(tmp_path, line, caplog):
+    out = tmp_path / "out.jsonl"
+    journal = Journal(out, SETTINGS)
+    journal.add(0, "first")
+    journal.add(2, "third")
+    lines = journal_path(out).read_bytes().split(b"\n")
+    journal_path(out).write_bytes(b"\n".join([*lines[:2], line, *lines[2:]]))
+    again = Journal(out, SETTINGS)
+    assert again.chunks == {0: "first", 2: "third"}
+    assert "1 damaged lines" in caplog.text
+    again.add(1, "second")
+    assert Journal(out, SETTINGS).chunks == {0: "first", 1: "second", 2: "third"}
+    journal_path(out).write_bytes(b"\n".join([line, *lines[1:]]))
+    assert begun_with(out, "model") is None
+    with pytest.raises(UserError, match=r"first line is damaged|other settings"):
+        Journal(out, SETTINGS)
+
+
+def test_content_that_the_run_never_writes_is_done_again(tmp_path):
+    out = tmp_path / "out.jsonl"
+    Journal(out, SETTINGS).add_all({0: "first", 1: 7})
+    assert Journal(out, SETTINGS, lambda _, x: isinstance(x, str)).chunks == {0: "first"}
+
+
+@pytest.mark.parametrize("text", [b'{"settings": {"a"', b"[]", b"\xff", b"{}", b"[" * 100_000])
+def test_a_damaged_summary_is_named(tmp_path, text):
+    out = tmp_path / "out.jsonl"
+    write_output(out, [{}], {"settings": SETTINGS})
+    summary_path(out).write_bytes(text)
+    assert begun_with(out, "model") is None
+    with pytest.raises(UserError, match=r"out.summary.json: is damaged"):
+        finished_before(out, SETTINGS)
+
+
+def test_a_record_belongs_to_its_settings(tmp_path):
+    file = tmp_path / "finished.json"
+    assert recorded(file, "the command", "command") is None
+    file.write_text(json.dumps({"command": "the command", "steps": 3}))
+    assert recorded(file, "the command", "command") == {"command": "the command", "steps": 3}
+    with pytest.raises(UserError, match="with other settings; give another --out"):
+        recorded(file, "another", "command")
