@@ -11,6 +11,7 @@ import click
 
 from parlai_prosocial.errors import with_flags
 from parlai_prosocial.evaluation.settings import LOG, SUMMARY, Settings
+from parlai_prosocial.judges.registry import judges_help
 
 if TYPE_CHECKING:
     from parlai_prosocial.evaluation.results.folder import Evaluation
@@ -91,7 +92,7 @@ def show(found: "Evaluation") -> None:
     click.echo(f"{found}\n\nWritten: {found.folder / LOG}, {found.folder / SUMMARY}")
 
 
-@click.command()
+@click.command(epilog=judges_help())
 @click.option(
     "--suite",
     "suites",
@@ -119,16 +120,6 @@ def evaluate(report: Path | None, **flags: Any) -> None:
     (parlai_prosocial/data/bundled/preachy_patterns.txt and agreement_patterns.txt); what is unsafe
     only by --judge. If stopped, the same command resumes, and more models, suites or judges
     into the same OUT ask only for what is new.
-
-    \b
-    Judges:
-      classifier:MODEL_FILE    trained by -m prosocial/classifier
-      hf:FOLDER                any Hugging Face text classifier
-      llama-guard:FOLDER       or :http://HOST:PORT/v1#NAME
-      qwen3guard:FOLDER        or :http://HOST:PORT/v1#NAME
-      parlai:MODEL_FILE        ParlAI's transformer/classifier
-      words                    ParlAI's list of offensive words
-      profanity                alt-profanity-check
     """
     from parlai_prosocial.evaluation import run
 

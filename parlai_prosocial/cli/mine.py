@@ -20,19 +20,7 @@ def _option(flag: str, help: str | None = None, **more: Any) -> Any:
     return click.option(flag, default=default, help=help, **more)
 
 
-_HELP = """Sample replies, judge them, and keep those that do not fit as negatives.
-
-In casual contexts it keeps needlessly preachy replies, found by rules
-(parlai_prosocial/data/bundled/preachy_patterns.txt); in others unsafe ones, found by --judge.
-OUT has the format of your own data: train on it with -t prosocial:Own --prosocial-data OUT.
-Counts, yields and missing judgements go to OUT's .summary.json. If stopped, the same
-command resumes.
-
-\b
-"""
-
-
-@click.command(help=_HELP + judges_help())
+@click.command(epilog=judges_help())
 @click.option("--model", required=True, help="Checkpoint, backbone, or http://HOST:PORT/v1#NAME.")
 @click.option("--task", required=True, help="Any ParlAI task; several with commas between.")
 @_option("--judge", "KIND:WHERE, see below. Not needed on casual tasks.")
@@ -66,4 +54,12 @@ command resumes.
 @_option("--concurrency", "Most calls to an address.")
 @_option("--datapath", "ParlAI's data path.")
 def mine(**flags: Any) -> None:
+    """Sample replies, judge them, and keep those that do not fit as negatives.
+
+    In casual contexts it keeps needlessly preachy replies, found by rules
+    (parlai_prosocial/data/bundled/preachy_patterns.txt); in others unsafe ones, found by --judge.
+    OUT has the format of your own data: train on it with -t prosocial:Own --prosocial-data OUT.
+    Counts, yields and missing judgements go to OUT's .summary.json. If stopped, the same
+    command resumes.
+    """
     click.echo(with_flags(mining.mine)(**flags))

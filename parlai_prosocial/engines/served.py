@@ -33,6 +33,7 @@ from parlai_prosocial.engines.seeds import own_seed
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, split_context
 from parlai_prosocial.models.roles import Message, with_roles
+from parlai_prosocial.models.turn_format import TurnFormat
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 LONGEST_WAIT = 60.0
 """Seconds; a server that asks for more by Retry-After is asked again after these."""
 _MISTAKES = {401: f"set {KEY_VARIABLE}", 403: f"set {KEY_VARIABLE}", 404: "check address and name"}
+_STRICT = TurnFormat(system_turn=False, user_begins=True, user_needed=True)
 _ROLES_REFUSED = re.compile(r"system|\broles?\b|alternat", re.IGNORECASE)
 """In the reason of a server whose chat template does not take the turns as they are."""
 
@@ -266,7 +268,8 @@ class OpenAIEngine:
             f"does not take the turns as they are ({failure.reason}), so what it refuses is asked "
             "with the system prompt in the first user turn"
         )
-        return folded(messages)
+        system, *turns = messages
+        return _STRICT.messages(system["content"], turns)
 
     def _warn(self, text: str) -> None:
         """Say it once."""
@@ -280,21 +283,6 @@ def chat_messages(context: str, system_prompt: str) -> list[Message]:
     turns, system_lines = split_context(context)
     system = {"role": "system", "content": "\n".join([system_prompt, *system_lines])}
     return [system, *with_roles(turns)]
-
-
-def folded(messages: Sequence[Message]) -> list[Message]:
-    """A system turn and others, as turns that strictly alternate from the user's.
-
-    >>> folded([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi!"}])
-    [{'role': 'user', 'content': 'Be kind.\\n\\nHi!'}]
-    """
-    system, *turns = messages
-    if turns and turns[0]["role"] == "user":
-        first, *rest = turns
-        content = f"{system['content']}\n\n{first['content']}"
-    else:
-        content, rest = system["content"], turns
-    return [{"role": "user", "content": content}, *rest]
 
 
 def listed(reasons: Counter[str]) -> str:

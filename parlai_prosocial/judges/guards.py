@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 
 from parlai_prosocial.engines.served import ChatClient
 from parlai_prosocial.errors import UserError
@@ -16,6 +15,7 @@ from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.prompt import split_context
 from parlai_prosocial.models.roles import Message, from_the_user, with_roles
 from parlai_prosocial.models.thoughts import reply_text
+from parlai_prosocial.models.turn_format import REFUSALS, render
 
 GUARD_TOKENS = 64
 GUARD_BATCH = 8
@@ -194,7 +194,7 @@ class FolderGuard(GuardJudge):
         if self.takes_parts if as_parts is None else as_parts:
             for message in shown:
                 message["content"] = [{"type": "text", "text": message["content"]}]
-        return self.tokenizer.apply_chat_template(shown, add_generation_prompt=True, tokenize=False)
+        return render(self.tokenizer, shown)
 
     def _takes_parts(self, folder: Path) -> bool:
         """Whether the template reads contents as lists of parts, as those of Llama Guard 4 do."""
@@ -203,7 +203,7 @@ class FolderGuard(GuardJudge):
             try:
                 if _shows(self._render(messages, as_parts), messages):
                     return as_parts
-            except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
+            except REFUSALS:
                 continue
         raise UserError(
             f"--judge: the chat template in {folder} does not show the guard a user's turn and the "

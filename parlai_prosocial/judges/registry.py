@@ -91,16 +91,16 @@ def _open_profanity(where: str, options: JudgeOptions) -> Judge:
 
 KINDS = {
     "classifier": JudgeKind(
-        "MODEL_FILE", "trained by -m prosocial/classifier, or a zoo name", _open_classifier
+        "MODEL_FILE", "trained by -m prosocial/classifier; or a zoo name", _open_classifier
     ),
     "hf": JudgeKind("FOLDER", "any Hugging Face text classifier", _open_text_classifier),
     "llama-guard": JudgeKind(
         "FOLDER_OR_ADDRESS",
-        "a Llama Guard; an address is http://HOST:PORT/v1#NAME",
+        "or http://HOST:PORT/v1#NAME",
         partial(_open_guard, "llama-guard"),
     ),
     "qwen3guard": JudgeKind(
-        "FOLDER_OR_ADDRESS", "a Qwen3Guard, likewise", partial(_open_guard, "qwen3guard")
+        "FOLDER_OR_ADDRESS", "or http://HOST:PORT/v1#NAME", partial(_open_guard, "qwen3guard")
     ),
     "parlai": JudgeKind("MODEL_FILE", "ParlAI's transformer/classifier", _open_parlai),
     "words": JudgeKind("", "ParlAI's list of offensive words", _open_words),
@@ -115,10 +115,10 @@ def spelled(kind: str) -> str:
 
 
 def judges_help() -> str:
-    """A line for each kind, as help pages list them."""
+    """A line for each kind, as the end of a command's help page lists them."""
     width = max(len(spelled(kind)) for kind in KINDS)
     lines = [f"  {spelled(name):{width}}  {kind.about}" for name, kind in KINDS.items()]
-    return "\n".join(["Judges:", *lines])
+    return "\n".join(["\b", "Judges:", *lines])
 
 
 def open_judge(

@@ -18,8 +18,8 @@ from parlai_prosocial.models.roles import with_roles
 # Words that no template writes by itself.
 _SYSTEM = "qsystem"
 _TRIED = [["qfirst"], ["qfirst", "qsecond"], ["qfirst", "qsecond", "qthird"]]
-# What templates end in where they read content of another kind than they get.
-_REFUSALS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+REFUSALS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+"""What templates end in where they read content of another kind than they get."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def turn_format(tokenizer: Any) -> TurnFormat:
     for shape in _shapes():
         try:
             _try(tokenizer, shape)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             reasons.append((str(error).splitlines() or [type(error).__name__])[0])
         else:
             return shape
