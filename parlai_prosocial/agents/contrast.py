@@ -9,7 +9,7 @@ import torch
 
 from parlai_prosocial.agents import distributed
 from parlai_prosocial.data.example import W_MIN
-from parlai_prosocial.losses.candidates import has_negatives
+from parlai_prosocial.losses.candidates import Candidates, has_negatives
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 from parlai_prosocial.losses.n_pair import NPairLoss
 from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
@@ -27,13 +27,14 @@ class Example:
         text: the response's normalised text, to know false negatives by.
         group: the message's ``contrast_group``; "" belongs to no group.
         rots: its normalised rules of thumb.
-        negatives: ids of its hard negatives.
+        negatives: ids of its hard negatives, then of in-batch ones.
         log_weights: log social weight of each hard negative.
         reference: mean log p of the response by the model that training starts from; None where it
             is to be computed.
         negative_references: the same of each negative.
         casual: whether the turn is labelled ``__casual__``.
         task: the teacher's name, for messages.
+        in_batch: how many of the negatives are responses of other examples in the batch.
         equal: negatives that were left out, since they are the response, or each other, in the
             tokens that truncation leaves.
     """
@@ -49,6 +50,7 @@ class Example:
     negative_references: list[float | None] = field(default_factory=list)
     casual: bool = False
     task: str = ""
+    in_batch: int = 0
     equal: int = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +60,11 @@ class Example:
     def rng(self, purpose: str) -> Random:
         """A generator of this example's own, whatever batch or process it is in."""
         return Random(f"{purpose} {self.context} {self.response}")
+
+    @property
+    def hard(self) -> int:
+        """Number of hard negatives, which come before the in-batch ones."""
+        return len(self.negatives) - self.in_batch
 
     @property
     def tokens(self) -> int:
@@ -100,12 +107,32 @@ def _choose(example: Example, kept: Sequence[int]) -> Example:
     )
 
 
+def in_batch_negatives(example: Example, joint: Sequence[Example]) -> list[int]:
+    """Which of a joint batch's responses are negatives of an example, each reply once.
+
+    Its own response is none, nor is a false negative, nor a reply that is among the example's own
+    negatives.
+    """
+    seen = {tuple(negative) for negative in example.negatives}
+    found = []
+    for i, other in enumerate(joint):
+        reply = tuple(other.response)
+        if reply not in seen and not example.is_false_negative(other):
+            seen.add(reply)
+            found.append(i)
+    return found
+
+
 def in_batch_mask(examples: Sequence[Example], joint: Sequence[Example]) -> torch.Tensor:
     """(B, M) bool: True where ``joint[m]``'s response is a negative of ``examples[i]``.
 
-    Its own response is none, nor is a false negative.
+    Replies that :func:`add_in_batch_negatives` has made explicit still count here.
     """
-    return torch.tensor([[not a.is_false_negative(b) for b in joint] for a in examples])
+    mask = torch.zeros(len(examples), len(joint), dtype=torch.bool)
+    for i, example in enumerate(examples):
+        own = _choose(example, range(example.hard))
+        mask[i, in_batch_negatives(own, joint)] = True
+    return mask
 
 
 def add_in_batch_negatives(
@@ -125,7 +152,7 @@ def add_in_batch_negatives(
     """
     extended = []
     for example in examples:
-        others = [other for other in joint if not example.is_false_negative(other)]
+        others = [joint[i] for i in in_batch_negatives(example, joint)]
         drawn = example.rng(f"in-batch {seed}").sample(others, min(count, len(others)))
         extended.append(
             replace(
@@ -133,6 +160,7 @@ def add_in_batch_negatives(
                 negatives=[*example.negatives, *(other.response for other in drawn)],
                 log_weights=[*example.log_weights, *[log(W_MIN)] * len(drawn)],
                 negative_references=[*example.negative_references, *[None] * len(drawn)],
+                in_batch=len(drawn),
             )
         )
     return extended
@@ -226,7 +254,7 @@ def contrast_loss(
         if isinstance(loss, LikelihoodMarginLoss):
             relative = relative * scores.reply_token_counts()
         likelihoods = padded_by_example(relative, counts)  # (B, 1 + K)
-        total = total + loss(likelihoods[:, 0], likelihoods[:, 1:], mask, log_weights)
+        total = total + loss(Candidates(likelihoods[:, 0], likelihoods[:, 1:], mask, log_weights))
     if head is not None and "cosine" in score:
         contexts, responses = head(scores.context_states, scores.response_states)
         own = (contexts[scores.candidate_examples] * responses).sum(-1)  # (C,)
@@ -236,14 +264,19 @@ def contrast_loss(
             fitting = distributed.gather_rows(fitting)  # (M, dim)
         in_batch = contexts @ fitting.T  # (B, M)
         others = in_batch_mask(examples, joint or examples).to(device)
-        contrasted = has_negatives(mask, others)
+        # All responses of the batch serve already, so those made explicit must not count again.
+        hard = 1 + torch.tensor([example.hard for example in examples], device=device)
+        is_hard = torch.arange(1, max(counts), device=device) < hard[:, None]  # (B, K)
+        contrasted = contrasted | has_negatives(is_hard, others)
         total = total + loss(
-            own[:, 0],
-            own[:, 1:],
-            mask,
-            log_weights,
-            in_batch_scores=in_batch,
-            in_batch_mask=others,
-            in_batch_log_weight=log(W_MIN),
+            Candidates(
+                own[:, 0],
+                own[:, 1:],
+                is_hard,
+                log_weights,
+                in_batch_scores=in_batch,
+                in_batch_mask=others,
+                in_batch_log_weight=log(W_MIN),
+            )
         )
     return ContrastOutput(total, mean_log_probs, mask, contrasted, firsts)

@@ -58,7 +58,7 @@ def add_contrast_arguments(
         type=int,
         default=0,
         help="Replies of other examples in the batch to add as likelihood negatives. Under "
-        "cosine all of them serve, at no cost.",
+        "cosine all of them serve as they are, at no cost.",
     )
     group.add_argument(
         "--social-weights",
@@ -164,6 +164,11 @@ def check(opt: Opt) -> None:
         raise UserError(
             "--contrast-reference init: is of the likelihood, which --contrast-score cosine does "
             "not contrast; use --contrast-score likelihood or likelihood+cosine"
+        )
+    if opt["in_batch_negatives"] and opt["contrast_score"] == "cosine":
+        raise UserError(
+            f"--in-batch-negatives {opt['in_batch_negatives']}: are of the likelihood; under "
+            "--contrast-score cosine all replies of the batch serve already, so leave it at 0"
         )
     if not opt["casual_kl"] >= 0:
         raise UserError(f"--casual-kl {opt['casual_kl']}: must not be negative; 0 switches it off")

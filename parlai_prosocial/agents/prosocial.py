@@ -261,10 +261,13 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
         for context, vectors, texts in zip(
             batch.contexts, batch.candidate_vecs, batch.candidates, strict=True
         ):
-            packed = self.backbone.pack([context], [[v.tolist() for v in vectors]])
+            ids = [tuple(vector.tolist()) for vector in vectors]
+            distinct = list(dict.fromkeys(ids))  # equal candidates have equal scores
+            packed = self.backbone.pack([context], [distinct])
             with self.autocast():
                 scores = self.backbone(packed.to(self.backbone.device)).mean_log_probs()
-            values, order = scores.sort(descending=True)
+            scores = scores[[distinct.index(candidate) for candidate in ids]]
+            values, order = scores.sort(descending=True, stable=True)
             choices.append([texts[i] for i in order])
             ordered_scores.append(values.tolist())
         return choices, ordered_scores

@@ -1,10 +1,45 @@
 """What all contrastive losses share: which candidates count, and scores that stay finite."""
 
+from typing import NamedTuple
+
 import torch
 
 SCORE_LIMIT = 1e18
 """Scores are held within +-SCORE_LIMIT. No model gets there, but bf16 and float32 overflows do, and
 inf - inf would put NaN into every weight. NaN itself is passed on: it must be seen."""
+
+
+class Candidates(NamedTuple):
+    """The scores of B contexts' candidates: what every contrastive loss takes.
+
+    +----------------------+--------+-------+------------------------------------------------+
+    | name                 | shape  | dtype | meaning                                        |
+    +======================+========+=======+================================================+
+    | positive_scores      | (B,)   | float | s(c, y+): mean log p (<= 0), cosine (-1..1)... |
+    +----------------------+--------+-------+------------------------------------------------+
+    | negative_scores      | (B, K) | float | s(c, y-_j), same kind of score; K may be 0     |
+    +----------------------+--------+-------+------------------------------------------------+
+    | negative_mask        | (B, K) | bool  | True where the negative is real, not padding   |
+    +----------------------+--------+-------+------------------------------------------------+
+    | negative_log_weights | (B, K) | float | log w, mean 0 over the corpus; None: w = 1     |
+    +----------------------+--------+-------+------------------------------------------------+
+    | in_batch_scores      | (B, M) | float | s(c_i, y+_m) of the M responses of the joint   |
+    |                      |        |       | batch (of all processes); None: unused         |
+    +----------------------+--------+-------+------------------------------------------------+
+    | in_batch_mask        | (B, M) | bool  | True where response m is a negative of context |
+    |                      |        |       | i: not its own, nor one that fits it as well   |
+    +----------------------+--------+-------+------------------------------------------------+
+    | in_batch_log_weight  | scalar | float | log w of every in-batch negative               |
+    +----------------------+--------+-------+------------------------------------------------+
+    """
+
+    positive_scores: torch.Tensor
+    negative_scores: torch.Tensor
+    negative_mask: torch.Tensor
+    negative_log_weights: torch.Tensor | None = None
+    in_batch_scores: torch.Tensor | None = None
+    in_batch_mask: torch.Tensor | None = None
+    in_batch_log_weight: float = 0.0
 
 
 def bounded(scores: torch.Tensor) -> torch.Tensor:
@@ -26,17 +61,9 @@ def has_negatives(
 
 
 def join_negatives(
-    positive_scores: torch.Tensor,
-    negative_scores: torch.Tensor,
-    negative_mask: torch.Tensor,
-    negative_log_weights: torch.Tensor | None,
-    in_batch_scores: torch.Tensor | None,
-    in_batch_mask: torch.Tensor | None,
-    in_batch_log_weight: float,
+    candidates: Candidates,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Each example's positive, and all of its negatives side by side, the explicit ones first.
-
-    Takes what the losses take (the table in :class:`~.n_pair.NPairLoss`).
 
     Returns:
         ``(positive, scores, mask, log_weights)``: (B, 1), then (B, N) each, N = K or, with in-batch
@@ -46,46 +73,41 @@ def join_negatives(
     Raises:
         ValueError: tensors whose shapes do not fit together.
     """
-    _check_shapes(
-        positive_scores,
-        negative_scores=negative_scores,
-        negative_mask=negative_mask,
-        negative_log_weights=negative_log_weights,
-        in_batch_scores=in_batch_scores,
-        in_batch_mask=in_batch_mask,
-    )
-    positive = bounded(positive_scores)[:, None]  # (B, 1)
-    scores = bounded(negative_scores)
+    _check_shapes(candidates)
+    positive = bounded(candidates.positive_scores)[:, None]  # (B, 1)
+    scores, mask = bounded(candidates.negative_scores), candidates.negative_mask
     log_weights = torch.zeros_like(scores)
-    if negative_log_weights is not None:
-        log_weights = negative_log_weights.to(scores.dtype)
-    if in_batch_scores is None or in_batch_mask is None:
-        return positive, scores, negative_mask, log_weights
-    others = bounded(in_batch_scores)
+    if candidates.negative_log_weights is not None:
+        log_weights = candidates.negative_log_weights.to(scores.dtype)
+    if candidates.in_batch_scores is None or candidates.in_batch_mask is None:
+        return positive, scores, mask, log_weights
+    others = bounded(candidates.in_batch_scores)
+    in_batch_log_weights = torch.full_like(others, candidates.in_batch_log_weight)
     return (
         positive,
         torch.cat([scores, others], dim=1),
-        torch.cat([negative_mask, in_batch_mask], dim=1),
-        torch.cat([log_weights, torch.full_like(others, in_batch_log_weight)], dim=1),
+        torch.cat([mask, candidates.in_batch_mask], dim=1),
+        torch.cat([log_weights, in_batch_log_weights], dim=1),
     )
 
 
-def _check_shapes(positive_scores: torch.Tensor, **others: torch.Tensor | None) -> None:
+def _check_shapes(candidates: Candidates) -> None:
     """Broadcasting would take a wrong shape in silence, e.g. (B, 1) positives.
 
     Raises:
         ValueError: it names the tensor, its shape and the one it should have.
     """
-    if positive_scores.dim() != 1:
-        raise ValueError(f"positive_scores must be (B,), not {tuple(positive_scores.shape)}")
-    widths = {"negative": others["negative_scores"], "in_batch": others["in_batch_scores"]}
-    if (others["in_batch_scores"] is None) != (others["in_batch_mask"] is None):
+    positive, in_batch = candidates.positive_scores, candidates.in_batch_scores
+    if positive.dim() != 1:
+        raise ValueError(f"positive_scores must be (B,), not {tuple(positive.shape)}")
+    if (in_batch is None) != (candidates.in_batch_mask is None):
         raise ValueError("in_batch_scores and in_batch_mask must be given together")
-    for name, tensor in others.items():
-        if tensor is None:
-            continue
-        first = widths["negative" if name.startswith("negative") else "in_batch"]
-        assert first is not None
-        expected = (len(positive_scores), first.shape[-1])
-        if tensor.shape != expected:
-            raise ValueError(f"{name} must be {expected}, not {tuple(tensor.shape)}")
+    widths = {"negative": candidates.negative_scores.shape[-1]}
+    if in_batch is not None:
+        widths["in_batch"] = in_batch.shape[-1]
+    for kind, width in widths.items():
+        expected = (len(positive), width)
+        for name, value in candidates._asdict().items():
+            is_tensor = name.startswith(kind) and isinstance(value, torch.Tensor)
+            if is_tensor and value.shape != expected:
+                raise ValueError(f"{name} must be {expected}, not {tuple(value.shape)}")

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from parlai_prosocial.losses.candidates import join_negatives
+from parlai_prosocial.losses.candidates import Candidates, join_negatives
 
 
 class LikelihoodMarginLoss(nn.Module):
@@ -29,7 +29,7 @@ class LikelihoodMarginLoss(nn.Module):
           Learning, Findings of ACL 2023, section 2.
 
     Inputs:
-        As :class:`~.n_pair.NPairLoss`, with scores that are log p(y | c) summed over tokens.
+        :class:`~.candidates.Candidates`, with scores that are log p(y | c) summed over tokens.
 
         Output: (B,) losses >= 0, in float32 (float64 for float64 scores), also under autocast.
 
@@ -44,11 +44,12 @@ class LikelihoodMarginLoss(nn.Module):
         is 7 less likely: 0. Their mean is 1.5.
 
         >>> loss = LikelihoodMarginLoss(margin=5.0)
-        >>> loss(
+        >>> candidates = Candidates(
         ...     positive_scores=torch.tensor([-30.0]),
         ...     negative_scores=torch.tensor([[-32.0, -37.0]]),
         ...     negative_mask=torch.tensor([[True, True]]),
         ... )
+        >>> loss(candidates)
         tensor([1.5000])
     """
 
@@ -58,26 +59,10 @@ class LikelihoodMarginLoss(nn.Module):
             raise ValueError(f"margin must not be below 0: {margin}")
         self.margin = margin
 
-    def forward(
-        self,
-        positive_scores: torch.Tensor,
-        negative_scores: torch.Tensor,
-        negative_mask: torch.Tensor,
-        negative_log_weights: torch.Tensor | None = None,
-        in_batch_scores: torch.Tensor | None = None,
-        in_batch_mask: torch.Tensor | None = None,
-        in_batch_log_weight: float = 0.0,
-    ) -> torch.Tensor:
+    def forward(self, candidates: Candidates) -> torch.Tensor:
         """-> (B,) loss of each example; the class docstring says what goes in."""
-        positive, negatives, mask, log_weights = join_negatives(
-            positive_scores,
-            negative_scores,
-            negative_mask,
-            negative_log_weights,
-            in_batch_scores,
-            in_batch_mask,
-            in_batch_log_weight,
-        )  # (B, 1), then (B, N), N = K or K + M
+        # (B, 1), then (B, N), N = K or K + M
+        positive, negatives, mask, log_weights = join_negatives(candidates)
         # Padding may hold anything, NaN too, and 0 * NaN is NaN: it is replaced, not multiplied.
         hinges = relu(self.margin + negatives - positive).masked_fill(~mask, 0.0)
         weighted = hinges * log_weights.masked_fill(~mask, 0.0).exp()

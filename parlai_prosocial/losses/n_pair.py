@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from parlai_prosocial.losses.candidates import join_negatives
+from parlai_prosocial.losses.candidates import Candidates, join_negatives
 
 
 class NPairLoss(nn.Module):
@@ -32,25 +32,7 @@ class NPairLoss(nn.Module):
           here are our reconstruction, not their published equation.
 
     Inputs:
-        +----------------------+--------+-------+------------------------------------------------+
-        | name                 | shape  | dtype | meaning                                        |
-        +======================+========+=======+================================================+
-        | positive_scores      | (B,)   | float | s(c, y+): mean log p (<= 0), cosine (-1..1)... |
-        +----------------------+--------+-------+------------------------------------------------+
-        | negative_scores      | (B, K) | float | s(c, y-_j), same kind of score; K may be 0     |
-        +----------------------+--------+-------+------------------------------------------------+
-        | negative_mask        | (B, K) | bool  | True where the negative is real, not padding   |
-        +----------------------+--------+-------+------------------------------------------------+
-        | negative_log_weights | (B, K) | float | log w, mean 0 over the corpus; None: w = 1     |
-        +----------------------+--------+-------+------------------------------------------------+
-        | in_batch_scores      | (B, M) | float | s(c_i, y+_m) of the M responses of the joint   |
-        |                      |        |       | batch (of all processes); None: unused         |
-        +----------------------+--------+-------+------------------------------------------------+
-        | in_batch_mask        | (B, M) | bool  | True where response m is a negative of context |
-        |                      |        |       | i: not its own, nor one that fits it as well   |
-        +----------------------+--------+-------+------------------------------------------------+
-        | in_batch_log_weight  | scalar | float | log w of every in-batch negative               |
-        +----------------------+--------+-------+------------------------------------------------+
+        :class:`~.candidates.Candidates`, with any score s: mean log p (<= 0), cosine (-1..1)...
 
         Output: (B,) losses >= 0, in float32 (float64 for float64 scores), also under autocast.
 
@@ -60,7 +42,7 @@ class NPairLoss(nn.Module):
           temperature = 1 / beta; the loss is then -log sigmoid((s+ - s-) / temperature).
         - InfoNCE: w = 1, in-batch negatives, cosine as the score.
         - :class:`~.ranked_margin.RankedMarginLoss` (CoNT) and
-          :class:`~.likelihood_margin.LikelihoodMarginLoss` (Click) take the same inputs.
+          :class:`~.likelihood_margin.LikelihoodMarginLoss` (Click) take the same input.
 
     Example:
         Context 1 has two negatives, (s- - s+) = log 2 with w = 1 and log 3 with w = 1/2, so
@@ -70,12 +52,13 @@ class NPairLoss(nn.Module):
         >>> from math import log
         >>> import torch
         >>> loss = NPairLoss(temperature=1.0)
-        >>> loss(
+        >>> candidates = Candidates(
         ...     positive_scores=torch.tensor([0.0, -2.0, -1.0]),
         ...     negative_scores=torch.tensor([[log(2), log(3)], [-2.0, 0.0], [0.0, 0.0]]),
         ...     negative_mask=torch.tensor([[True, True], [True, False], [False, False]]),
         ...     negative_log_weights=torch.tensor([[0.0, log(0.5)], [0.0, 0.0], [0.0, 0.0]]),
         ... )
+        >>> loss(candidates)
         tensor([1.5041, 0.6931, 0.0000])
     """
 
@@ -85,26 +68,10 @@ class NPairLoss(nn.Module):
             raise ValueError(f"temperature must be above 0, not {temperature}")
         self.temperature = temperature
 
-    def forward(
-        self,
-        positive_scores: torch.Tensor,
-        negative_scores: torch.Tensor,
-        negative_mask: torch.Tensor,
-        negative_log_weights: torch.Tensor | None = None,
-        in_batch_scores: torch.Tensor | None = None,
-        in_batch_mask: torch.Tensor | None = None,
-        in_batch_log_weight: float = 0.0,
-    ) -> torch.Tensor:
+    def forward(self, candidates: Candidates) -> torch.Tensor:
         """-> (B,) loss of each example; the class docstring says what goes in."""
-        positive, negatives, mask, log_weights = join_negatives(
-            positive_scores,
-            negative_scores,
-            negative_mask,
-            negative_log_weights,
-            in_batch_scores,
-            in_batch_mask,
-            in_batch_log_weight,
-        )  # (B, 1), then (B, N), N = K or K + M
+        # (B, 1), then (B, N), N = K or K + M
+        positive, negatives, mask, log_weights = join_negatives(candidates)
         margins = (negatives - positive) / self.temperature + log_weights
         # -inf is "no such negative": it adds exp(-inf) = 0 to the sum and has a zero gradient,
         # because the 0 that heads the terms keeps the maximum finite.

@@ -4,7 +4,10 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from parlai_prosocial.losses.candidates import join_negatives
+from parlai_prosocial.losses.candidates import Candidates, join_negatives
+
+SAME_WEIGHT = 1e-5
+"""Log weights that are no further apart share a rank: rounding makes no order."""
 
 
 class RankedMarginLoss(nn.Module):
@@ -31,8 +34,8 @@ class RankedMarginLoss(nn.Module):
         - An et al., CoNT: Contrastive Neural Text Generation, NeurIPS 2022, equation 4.
 
     Inputs:
-        As :class:`~.n_pair.NPairLoss`. Weights order the negatives and have no other effect;
-        without them all negatives share rank 1.
+        :class:`~.candidates.Candidates`, with any score. Weights order the negatives and have no
+        other effect; without them all negatives share rank 1.
 
         Output: (B,) losses >= 0, in float32 (float64 for float64 scores), also under autocast.
 
@@ -49,12 +52,13 @@ class RankedMarginLoss(nn.Module):
 
         >>> from math import log
         >>> loss = RankedMarginLoss(margin=0.5)
-        >>> loss(
+        >>> candidates = Candidates(
         ...     positive_scores=torch.tensor([0.0]),
         ...     negative_scores=torch.tensor([[-1.0, -0.2]]),
         ...     negative_mask=torch.tensor([[True, True]]),
         ...     negative_log_weights=torch.tensor([[log(1), log(2)]]),
         ... )
+        >>> loss(candidates)
         tensor([2.1000])
     """
 
@@ -64,26 +68,10 @@ class RankedMarginLoss(nn.Module):
             raise ValueError(f"margin must not be below 0: {margin}")
         self.margin = margin
 
-    def forward(
-        self,
-        positive_scores: torch.Tensor,
-        negative_scores: torch.Tensor,
-        negative_mask: torch.Tensor,
-        negative_log_weights: torch.Tensor | None = None,
-        in_batch_scores: torch.Tensor | None = None,
-        in_batch_mask: torch.Tensor | None = None,
-        in_batch_log_weight: float = 0.0,
-    ) -> torch.Tensor:
+    def forward(self, candidates: Candidates) -> torch.Tensor:
         """-> (B,) loss of each example; the class docstring says what goes in."""
-        positive, negatives, mask, log_weights = join_negatives(
-            positive_scores,
-            negative_scores,
-            negative_mask,
-            negative_log_weights,
-            in_batch_scores,
-            in_batch_mask,
-            in_batch_log_weight,
-        )  # (B, 1), then (B, N), N = K or K + M
+        # (B, 1), then (B, N), N = K or K + M
+        positive, negatives, mask, log_weights = join_negatives(candidates)
         # Padding may hold anything, NaN too, and 0 * NaN is NaN: it is replaced, not multiplied.
         scores = torch.cat([positive, negatives.masked_fill(~mask, 0.0)], dim=1)  # (B, 1 + N)
         ranks = torch.cat(
@@ -102,6 +90,6 @@ def _ranks(log_weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     keys = log_weights.masked_fill(~mask, torch.inf)
     ordered, order = keys.sort(dim=1)
     is_new = torch.ones_like(ordered, dtype=torch.long)
-    is_new[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).long()
+    is_new[:, 1:] = (ordered[:, 1:] - ordered[:, :-1] > SAME_WEIGHT).long()
     ranks = torch.zeros_like(is_new).scatter(1, order, is_new.cumsum(dim=1))
     return ranks.masked_fill(~mask, -1)

@@ -61,7 +61,8 @@ def choose_replies(
     """The best of N replies to each context (docs/design.md#reranking).
 
     It maximises ``alpha * z(cosine) + (1 - alpha) * z(mean log p)``, z standardising within the N
-    replies of a context. One pass scores all of them, the context encoded once.
+    replies of a context; mean log p leaves the end-of-turn token out, as the contrast does. One
+    pass scores all of them, the context encoded once, and equal replies once.
 
     Args:
         backbone: with a contrast head.
@@ -74,18 +75,30 @@ def choose_replies(
     """
     head = backbone.contrast_head
     assert head is not None  # check_rerank has made sure
-    packed = backbone.pack(contexts, replies)
-    scores = backbone(packed.to(backbone.device))
+    # Equal replies have equal scores; two places in a pass may round them differently.
+    distinct = [list(dict.fromkeys(map(tuple, group))) for group in replies]
+    scores = backbone(backbone.pack(contexts, distinct).to(backbone.device))
     context_states, response_states = head(scores.context_states, scores.response_states)
-    cosines = (context_states[scores.candidate_examples] * response_states).sum(-1)  # (E * N,)
-    shape = (len(contexts), -1)
-    combined = alpha * standardise(cosines.float().view(shape))  # (E, N)
-    combined = combined + (1 - alpha) * standardise(scores.mean_log_probs().view(shape))
+    cosines = (context_states[scores.candidate_examples] * response_states).sum(-1)  # (distinct,)
+    places, first = [], 0
+    for group, own in zip(replies, distinct, strict=True):
+        places.append([first + own.index(tuple(reply)) for reply in group])
+        first += len(own)
+    index = torch.tensor(places, device=cosines.device)  # (E, N)
+    combined = alpha * standardise(cosines.float()[index])  # (E, N)
+    combined = combined + (1 - alpha) * standardise(scores.mean_log_probs()[index])
     return combined.argmax(dim=1).tolist()
 
 
+ROUNDING = 64
+"""Spacings of floats within which values are equal: another order of sums rounds so far."""
+
+
 def standardise(values: torch.Tensor) -> torch.Tensor:
-    """(E, N) float -> each row with mean 0 and standard deviation 1; equal values give 0.
+    """(E, N) float -> each row with mean 0 and standard deviation 1.
+
+    Values that are equal but for rounding (:data:`ROUNDING`) give 0: a spread below it says
+    nothing, and dividing by it would make it count as much as a real one.
 
     >>> standardise(torch.tensor([[1.0, 3.0], [2.0, 2.0]]))
     tensor([[-1.,  1.],
@@ -93,4 +106,8 @@ def standardise(values: torch.Tensor) -> torch.Tensor:
     """
     centred = values - values.mean(dim=1, keepdim=True)
     deviation = centred.square().mean(dim=1, keepdim=True).sqrt()
-    return centred / deviation.clamp(min=torch.finfo(values.dtype).tiny)
+    largest = values.abs().amax(dim=1, keepdim=True)
+    smallest = (ROUNDING * torch.finfo(values.dtype).eps * largest).clamp(
+        min=torch.finfo(values.dtype).tiny
+    )
+    return torch.where(deviation > smallest, centred / deviation.clamp(min=smallest), 0.0)

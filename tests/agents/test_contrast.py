@@ -43,10 +43,11 @@ def test_what_may_fit_as_well_is_a_false_negative():
         [1, 1, 0, 0, 0, 0],
         [1, 0, 1, 0, 0, 0],
         [1, 0, 0, 1, 1, 0],
-        [0, 0, 0, 1, 1, 0],
-        [0, 0, 0, 0, 0, 1],
+        [0, 1, 0, 1, 1, 0],
+        [0, 1, 0, 0, 0, 1],
     ]
     assert (~in_batch_mask(examples, examples)).int().tolist() == expected
+    # (Of two that say the same, one counts.)
     # The joint batch of two processes, seen by the second.
     assert torch.equal(in_batch_mask(examples[4:], examples), in_batch_mask(examples, examples)[4:])
 
@@ -164,6 +165,40 @@ def test_likelihood_margin_takes_sums_over_tokens():
     first = 2.0 * exp(-0.2) / 2
     torch.testing.assert_close(output.loss, torch.tensor([first, 0.0, 1.0]))
     assert output.mean_log_probs[0].tolist() == [-1.0, -3.0, -0.5]
+
+
+def test_a_reply_of_the_batch_counts_once():
+    own = example("walk", negatives=[list(b"rest")], log_weights=[0.0])
+    joint = [own, example("rest"), example("sing"), example("sing"), example("swim")]
+    # "rest" is among its own negatives, and two say "sing".
+    assert in_batch_mask([own], joint).tolist() == [[False, False, True, False, True]]
+    [extended] = add_in_batch_negatives([own], joint, 9, "0")
+    assert sorted(map(bytes, extended.negatives)) == [b"rest", b"sing", b"swim"]
+    assert (extended.hard, extended.in_batch) == (1, 2)
+    assert in_batch_mask([extended], joint).tolist() == in_batch_mask([own], joint).tolist()
+
+
+def test_explicit_in_batch_negatives_leave_the_cosine_as_it_is():
+    torch.manual_seed(1)
+    head = ContrastHead(4, 3)
+    # Each example takes another's response as a likelihood negative too.
+    examples = [example("rest"), example("walk"), example("swim")]
+    extended = add_in_batch_negatives(examples, examples, 1, "0")
+    states = scores()
+    firsts = [0, 2, 4]
+    both = states._replace(candidate_examples=torch.tensor([0, 0, 1, 1, 2, 2]))
+    alone = states._replace(
+        token_log_probs=LOG_PROBS[firsts],
+        token_candidates=torch.arange(3),
+        token_in_reply=torch.ones(3, dtype=torch.bool),
+        candidate_examples=torch.arange(3),
+        response_states=states.response_states[firsts],
+    )
+    loss = NPairLoss(0.5)
+    cosine = contrast_loss(loss, "cosine", alone, examples, None, head).loss
+    likelihood = contrast_loss(loss, "likelihood", both, extended, None, None).loss
+    found = contrast_loss(loss, "likelihood+cosine", both, extended, None, head).loss
+    torch.testing.assert_close(found, cosine + likelihood)
 
 
 @pytest.mark.parametrize("score", ["cosine", "likelihood+cosine"])

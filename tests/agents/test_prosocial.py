@@ -7,6 +7,7 @@ import torch
 
 from parlai_prosocial.agents.contrast import Example, contrast_loss
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.losses.candidates import Candidates
 from parlai_prosocial.losses.n_pair import NPairLoss
 
 MESSAGES = [
@@ -55,10 +56,12 @@ def by_hand(agent, weight=1.0, tau=0.5):
         )
         contrast.append(
             NPairLoss(tau)(
-                positive[None],
-                negatives[None],
-                torch.ones(1, len(negatives), dtype=torch.bool),
-                torch.tensor([message["negative_weights"]]).log(),
+                Candidates(
+                    positive[None],
+                    negatives[None],
+                    torch.ones(1, len(negatives), dtype=torch.bool),
+                    torch.tensor([message["negative_weights"]]).log(),
+                )
             )[0]
         )
         numbers["logp_neg"].extend(negatives)

@@ -5,6 +5,7 @@ from random import Random
 import pytest
 import torch
 
+from parlai_prosocial.losses.candidates import Candidates
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 from parlai_prosocial.losses.n_pair import NPairLoss
 from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
@@ -126,7 +127,7 @@ def test_losses_are_those_of_the_cpu_also_under_autocast(gpu, loss):
         moved = {name: tensor.to(device).detach() for name, tensor in inputs.items()}
         positive = moved["positive_scores"].requires_grad_()
         with torch.autocast(device.type, torch.bfloat16):
-            result = loss(**moved, in_batch_log_weight=-1.0)
+            result = loss(Candidates(**moved, in_batch_log_weight=-1.0))
         result.sum().backward()
         assert result.dtype == torch.float32
         losses.append(result.detach().cpu())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from parlai_prosocial.losses.candidates import has_negatives
+from parlai_prosocial.losses.candidates import Candidates, has_negatives
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 from parlai_prosocial.losses.n_pair import NPairLoss
 from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
@@ -19,7 +19,7 @@ def test_order_of_negatives_does_not_matter(loss, batch):
     shuffled = dict(batch)
     for name in ("negative_scores", "negative_mask", "negative_log_weights"):
         shuffled[name] = batch[name][:, order]
-    torch.testing.assert_close(loss(**shuffled), loss(**batch))
+    torch.testing.assert_close(loss(Candidates(**shuffled)), loss(Candidates(**batch)))
 
 
 @each_loss
@@ -28,7 +28,7 @@ def test_order_of_the_batch_does_not_matter(loss, batch):
     shuffled = {name: tensor[order] for name, tensor in batch.items()}
     for name in ("in_batch_scores", "in_batch_mask"):
         shuffled[name] = shuffled[name][:, order]
-    torch.testing.assert_close(loss(**shuffled), loss(**batch)[order])
+    torch.testing.assert_close(loss(Candidates(**shuffled)), loss(Candidates(**batch))[order])
 
 
 @each_loss
@@ -39,10 +39,12 @@ def test_padding_changes_neither_loss_nor_gradient(loss, batch, rubbish):
         negative = batch["negative_scores"].clone().requires_grad_()
         width = (6, padding)
         losses = loss(
-            positive,
-            torch.cat([negative, torch.full(width, rubbish, dtype=torch.float64)], dim=1),
-            torch.cat([batch["negative_mask"], torch.zeros(width, dtype=torch.bool)], dim=1),
-            torch.cat([batch["negative_log_weights"], torch.full(width, rubbish)], dim=1),
+            Candidates(
+                positive,
+                torch.cat([negative, torch.full(width, rubbish, dtype=torch.float64)], dim=1),
+                torch.cat([batch["negative_mask"], torch.zeros(width, dtype=torch.bool)], dim=1),
+                torch.cat([batch["negative_log_weights"], torch.full(width, rubbish)], dim=1),
+            )
         )
         losses.sum().backward()
         return losses, positive.grad, negative.grad
@@ -54,7 +56,7 @@ def test_padding_changes_neither_loss_nor_gradient(loss, batch, rubbish):
 @each_loss
 def test_masked_scores_get_no_gradient_and_others_do(loss, batch):
     negative = batch["negative_scores"].requires_grad_()
-    loss(batch["positive_scores"], negative, batch["negative_mask"]).sum().backward()
+    loss(Candidates(batch["positive_scores"], negative, batch["negative_mask"])).sum().backward()
     assert (negative.grad[~batch["negative_mask"]] == 0).all()
     assert (negative.grad[batch["negative_mask"]] > 0).all()
 
@@ -65,7 +67,7 @@ def test_masked_scores_get_no_gradient_and_others_do(loss, batch):
 def test_no_negative_at_all_is_exactly_zero(loss, width, filler):
     positive = torch.tensor([-1.0, -50.0], requires_grad=True)
     negative = torch.full((2, width), filler, requires_grad=True)
-    losses = loss(positive, negative, torch.zeros(2, width, dtype=torch.bool))
+    losses = loss(Candidates(positive, negative, torch.zeros(2, width, dtype=torch.bool)))
     losses.sum().backward()
     assert losses.tolist() == [0.0, 0.0]
     assert positive.grad.tolist() == [0.0, 0.0]
@@ -76,11 +78,13 @@ def test_no_negative_at_all_is_exactly_zero(loss, width, filler):
 def test_no_in_batch_negative_is_exactly_zero(loss):
     positive = torch.tensor([-1.0, -2.0], requires_grad=True)
     losses = loss(
-        positive,
-        torch.zeros(2, 0),
-        torch.zeros(2, 0, dtype=torch.bool),
-        in_batch_scores=torch.randn(2, 2),
-        in_batch_mask=torch.zeros(2, 2, dtype=torch.bool),
+        Candidates(
+            positive,
+            torch.zeros(2, 0),
+            torch.zeros(2, 0, dtype=torch.bool),
+            in_batch_scores=torch.randn(2, 2),
+            in_batch_mask=torch.zeros(2, 2, dtype=torch.bool),
+        )
     )
     losses.sum().backward()
     assert losses.tolist() == [0.0, 0.0]
@@ -103,7 +107,9 @@ def test_extreme_scores_stay_finite(loss, dtype):
     in_batch = negative.detach().expand(-1, len(positive)).clone().requires_grad_()
     mask = torch.ones_like(negative, dtype=torch.bool)
     others = ~torch.eye(len(positive), dtype=torch.bool)
-    losses = loss(positive, negative, mask, in_batch_scores=in_batch, in_batch_mask=others)
+    losses = loss(
+        Candidates(positive, negative, mask, in_batch_scores=in_batch, in_batch_mask=others)
+    )
     losses.sum().backward()
     assert losses.dtype == torch.float32
     for tensor in (losses, positive.grad, negative.grad, in_batch.grad):
@@ -112,7 +118,7 @@ def test_extreme_scores_stay_finite(loss, dtype):
 
 @each_loss
 def test_nan_scores_are_not_hidden(loss):
-    losses = loss(torch.tensor([torch.nan]), torch.zeros(1, 1), torch.ones(1, 1).bool())
+    losses = loss(Candidates(torch.tensor([torch.nan]), torch.zeros(1, 1), torch.ones(1, 1).bool()))
     assert losses.isnan().all()
 
 
@@ -131,13 +137,13 @@ def test_nan_scores_are_not_hidden(loss):
 def test_shapes_that_would_broadcast_are_refused(loss, batch, name, shape):
     batch[name] = torch.zeros(shape, dtype=batch[name].dtype)
     with pytest.raises(ValueError, match=name):
-        loss(**batch)
+        loss(Candidates(**batch))
 
 
 @each_loss
 def test_in_batch_scores_need_their_mask(loss, batch):
     with pytest.raises(ValueError, match="together"):
-        loss(**(batch | {"in_batch_mask": None}))
+        loss(Candidates(**(batch | {"in_batch_mask": None})))
 
 
 @each_loss
@@ -148,7 +154,7 @@ def test_has_negatives_agrees_with_the_loss(loss, batch, in_batch):
         given = {k: v for k, v in batch.items() if k != "positive_scores"}
     else:
         given = {k: v for k, v in batch.items() if k in ("negative_scores", "negative_mask")}
-    losses = loss(batch["positive_scores"], **given)
+    losses = loss(Candidates(batch["positive_scores"], **given))
     found = has_negatives(given["negative_mask"], given.get("in_batch_mask"))
     assert found.tolist() == (losses > 0).tolist()
     assert not found.all() and found.any()

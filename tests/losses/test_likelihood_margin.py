@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from parlai_prosocial.losses.candidates import Candidates
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 
 
@@ -37,7 +38,7 @@ def test_equals_the_naive_double_loop(batch, margin, weighted, in_batch):
     elif in_batch == "joint":  # responses of another process beside the own ones
         for name in ("in_batch_scores", "in_batch_mask"):
             batch[name] = torch.cat([batch[name], batch[name].roll(1, 0)], dim=1)
-    loss = LikelihoodMarginLoss(margin)(**batch, in_batch_log_weight=-0.7)
+    loss = LikelihoodMarginLoss(margin)(Candidates(**batch, in_batch_log_weight=-0.7))
     expected = naive_loss(
         batch["positive_scores"],
         batch["negative_scores"],
@@ -54,13 +55,15 @@ def test_equals_the_naive_double_loop(batch, margin, weighted, in_batch):
 def test_gradcheck(batch):
     def loss(positive, negative, in_batch):
         return LikelihoodMarginLoss(0.5)(
-            positive,
-            negative,
-            batch["negative_mask"],
-            batch["negative_log_weights"],
-            in_batch,
-            batch["in_batch_mask"],
-            -1.0,
+            Candidates(
+                positive,
+                negative,
+                batch["negative_mask"],
+                batch["negative_log_weights"],
+                in_batch,
+                batch["in_batch_mask"],
+                -1.0,
+            )
         )
 
     inputs = [
@@ -73,7 +76,7 @@ def test_gradcheck(batch):
 def test_a_pair_that_is_apart_is_left_alone():
     negatives = torch.tensor([[-11.0, -9.0]], requires_grad=True)
     mask = torch.ones(1, 2, dtype=torch.bool)
-    LikelihoodMarginLoss(10.0)(torch.zeros(1), negatives, mask).sum().backward()
+    LikelihoodMarginLoss(10.0)(Candidates(torch.zeros(1), negatives, mask)).sum().backward()
     assert negatives.grad.tolist() == [[0.0, 0.5]]
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from parlai_prosocial.losses.candidates import Candidates
 from parlai_prosocial.losses.n_pair import NPairLoss
 
 
@@ -47,7 +48,7 @@ def test_equals_the_naive_double_loop(batch, temperature, weighted, in_batch):
     elif in_batch == "joint":  # responses of another process beside the own ones
         for name in ("in_batch_scores", "in_batch_mask"):
             batch[name] = torch.cat([batch[name], batch[name].roll(1, 0)], dim=1)
-    loss = NPairLoss(temperature)(**batch, in_batch_log_weight=-0.7)
+    loss = NPairLoss(temperature)(Candidates(**batch, in_batch_log_weight=-0.7))
     expected = naive_loss(
         batch["positive_scores"],
         batch["negative_scores"],
@@ -66,7 +67,9 @@ def test_gradcheck(batch):
 
     def loss(positive, negative, in_batch):
         return NPairLoss(0.5)(
-            positive, negative, mask, log_weights, in_batch, batch["in_batch_mask"], -1.0
+            Candidates(
+                positive, negative, mask, log_weights, in_batch, batch["in_batch_mask"], -1.0
+            )
         )
 
     inputs = [
@@ -79,7 +82,7 @@ def test_gradcheck(batch):
 def test_one_negative_is_simpo_without_margin():
     positive, negative = torch.tensor([-1.5, -3.0]), torch.tensor([-2.0, -1.0])
     loss = NPairLoss(temperature=0.5)(
-        positive, negative[:, None], torch.ones(2, 1, dtype=torch.bool)
+        Candidates(positive, negative[:, None], torch.ones(2, 1, dtype=torch.bool))
     )
     expected = -torch.nn.functional.logsigmoid(2.0 * (positive - negative))
     torch.testing.assert_close(loss, expected)
@@ -89,10 +92,12 @@ def test_a_heavier_negative_costs_more_and_pulls_more():
     positive = torch.zeros(2)
     negative = torch.zeros(2, 1, requires_grad=True)
     loss = NPairLoss()(
-        positive,
-        negative,
-        torch.ones(2, 1, dtype=torch.bool),
-        torch.tensor([[math.log(0.25)], [math.log(4.0)]]),
+        Candidates(
+            positive,
+            negative,
+            torch.ones(2, 1, dtype=torch.bool),
+            torch.tensor([[math.log(0.25)], [math.log(4.0)]]),
+        )
     )
     loss.sum().backward()
     torch.testing.assert_close(loss, torch.tensor([math.log(1.25), math.log(5.0)]))
@@ -104,7 +109,7 @@ def test_bf16_scores_are_subtracted_in_float32_under_autocast():
     positive = torch.tensor([256.0], dtype=torch.bfloat16)
     negative = torch.tensor([[1 / 64]], dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = NPairLoss(1000.0)(positive, negative, torch.ones(1, 1, dtype=torch.bool))
+        loss = NPairLoss(1000.0)(Candidates(positive, negative, torch.ones(1, 1, dtype=torch.bool)))
     assert loss.dtype == torch.float32
     expected = torch.tensor([math.log1p(math.exp((1 / 64 - 256.0) / 1000.0))])
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from parlai_prosocial.losses.candidates import Candidates
 from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
 
 
@@ -45,7 +46,7 @@ def test_equals_the_naive_double_loop(batch, margin, weights, in_batch):
     elif in_batch == "joint":  # responses of another process beside the own ones
         for name in ("in_batch_scores", "in_batch_mask"):
             batch[name] = torch.cat([batch[name], batch[name].roll(1, 0)], dim=1)
-    loss = RankedMarginLoss(margin)(**batch, in_batch_log_weight=-1.0)
+    loss = RankedMarginLoss(margin)(Candidates(**batch, in_batch_log_weight=-1.0))
     expected = naive_loss(
         batch["positive_scores"],
         batch["negative_scores"],
@@ -62,13 +63,15 @@ def test_equals_the_naive_double_loop(batch, margin, weights, in_batch):
 def test_gradcheck(batch):
     def loss(positive, negative, in_batch):
         return RankedMarginLoss(0.3)(
-            positive,
-            negative,
-            batch["negative_mask"],
-            batch["negative_log_weights"].round(),
-            in_batch,
-            batch["in_batch_mask"],
-            -1.0,
+            Candidates(
+                positive,
+                negative,
+                batch["negative_mask"],
+                batch["negative_log_weights"].round(),
+                in_batch,
+                batch["in_batch_mask"],
+                -1.0,
+            )
         )
 
     inputs = [
@@ -83,7 +86,7 @@ def test_negatives_are_ordered_among_themselves():
     mask = torch.ones(1, 2, dtype=torch.bool)
     loss = RankedMarginLoss(1.0)
     # The second is less bad than the first, but scores lower: they should change places.
-    loss(torch.zeros(1), negatives, mask, torch.tensor([[2.0, 1.0]])).sum().backward()
+    loss(Candidates(torch.zeros(1), negatives, mask, torch.tensor([[2.0, 1.0]]))).sum().backward()
     assert negatives.grad.tolist() == [[1.0, -1.0]]
 
 
@@ -91,11 +94,23 @@ def test_equal_weights_are_a_tie():
     negatives = torch.tensor([[-5.0, -9.0]])
     mask = torch.ones(1, 2, dtype=torch.bool)
     loss = RankedMarginLoss(1.0)
-    assert loss(torch.zeros(1), negatives, mask, torch.zeros(1, 2)).tolist() == [0.0]
-    assert loss(torch.zeros(1), negatives, mask).tolist() == [0.0]
+    assert loss(Candidates(torch.zeros(1), negatives, mask, torch.zeros(1, 2))).tolist() == [0.0]
+    assert loss(Candidates(torch.zeros(1), negatives, mask)).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("margin", [-0.1, math.nan])
 def test_a_negative_margin_is_refused(margin):
     with pytest.raises(ValueError, match="margin"):
         RankedMarginLoss(margin)
+
+
+def test_weights_that_differ_by_rounding_share_a_rank():
+    weights = torch.tensor([[0.1 + 0.2, 0.3, 0.6]], dtype=torch.float64)
+    assert weights[0, 0] != weights[0, 1]
+    scores, mask = torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
+    exact = torch.tensor([[0.3, 0.3, 0.6]], dtype=torch.float64)
+    losses = [
+        RankedMarginLoss(1.0)(Candidates(scores[:, 0], scores, mask, given.log()))
+        for given in (weights, exact)
+    ]
+    torch.testing.assert_close(*losses)

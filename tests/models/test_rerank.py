@@ -5,7 +5,12 @@ import torch
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone
-from parlai_prosocial.models.rerank import check_rerank, choose_replies, generate_replies
+from parlai_prosocial.models.rerank import (
+    check_rerank,
+    choose_replies,
+    generate_replies,
+    standardise,
+)
 
 NAMES = ["gpt2", "llama", "t5", "blenderbot"]
 CONTEXTS = ["Hi!", "I feel tired today.\nYou could rest, and drink some water.\nWhy?"]
@@ -58,7 +63,21 @@ def test_equal_replies_give_the_first(make_backbone):
     backbone = make_backbone()
     context = backbone.prompt.encode_context("Hi!")
     reply = backbone.prompt.encode_response("Hello!")
+    other = backbone.prompt.encode_response("Go away.")
     assert choose_replies(backbone, [context], [[reply, reply]], 0.5) == [0]
+    for group in ([reply, other, reply], [other, reply, other]):
+        assert choose_replies(backbone, [context], [group], 0.5)[0] < 2
+
+
+def test_a_spread_below_rounding_is_none():
+    values = torch.tensor([[-2.0, -2.0, -2.0], [-2.0, -3.0, -4.0], [0.0, 0.0, 0.0]])
+    rounded = values.clone()
+    rounded[0, 1] = torch.nextafter(rounded[0, 1], torch.tensor(0.0))
+    rounded[0, 2] = torch.nextafter(rounded[0, 2], torch.tensor(-9.0))
+    assert (rounded[0] != -2.0).sum() == 2
+    found = standardise(rounded)
+    assert found[0].tolist() == [0.0] * 3 == found[2].tolist()
+    torch.testing.assert_close(found[1], z([-2.0, -3.0, -4.0]).float())
 
 
 def test_the_best_of_the_sampled_replies_is_generated(make_backbone):
