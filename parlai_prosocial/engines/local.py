@@ -6,8 +6,6 @@ decodes with Hugging Face's ``generate``, because ParlAI's flags ask for beams, 
 minimal lengths, which that has.
 """
 
-import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -24,11 +22,10 @@ from parlai_prosocial.engines.seeds import own_seed
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.rerank import choose_replies
 from parlai_prosocial.models.thoughts import reply_text
-
-logger = logging.getLogger(__name__)
+from parlai_prosocial.util.missing import Missing
 
 ROWS_PER_BATCH = 64
-UNFINISHED_THOUGHT = "a thought without an end"
+UNFINISHED_THOUGHT = "a thought without an end within --max-tokens"
 _FIRST_LOOK = 512
 """Most probable tokens that are looked at first: sorting all 49,152 takes longer than a step."""
 
@@ -61,7 +58,7 @@ class TransformersEngine:
         self.name = name
         self.bf16 = bf16
         self.max_context_tokens = max_context_tokens
-        self.missing: Counter[str] = Counter()
+        self.missing = Missing()
         self.prompt = backbone.prompt
         if system_prompt is not None:
             self.prompt = replace(backbone.prompt, system_prompt=system_prompt)
@@ -120,13 +117,7 @@ class TransformersEngine:
         text = reply_text(self.prompt.tokenizer, context, ids)
         if text is not None:
             return SampledReply(text, ids[-1] == self.prompt.end_of_turn_id)
-        if not self.missing:
-            logger.warning(
-                "%s: a reply is missing, since its thought did not end within the longest reply; "
-                "raise --max-tokens, or use a model that doesn't think first",
-                self.name,
-            )
-        self.missing[UNFINISHED_THOUGHT] += 1
+        self.missing.note(self.name, [UNFINISHED_THOUGHT])
         return None
 
     @torch.no_grad()

@@ -34,6 +34,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, split_context
 from parlai_prosocial.models.roles import Message, with_roles
 from parlai_prosocial.models.turn_format import TurnFormat
+from parlai_prosocial.util.missing import Missing
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class ChatClient:
         self.attempts = attempts
         self.wait = wait
         self.timeout = timeout
-        self.missing: Counter[str] = Counter()
+        self.missing = Missing()
         self._answered = False
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         # requests would quote a bad header in its error, and the key with it.
@@ -151,7 +152,7 @@ class ChatClient:
     def _count(self, answers: Sequence[Completion | Failure]) -> None:
         """Count what is missing, and raise :class:`UserError` where nothing else is there."""
         failures = [found for found in answers if isinstance(found, Failure)]
-        self.missing.update(failure.reason for failure in failures)
+        self.missing.note(f"{self.url}#{self.model}", (failure.reason for failure in failures))
         self._answered |= len(failures) < len(answers)
         in_passing = not all(failure.final for failure in failures)
         if len(failures) < len(answers) or not answers or (self._answered and not in_passing):

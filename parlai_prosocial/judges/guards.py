@@ -163,8 +163,8 @@ class FolderGuard(GuardJudge):
                 i: reply_text(self.tokenizer, encoded[i], self.backbone.reply_ids(row))
                 for i, row in zip(given, rows, strict=True)
             }
-            if unfinished := sum(x is None for x in said.values()):
-                self.missing["a thought without an end"] += unfinished
+            unfinished = sum(x is None for x in said.values())
+            self.missing.note(self.name, ["a thought without an end"] * unfinished)
             return [said.get(i) for i in batch]
 
         return in_batches([len(ids) for ids in encoded], GUARD_BATCH, answered)
@@ -181,11 +181,11 @@ class FolderGuard(GuardJudge):
             if positions is None or len(ids) + GUARD_TOKENS <= positions:
                 break
             if len(messages) <= 2:
-                self.missing["a turn that is longer than the guard's positions"] += 1
+                self.missing.note(self.name, ["a turn that is longer than the guard's positions"])
                 return []
             messages = messages[2:]
         if not _shows(text, messages[-2:]):
-            self.missing["a turn that the guard's template leaves out"] += 1
+            self.missing.note(self.name, ["a turn that the guard's template leaves out"])
             return []
         return ids
 

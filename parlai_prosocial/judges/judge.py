@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.util.missing import Missing
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +67,12 @@ class ModelJudge:
 
     def __init__(self, name: str):
         self.name = name
-        self.missing: Counter[str] = Counter()
+        self.missing = Missing()
         self._values: Counter[float] = Counter()
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         found = self.judgements(list(contexts), list(replies)) if replies else []
-        self.missing.update(one for one in found if isinstance(one, str))
+        self.missing.note(self.name, (one for one in found if isinstance(one, str)))
         given = [one if isinstance(one, Judgement) else None for one in found]
         self._watch([one.p_unsafe for one in given if one is not None])
         return given

@@ -249,8 +249,8 @@ def test_thoughts_are_no_reply(backbones, monkeypatch, caplog, said, reply):
     )
     engine = TransformersEngine(backbones["llama"], "tiny")
     assert engine.sample(CONTEXTS[:2], 1, 8, 0) == [[reply]] * 2
-    assert engine.missing == ({} if reply else {"a thought without an end": 2})
-    assert caplog.text.count("raise --max-tokens") == (reply is None)
+    assert engine.missing == ({} if reply else {"a thought without an end within --max-tokens": 2})
+    assert caplog.text.count("an answer is missing") == (reply is None)
 
 
 def test_the_best_of_several_is_one_of_those_that_are_sampled(tiny_backbones):
