@@ -1,7 +1,7 @@
 """A turn of a chat as a line of ParlAI's newline-packed dialogue."""
 
+from parlai_prosocial.data.example import SYSTEM_LINE_PREFIXES
 from parlai_prosocial.data.normalise import one_line
-from parlai_prosocial.models.prompt import SYSTEM_LINE_PREFIXES
 
 
 def as_line(text: str) -> str:

@@ -1,7 +1,9 @@
 """``prosocial data``: check a data file of your own before training on it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -10,12 +12,13 @@ from parlai_prosocial.data.example import SAFETY_LABELS
 from parlai_prosocial.data.fields import BadRow
 from parlai_prosocial.data.formats import file_size
 from parlai_prosocial.data.reader import checked_rows
+from parlai_prosocial.data.shapes import SHAPES, TARGETS, shape_of
 from parlai_prosocial.errors import UserError
 
 
 @click.group()
 def data() -> None:
-    """Check a data file of your own."""
+    """Check a data file of your own, and write data in other formats."""
 
 
 @data.command()
@@ -42,15 +45,29 @@ def check(file: str, max_file_size: str) -> None:
       contrast_group    rows of equal group are never each other's negatives
       source            a name
       split             train, valid or test
+
+    \b
+    Other formats are told by their columns: TRL's preference data (prompt, chosen, rejected),
+    HH-RLHF's transcripts (chosen, rejected), messages, ShareGPT's conversations, and
+    prompt and completion.
     """
     good: list[dict] = []
     bad: list[str] = []
-    for place, row in checked_rows(file, own.SCHEMA, file_size(max_file_size)):
+    shapes: Counter[str] = Counter()
+
+    def counted(raw: Mapping) -> Sequence[Mapping]:
+        shapes[shape_of(raw)] += 1
+        return own.SCHEMA.adapt(raw)
+
+    schema = replace(own.SCHEMA, adapt=counted)
+    for place, row in checked_rows(file, schema, file_size(max_file_size)):
         if isinstance(row, BadRow):
             bad.append(f"{place}: {row}")
         else:
             good.append(row)
     click.echo(f"{file}: {len(good) + len(bad)} rows, {len(good)} good, {len(bad)} bad")
+    for name, count in shapes.most_common():
+        click.echo(f"read as {SHAPES[name]}" + f": {count} rows" * (len(shapes) > 1))
     if good:
         _describe(good)
     for line in bad:
@@ -59,6 +76,59 @@ def check(file: str, max_file_size: str) -> None:
         raise UserError(f"{file}: mend the bad rows, or train with --skip-bad-rows true")
     if not good:
         raise UserError(f"{file}: there is no row in it")
+
+
+@data.command()
+@click.argument("source")
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(TARGETS),
+    required=True,
+    help="TRL's conversational preference data, messages, or our own columns.",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="FILE.jsonl."
+)
+@click.option(
+    "--datatype",
+    type=click.Choice(["train", "valid", "test"]),
+    default="train",
+    show_default=True,
+    help="Split of a task; of a file all rows are written.",
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a parlai flag of the task."
+)
+@click.option("--datapath", default=None, help="ParlAI's data path.")
+def convert(
+    source: str,
+    target: str,
+    out: Path,
+    datatype: str,
+    settings: Sequence[str],
+    datapath: str | None,
+) -> None:
+    """Write SOURCE for another trainer, as JSON Lines.
+
+    SOURCE is any ParlAI task, or a file that `prosocial data check` takes: mined data, your own,
+    or one of the other formats; or a sheet of labels. What is written can be read again with
+    --prosocial-data.
+
+    \b
+    preference  prompt, chosen and rejected, a row a negative: trl.DPOTrainer
+    messages    the dialogue with its fitting reply, a row a reply: trl.SFTTrainer
+    own         context, response and negatives
+
+    \b
+    Example: prosocial data convert diasafety --to preference --out diasafety.jsonl
+    """
+    from parlai_prosocial.mining.convert import convert_data
+
+    count, written = convert_data(
+        source, target, out, split=datatype, settings=settings, datapath=datapath
+    )
+    click.echo(f"{out}: {written} rows from {count}")
 
 
 def _describe(rows: list[dict]) -> None:

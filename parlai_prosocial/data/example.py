@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 ROT_PREFIX = "rule of thumb: "
+SYSTEM_LINE_PREFIXES = ("your persona:", "partner's persona:", "__knowledge__", ROT_PREFIX)
+"""How lines of a ParlAI ``text`` begin that are about the conversation and not said in it."""
 W_MIN = 0.25
 """Smallest social weight of a negative, and the weight of in-batch negatives.
 

@@ -46,12 +46,14 @@ class Field:
 class Schema:
     """The columns of a corpus; other columns are ignored.
 
-    ``check_row`` looks at fields together and raises :class:`BadRow`.
+    ``check_row`` looks at fields together and raises :class:`BadRow`. ``adapt`` turns a raw row of
+    another format into raw rows of this one, and raises it too.
     """
 
     corpus: str
     fields: Mapping[str, Field]
     check_row: Callable[[dict], None] = lambda row: None
+    adapt: Callable[[Mapping], Sequence[Mapping]] = lambda raw: [raw]
 
     def read_row(self, raw: Mapping) -> dict:
         """Return the checked row, with every field of the schema; raises :class:`BadRow`."""
@@ -168,6 +170,15 @@ def log_prob_list(value: object) -> list[float]:
     if not isinstance(value, list):
         raise ValueError(f"is {_kind(value)}; give a list of numbers")
     return [log_prob(item) for item in value]
+
+
+def truth(value: object) -> bool:
+    """Read true or false; in CSV the words."""
+    known = {"true": True, "false": False}
+    found = value if isinstance(value, bool) else known.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError(f"is {str(value)[:40]!r}; give true or false")
+    return found
 
 
 def one_of(choices: Sequence[str]) -> Callable[[object], str]:

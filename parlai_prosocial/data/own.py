@@ -26,7 +26,8 @@ split             no        ``train``, ``valid`` or ``test``
 ================  ========  =====================================================================
 
 In a folder, files whose names begin with train, valid (or validation, val, dev) or test are those
-splits. Rows without a split are cut 80/10/10 by a hash of their group, or of their first turn.
+splits. Rows without a split are cut 80/10/10 by a hash of their group, or of their first turn. Rows
+of other formats, preference data and messages, are told by their columns (:mod:`.shapes`).
 """
 
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ from parlai_prosocial.data.fields import (
 from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import empty_split, open_corpus, rows_of
+from parlai_prosocial.data.shapes import as_own
 from parlai_prosocial.data.splits import stable_split
 from parlai_prosocial.data.weights import social_weights
 
@@ -87,6 +89,7 @@ SCHEMA = Schema(
         "source": Field(text, required=False),
     },
     check_row=_check_row,
+    adapt=as_own,
 )
 
 

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow
     from datasets import Dataset
 
-_CACHE_FORMAT = 2
+_CACHE_FORMAT = 3
 _SPLIT_NAMES = {
     "train": "train",
     "valid": "valid",
@@ -175,12 +175,20 @@ def _rows_of_file(
     file: Path, schema: Schema, split: str | None, max_file_size: int
 ) -> Iterator[tuple[int, dict | BadRow]]:
     for index, (line, raw) in enumerate(raw_rows(file, max_file_size)):
-        if isinstance(raw, BadRow):
-            yield line, raw
-            continue
-        if index == 0:
-            _check_columns(file, raw, schema)
-        yield line, _checked(raw, schema, split)
+        for row in _adapted(raw, schema):
+            if index == 0 and not isinstance(row, BadRow):
+                _check_columns(file, row, schema)
+            yield line, row if isinstance(row, BadRow) else _checked(row, schema, split)
+
+
+def _adapted(raw: Mapping | BadRow, schema: Schema) -> Sequence[Mapping | BadRow]:
+    """The rows of the schema's format that a row of any it takes stands for."""
+    if isinstance(raw, BadRow):
+        return [raw]
+    try:
+        return schema.adapt(raw)
+    except BadRow as bad:
+        return [bad]
 
 
 def _checked(raw: Mapping, schema: Schema, split: str | None) -> dict | BadRow:
@@ -235,7 +243,9 @@ def _hub_rows(name: str, schema: Schema, terms: HubTerms) -> PlacedRows:
         )
     for split, data in splits.items():
         for number, raw in enumerate(data, 1):
-            yield f"{name}, {split}, row {number}", _checked(raw, schema, split)
+            for row in _adapted(raw, schema):
+                checked = row if isinstance(row, BadRow) else _checked(row, schema, split)
+                yield f"{name}, {split}, row {number}", checked
 
 
 def _good_rows(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from parlai_prosocial.compat import patches as compat
@@ -20,7 +20,8 @@ class Turn:
         context: its lines from the episode's begin on, the user's turn last; persona and
             knowledge lines included, rules of thumb left out.
         labels: the replies that fit, at least one.
-        rots, safety_label, contrast_group, source: as in the message; empty or None without.
+        rots, safety_label, contrast_group, source, negatives, negative_weights: as in the message;
+            empty or None without.
     """
 
     context: tuple[str, ...]
@@ -29,6 +30,9 @@ class Turn:
     safety_label: str | None
     contrast_group: str
     source: str
+    # Not in turns_sha256, which says whether a journal was made from the same turns.
+    negatives: tuple[str, ...] = field(default=(), repr=False)
+    negative_weights: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def text(self) -> str:
@@ -95,6 +99,8 @@ def turns_of(teacher: Any, name: str) -> list[Turn]:
                     safety_label=act.get("safety_label"),
                     contrast_group=act.get("contrast_group", ""),
                     source=act.get("source", name),
+                    negatives=tuple(act.get("negatives", ())),
+                    negative_weights=tuple(act.get("negative_weights", ())),
                 )
             )
         history += [" ".join(labels[0].split())] if labels else []

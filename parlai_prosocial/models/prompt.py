@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from parlai_prosocial.data.example import SYSTEM_LINE_PREFIXES
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.chat_template import is_plain
 from parlai_prosocial.models.roles import with_roles
@@ -14,14 +15,6 @@ DEFAULT_SYSTEM_PROMPT = "You are a kind, honest conversation partner."
 
 # Characters a token up to which the whole dialogue is tried at once.
 _SURELY_SHORT = 16
-
-# Lines of a ParlAI `text` that describe the conversation instead of being said in it.
-SYSTEM_LINE_PREFIXES = (
-    "your persona:",
-    "partner's persona:",
-    "__knowledge__",
-    "rule of thumb: ",
-)
 
 
 def split_context(text: str) -> tuple[list[str], list[str]]:
