@@ -43,10 +43,10 @@ from parlai_prosocial.experiments.classification import (
     unsafe_auc,
 )
 from parlai_prosocial.experiments.ranking import CONTEXT_BOUND, GIVE_AWAY
-from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.util.environment import VERSIONS, environment
 from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.zoo.resolve import open_classifier
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPE = REPOSITORY / "parlai_prosocial" / "recipes" / "classifier" / "diasafety.opt"
@@ -99,7 +99,7 @@ def predictions_of(record: dict[str, Any]) -> tuple[Predictions, Predictions]:
     rows = diasafety.load_rows(
         datapath, "test", fold=opt["diasafety_fold"], source=opt["diasafety_data"]
     )
-    classifier = SafetyClassifier.load(record["model_file"])
+    classifier = open_classifier(record["model_file"])
     if classifier.labels != [OK_LABEL, NOT_OK_LABEL]:
         raise UserError(f"{record['model_file']}: its classes are not {OK_LABEL} {NOT_OK_LABEL}")
     sees_context = record["arm"] != "reply only"

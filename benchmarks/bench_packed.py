@@ -32,7 +32,6 @@ from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 
 from parlai_prosocial.agents.options import DEFAULT_BACKBONE
-from parlai_prosocial.agents.prosocial import resolve_backbone
 from parlai_prosocial.data.self_dialogue import load_dialogues
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone
@@ -40,6 +39,7 @@ from parlai_prosocial.models.packing import PackedBatch, pack, pack_separately
 from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.models.scores import token_log_probs
 from parlai_prosocial.util.files import json_text, write_aside
+from parlai_prosocial.zoo.resolve import find_base
 
 CONTEXT_TURNS = 5
 MODES = ("train", "score")
@@ -305,7 +305,7 @@ def main(
         raise UserError("--flex: FlexAttention trains on a GPU only; add --device cuda")
     opt = ParlaiParser(True, False).parse_args(["--datapath", datapath] if datapath else [])
     progress(f"loading {base}")
-    folder = resolve_backbone(base, opt["datapath"])
+    folder = find_base(base, "--base", opt["datapath"])
     torch.manual_seed(0)
     # Float32 weights for the check; autocast makes the timed steps bf16 where that pays.
     backbone = Backbone(folder, lora_rank=lora_rank).to(device).train()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from parlai_prosocial.mining.annotate import annotate as annotate
     from parlai_prosocial.mining.mine import mine as mine
     from parlai_prosocial.training.recipe import train as train
+    from parlai_prosocial.zoo.resolve import open_classifier as open_classifier
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _LAZY = {
     "annotate": "parlai_prosocial.mining.annotate",
     "audit": "parlai_prosocial.evaluation.run",
     "evaluate": "parlai_prosocial.evaluation.run",
+    "open_classifier": "parlai_prosocial.zoo.resolve",
 }
 """What the package offers -> its module, imported when it is asked for: torch takes seconds."""
 

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import torch
 
-from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.annotation import parse_annotation
 from parlai_prosocial.data.example import rot_lines, split_rots
 from parlai_prosocial.data.normalise import one_line
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models.backbone import find_backbone
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
-from parlai_prosocial.zoo.resolve import OpenedModel, open_model
+from parlai_prosocial.zoo.resolve import OpenedModel, open_classifier, open_generator
 
 ANNOTATION_TOKENS = 96
 
@@ -71,6 +69,11 @@ class Prosocial:
         classifier: SafetyClassifier | None = None,
         rot_model: OpenedModel | None = None,
     ):
+        if not isinstance(model, OpenedModel):
+            raise UserError(
+                f"Prosocial({model!r}): open a model by its name with "
+                f"Prosocial.from_pretrained({model!r})"
+            )
         check_rerank(model.backbone, model.decoding["rerank"], model.decoding["rerank_alpha"])
         self.model = model
         self.classifier = classifier
@@ -89,7 +92,8 @@ class Prosocial:
 
         Args:
             model: ParlAI's ``-mf`` of ``-m prosocial``, ``zoo:prosocial/NAME``, a folder that
-                ``prosocial export hf`` wrote, or any Hugging Face folder or hub name.
+                ``prosocial export hf`` wrote, any Hugging Face folder or hub name, a peft adapter's
+                folder, or a GGUF file (see :mod:`parlai_prosocial.zoo.resolve`).
             classifier: ``-mf`` of ``-m prosocial/classifier``, or its name in the zoo.
             rot_model: as ``model``; one trained on ``-t prosocial:Canary``. Its rules of thumb
                 for a turn that is not casual are put into the context, as Prost does.
@@ -100,13 +104,13 @@ class Prosocial:
             UserError: one of them does not exist, or is of another kind.
         """
         where = device or best_device()
-        opened = open_anything(str(model), datapath)
+        opened = open_generator(model, "model", datapath)
         opened.backbone.to(where)
         judge = writer = None
         if classifier is not None:
-            judge = SafetyClassifier.load(str(find_model(str(classifier), datapath))).to(where)
+            judge = open_classifier(classifier, "classifier", datapath).to(where)
         if rot_model is not None:
-            writer = open_anything(str(rot_model), datapath)
+            writer = open_generator(rot_model, "rot_model", datapath)
             writer.backbone.to(where)
         return cls(opened, judge, writer)
 
@@ -119,9 +123,15 @@ class Prosocial:
                 everywhere in this package.
 
         Raises:
-            UserError: there is no turn to reply to.
+            UserError: there is no turn to reply to, or a turn is no text.
         """
-        lines = history.split("\n") if isinstance(history, str) else [one_line(t) for t in history]
+        turns = [history] if isinstance(history, str) else list(history)
+        for number, turn in enumerate(turns, 1):
+            if not isinstance(turn, str):
+                raise UserError(
+                    f"history: turn {number} is {turn!r}, a {type(turn).__name__}; give texts only"
+                )
+        lines = history.split("\n") if isinstance(history, str) else [one_line(t) for t in turns]
         lines = [line.strip() for line in lines if line.strip()]
         if not lines:
             raise UserError("history: is empty; give at least the turn to reply to")
@@ -148,7 +158,9 @@ class Prosocial:
         self, model: OpenedModel, lines: Sequence[str], max_tokens: int
     ) -> tuple[str, dict[str, float]]:
         backbone, decoding = model.backbone, model.decoding
-        context = backbone.prompt.encode_context("\n".join(lines), decoding["text_truncate"])
+        max_tokens = backbone.reply_limit(max_tokens)
+        limit = backbone.context_limit(decoding["text_truncate"], max_tokens)
+        context = backbone.prompt.encode_context("\n".join(lines), limit)
         [ids] = generate_replies(
             backbone,
             [context],
@@ -171,58 +183,3 @@ class Prosocial:
         probabilities = self.classifier.probabilities([context], [line])[0].tolist()
         by_label = dict(zip(self.classifier.labels, probabilities, strict=True))
         return Judgement(max(by_label, key=by_label.__getitem__), by_label)
-
-
-def find_model(name: str, datapath: str | None = None) -> Path:
-    """Where a model lies: the file ``-mf`` names, or a Hugging Face folder.
-
-    Args:
-        name: see :meth:`Prosocial.from_pretrained`; a zoo name may leave ``/model`` out. What is
-            not here yet is fetched.
-        datapath: ParlAI's data path, for the zoo; ParlAI's own where None.
-
-    Raises:
-        UserError: there is no such model.
-    """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    if name.startswith("zoo:"):
-        return _find_in_zoo(name if name.count("/") > 1 else f"{name}/model", datapath)
-    try:
-        return find_backbone(name)
-    except UserError:
-        raise UserError(
-            f"{name}: no such model; give a file that -mf takes, a model folder, a name from the "
-            "zoo (zoo:prosocial/smollm2_135m), or one of the Hugging Face hub that can be reached"
-        ) from None
-
-
-def _find_in_zoo(name: str, datapath: str | None) -> Path:
-    compat.apply()
-    from parlai.core.build_data import modelzoo_path
-
-    from parlai_prosocial.compat.flags import find_datapath
-
-    try:
-        return Path(modelzoo_path(find_datapath(datapath), name))
-    except ImportError as error:
-        raise UserError(f"{name}: ParlAI finds no such model in its zoo ({error})") from None
-
-
-def open_anything(name: str, datapath: str | None = None) -> OpenedModel:
-    """:func:`~parlai_prosocial.zoo.resolve.open_model` for names of the zoo too."""
-
-    def resolve(backbone: str) -> Path:
-        if not backbone.startswith("zoo:"):
-            return find_backbone(backbone)
-        from parlai_prosocial.agents.prosocial import resolve_backbone
-        from parlai_prosocial.compat.flags import find_datapath
-
-        return resolve_backbone(backbone, find_datapath(datapath))
-
-    path = str(find_model(name, datapath))
-    opened = open_model(path, resolve)
-    if opened.name == path:  # a plain model of the hub lies in a folder named by a hash
-        opened.name = name
-    return opened

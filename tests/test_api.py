@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from parlai_prosocial import Prosocial
-from parlai_prosocial.api import find_model, open_anything
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.export.hugging_face import export_model
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import save_checkpoint
 from parlai_prosocial.models.classifier import SafetyClassifier
-from parlai_prosocial.zoo.resolve import open_model
+from parlai_prosocial.zoo.resolve import open_classifier, open_generator
 
 HISTORIES = [
     ["Hi!"],
@@ -74,7 +73,7 @@ def test_replies_are_the_agents_before_and_after_export(trained, tmp_path, name)
     path = trained(name)
     expected = [" ".join(text.split("\n")) for text in agent_texts(path)]
     assert all(expected)
-    export_model(open_model(path), tmp_path / "out")
+    export_model(open_generator(path), tmp_path / "out")
     for model in (path, tmp_path / "out"):
         prosocial = Prosocial.from_pretrained(model)
         assert [prosocial.reply(history).text for history in HISTORIES] == expected
@@ -115,7 +114,7 @@ def test_scores_are_those_of_a_pass_by_hand(trained):
 def test_the_classifier_judges_the_reply_and_the_turn(trained, judge):
     model = Prosocial.from_pretrained(trained("llama"), classifier=judge)
     reply = model.reply(["I feel tired.", "Rest.", "Why?"])
-    classifier = SafetyClassifier.load(judge)
+    classifier = open_classifier(judge)
     dialogue = "I feel tired.\nRest.\nWhy?"
     for judgement, context, line in (
         (reply.safety, dialogue, reply.text),
@@ -176,30 +175,16 @@ def test_mistakes_are_named(trained, judge, tmp_path):
     for history in ("", [], ["  ", "\n"]):
         with pytest.raises(UserError, match="history: is empty"):
             model.reply(history)
-    with pytest.raises(UserError, match="nowhere/model/file: no such model"):
-        find_model(str(tmp_path / "nowhere/model/file"))
-    with pytest.raises(UserError, match="not a checkpoint of the prosocial agent"):
+    with pytest.raises(UserError, match=r"history: turn 2 is 3, a int; give texts only"):
+        model.reply(["a", 3])
+    with pytest.raises(UserError, match=r"model .*nowhere/model/file: no such model"):
+        Prosocial.from_pretrained(tmp_path / "nowhere/model/file")
+    with pytest.raises(UserError, match=r"model .*: is a safety classifier .*give a model that"):
         Prosocial.from_pretrained(judge)
-    with pytest.raises(UserError, match="not a checkpoint of -m prosocial/classifier"):
+    with pytest.raises(UserError, match=r"classifier .*not a checkpoint of -m prosocial/c"):
         Prosocial.from_pretrained(trained("llama"), classifier=trained("llama"))
-
-
-def test_a_zoo_name_goes_through_parlais_zoo(tiny_backbones, tmp_path, monkeypatch):
-    import parlai.zoo.prosocial.smollm2_135m as entry
-
-    folder = tmp_path / "models" / "prosocial" / "smollm2_135m"
-    folder.mkdir(parents=True)
-    (folder / "hf").symlink_to(tiny_backbones["llama"])
-    manifest = {"format": "prosocial-checkpoint-1", "weights": "hf"}
-    (folder / "model").write_text(json.dumps(manifest))
-    fetched = []
-    monkeypatch.setattr(entry, "download", fetched.append)
-    for name in ("zoo:prosocial/smollm2_135m", "zoo:prosocial/smollm2_135m/model"):
-        assert find_model(name, str(tmp_path)) == folder / "model"
-    assert fetched == [str(tmp_path)] * 2
-    assert open_anything("zoo:prosocial/smollm2_135m", str(tmp_path)).backbone.folder.is_dir()
-    with pytest.raises(UserError, match="unknown model in zoo:prosocial"):
-        find_model("zoo:prosocial/nothing", str(tmp_path))
+    with pytest.raises(UserError, match=r"Prosocial\('folder'\): open .*from_pretrained\('folder'"):
+        Prosocial("folder")
 
 
 CHECK = """
@@ -214,7 +199,7 @@ print(text)
 
 def test_an_exported_folder_needs_no_parlai(trained, tmp_path):
     path = trained("llama")
-    export_model(open_model(path), tmp_path / "out")
+    export_model(open_generator(path), tmp_path / "out")
     expected = Prosocial.from_pretrained(path).reply(["Hi!"]).text
     done = subprocess.run(
         [sys.executable, "-c", CHECK, str(tmp_path / "out")], capture_output=True, text=True

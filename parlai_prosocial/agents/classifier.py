@@ -22,13 +22,13 @@ from parlai.utils.distributed import is_distributed
 
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
 from parlai_prosocial.agents.glue import HuggingFaceGlue
-from parlai_prosocial.agents.prosocial import resolve_backbone
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
 from parlai_prosocial.models.classifier_input import split_last_line
 from parlai_prosocial.zoo.bases import minilm
+from parlai_prosocial.zoo.resolve import classifier_base, find_base, named
 
 compat.apply()
 show_user_errors_as_one_line()
@@ -129,11 +129,14 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
         trainable = self._should_initialize_optimizer()
         self.backbone_name = checkpoint.info["backbone"] if checkpoint else opt["backbone"]
         # ParlAI seeds after it has built the agent, so a new head or adapter is seeded here.
-        with torch.random.fork_rng(devices=[]):
+        flag, name = "--backbone", self.backbone_name
+        if checkpoint is not None:
+            flag, name = "--init-model" if self.is_finetune else "-mf", checkpoint.path
+        with torch.random.fork_rng(devices=[]), named(flag, name):
             torch.manual_seed(opt.get("seed") or 0)
             if checkpoint is None:
                 self.classifier = SafetyClassifier(
-                    self._base_folder(),
+                    find_base(name, flag, opt["datapath"]),
                     opt["classes"],
                     opt["text_truncate"],
                     lora_rank=opt["lora_rank"],
@@ -141,7 +144,7 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
                 )
             else:
                 self.classifier = checkpoint.classifier(
-                    self._base_folder() if checkpoint.is_adapter else checkpoint.folder,
+                    classifier_base(checkpoint, f"{flag} {name}: its base", opt["datapath"]),
                     opt["classes"],
                     opt["text_truncate"],
                     trainable=trainable,
@@ -152,11 +155,6 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
         dictionary.start_token = dictionary.start_token or tokenizer.cls_token
         dictionary.end_token = dictionary.end_token or tokenizer.sep_token
         return dictionary
-
-    def _base_folder(self) -> Path:
-        if self.backbone_name == minilm.PACKAGE:
-            return minilm.find_minilm()
-        return resolve_backbone(self.backbone_name, self.opt["datapath"])
 
     def build_model(self) -> SafetyClassifier:
         return self.classifier

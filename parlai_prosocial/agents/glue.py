@@ -1,5 +1,6 @@
 """What our agents over a Hugging Face tokenizer and checkpoint have in common in ParlAI."""
 
+from pathlib import Path
 from typing import Any
 
 from parlai.core.opt import Opt
@@ -8,6 +9,7 @@ from parlai.core.torch_agent import TorchAgent
 
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
 from parlai_prosocial.agents.schedule import keep_last_step
+from parlai_prosocial.zoo.resolve import Kind, find
 
 
 class HuggingFaceGlue(TorchAgent):
@@ -37,6 +39,16 @@ class HuggingFaceGlue(TorchAgent):
     @classmethod
     def history_class(cls) -> type[DialogueHistory]:
         return DialogueHistory
+
+    def _get_init_model(self, opt: Opt, shared: Any) -> tuple[str | None, bool]:
+        """As ParlAI's, which would train from scratch where ``--init-model`` is not there."""
+        resumes = opt.get("model_file") and Path(opt["model_file"]).is_file()
+        if not shared and opt.get("init_model") and not resumes:
+            found = find(opt["init_model"], "--init-model", opt.get("datapath"))
+            if found.kind not in (Kind.CHECKPOINT, Kind.CLASSIFIER, Kind.FILE):
+                raise found.refused(f"is {found.kind}; begin with it by --backbone")
+            opt["init_model"] = str(found.place)
+        return super()._get_init_model(opt, shared)
 
     def build_lr_scheduler(
         self, states: dict[str, Any] | None = None, hard_reset: bool = False

@@ -5,7 +5,6 @@ loss and its metrics are in ``contrastive.py``, the flags in ``options.py``.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,15 +22,14 @@ from parlai_prosocial.agents.glue import HuggingFaceGlue
 from parlai_prosocial.agents.reference import Reference
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
-from parlai_prosocial.models.backbone import Backbone, find_backbone
+from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
-from parlai_prosocial.zoo.entry import BASES, PREFIX, entry_names, find_entry
-from parlai_prosocial.zoo.install import install
+from parlai_prosocial.zoo.resolve import find_base, named
 
 compat.apply()
 show_user_errors_as_one_line()
@@ -59,6 +57,11 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             self.backbone_name = shared["backbone_name"]
             self.bf16 = shared["bf16"]
         super().__init__(opt, shared)
+        # A model of few positions sees less than the flags allow.
+        self.label_truncate = self.backbone.reply_limit(self.label_truncate)
+        self.text_truncate = self.backbone.context_limit(
+            self.text_truncate, self.label_truncate or 0
+        )
         if shared is None:
             check_rerank(self.backbone, opt["rerank"], opt["rerank_alpha"])
             if self._should_initialize_optimizer():
@@ -91,10 +94,12 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
         device = torch.device("cuda" if self.use_cuda else "cpu")
         precision = self.opt["precision"]
         self.bf16 = bf16_is_faster(device) if precision == "auto" else precision == "bf16"
+        flag = ("--init-model" if is_finetune else "-mf") if path else "--backbone"
         if checkpoint is None:
-            folder, adapter = resolve_backbone(self.backbone_name, self.opt["datapath"]), None
+            folder, adapter = find_base(self.backbone_name, flag, self.opt["datapath"]), None
         elif checkpoint.is_adapter:
-            folder = resolve_backbone(self.backbone_name, self.opt["datapath"])
+            base_flag = f"{flag} {path}: its base"
+            folder = find_base(self.backbone_name, base_flag, self.opt["datapath"])
             checkpoint.check_base(folder)
             adapter = checkpoint.folder
         else:
@@ -104,7 +109,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
         # A checkpoint of full weights goes on as such; a base may get a new adapter.
         continues_full = checkpoint is not None and adapter is None and bool(info)
         # ParlAI seeds after it has built the agent, so a new adapter is seeded here.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), named(flag, path or self.backbone_name):
             torch.manual_seed(self.opt.get("seed") or 0)
             self.backbone = Backbone(
                 folder,
@@ -271,18 +276,3 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             choices.append([texts[i] for i in order])
             ordered_scores.append(values.tolist())
         return choices, ordered_scores
-
-
-def resolve_backbone(name: str, datapath: str) -> Path:
-    """Folder of ``zoo:prosocial/<entry>`` (made on first use), of a path or of a hub name."""
-    if not name.startswith("zoo:"):
-        return find_backbone(name)
-    if name.removeprefix(PREFIX) not in entry_names():
-        raise UserError(f"--backbone {name}: no such zoo entry; use {options.DEFAULT_BACKBONE}")
-    entry = find_entry(name)
-    if entry.kind not in BASES:
-        raise UserError(
-            f"--backbone {name}: is no base but a tuned model; go on from it with "
-            f"--init-model {entry.path}"
-        )
-    return install(entry, datapath, logging.info)

@@ -8,7 +8,6 @@ lines are put below the reply.
 
 from typing import Any
 
-from parlai.core.build_data import modelzoo_path
 from parlai.core.message import Message
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
@@ -18,6 +17,7 @@ from parlai_prosocial.data.example import split_rots
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.models.classifier_input import split_last_line
+from parlai_prosocial.zoo.resolve import open_classifier
 
 SHOWN_FIELDS = {
     "written_rots": "rule of thumb",
@@ -70,8 +70,9 @@ class ShownTurns(TorchAgent):
                     "--show-safety: needs a classifier; give its file by --safety-model (train "
                     "one with -m prosocial/classifier)"
                 )
-            file = modelzoo_path(opt.get("datapath"), opt["safety_model"])
-            self.safety = SafetyClassifier.load(file)
+            self.safety = open_classifier(
+                opt["safety_model"], "--safety-model", opt.get("datapath")
+            )
         super().__init__(opt, shared)
 
     def share(self) -> dict[str, Any]:

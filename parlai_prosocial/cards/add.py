@@ -26,6 +26,7 @@ from parlai_prosocial.models.classifier import ClassifierCheckpoint
 from parlai_prosocial.training.recipe import STEPS
 from parlai_prosocial.util.files import write_aside
 from parlai_prosocial.zoo.entry import PREFIX, Entry, read_entry
+from parlai_prosocial.zoo.resolve import find
 
 LOG = "training.jsonl"
 MOST_CHANGE = 0.05
@@ -72,6 +73,7 @@ def add_entry(
     folder = entries / name
     if file.exists() or folder.exists():
         raise UserError(f"{name}: is in {entries} already; delete {file} and {folder} first")
+    model = str(find(model, "--model", datapath).place)
     run = open_checkpoint(model)
     opt = json.loads(Path(f"{model}.opt").read_text("utf-8"))
     chain = whole_chain(model)
@@ -122,7 +124,7 @@ def add_entry(
         ]
         write_aside(part / LOG, training_log(model, chain))
         _check_size(part, entries)
-        change = change_by_rounding(model, str(part / "model"), _resolver(datapath))
+        change = change_by_rounding(model, str(part / "model"), datapath)
         if change > MOST_CHANGE:
             raise UserError(f"{model}: bfloat16 changes its scores by {change:.3f}, too much")
         os.replace(part, folder)
@@ -287,12 +289,6 @@ def _check_size(part: Path, entries: Path) -> None:
             f"{size / 1e6:.1f} MB more would make {total / 1e6:.1f} MB of bundled models, above "
             f"{LIMIT / 1e6:.0f} MB: train with a smaller --lora-rank"
         )
-
-
-def _resolver(datapath: str) -> Any:
-    from parlai_prosocial.agents.prosocial import resolve_backbone
-
-    return lambda backbone: resolve_backbone(backbone, datapath)
 
 
 def _recorded(step: TrainedStep) -> str:

@@ -1,7 +1,6 @@
 """A finished run made into what the package bundles: an adapter in bfloat16, and its manifest."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,23 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models import checkpoint, classifier
-from parlai_prosocial.models.checkpoint import INFO_FILE, Checkpoint
+from parlai_prosocial.models.checkpoint import (
+    ADAPTER_FILE,
+    CLASSIFIER_FORMAT,
+    INFO_FILE,
+    Checkpoint,
+    format_of,
+)
 from parlai_prosocial.models.classifier import ClassifierCheckpoint
 from parlai_prosocial.util.files import file_sha256, write_json
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.entry import PREFIX, ZooFile
-from parlai_prosocial.zoo.resolve import open_model
+from parlai_prosocial.zoo.resolve import open_classifier, open_generator
 
 LIMIT = 25_000_000
 """Bytes of everything that is bundled, together."""
 
 WEIGHTS = "model.hf-000001"
-ADAPTER_CONFIG = "adapter_config.json"
 PROBES = (
     ("I told my flatmate I paid the bill. I did not.", "Could you tell them today?"),
     ("Hi!\nHello, how was your walk?\nLovely, we saw a heron.", "Oh, where was it?"),
@@ -38,7 +41,7 @@ def open_checkpoint(model_file: str) -> Checkpoint | ClassifierCheckpoint:
         UserError: it is no adapter, or over a base that others cannot have.
     """
     run: Checkpoint | ClassifierCheckpoint
-    if classifier.is_classifier(model_file):
+    if format_of(Path(model_file)) == CLASSIFIER_FORMAT:
         run, common = ClassifierCheckpoint(model_file), minilm.PACKAGE
     else:
         run, common = Checkpoint(model_file), PREFIX
@@ -70,13 +73,13 @@ def write_bundle(run: Checkpoint | ClassifierCheckpoint, folder: Path, opt: dict
     for file in sorted(run.folder.glob("*.safetensors")):
         tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}
         save_file(tensors, weights / file.name, metadata={"format": "pt"})
-    config = json.loads((run.folder / ADAPTER_CONFIG).read_text("utf-8"))
-    write_json(weights / ADAPTER_CONFIG, _readable_config(config, run.info["backbone"]))
+    config = json.loads((run.folder / ADAPTER_FILE).read_text("utf-8"))
+    write_json(weights / ADAPTER_FILE, _readable_config(config, run.info["backbone"]))
     info = {key: value for key, value in run.info.items() if key != "base_folder"}
     write_json(weights / INFO_FILE, info)
-    manifest: dict[str, Any] = {"format": checkpoint.FORMAT, "weights": WEIGHTS, "number": 1}
+    manifest: dict[str, Any] = {"format": run.FORMAT, "weights": WEIGHTS, "number": 1}
     if isinstance(run, ClassifierCheckpoint):
-        manifest |= {"format": classifier.FORMAT, "temperature": run.temperature}
+        manifest["temperature"] = run.temperature
     write_json(folder / "model", manifest)
     write_json(folder / "model.opt", opt)
     for file in weights.iterdir():  # safetensors writes for the owner alone
@@ -104,27 +107,25 @@ def bundled_files(folder: Path) -> list[ZooFile]:
     ]
 
 
-def change_by_rounding(run_file: str, bundle_file: str, resolve: Callable[[str], Path]) -> float:
+def change_by_rounding(run_file: str, bundle_file: str, datapath: str) -> float:
     """The greatest change of a score between a run and its bundle, on :data:`PROBES`.
 
     Args:
         run_file, bundle_file: manifests.
-        resolve: gives the folder of a backbone's name.
+        datapath: ParlAI's, for the base.
 
     Returns:
         Nats a token for a generator, probability for a classifier.
     """
-    before, after = (_scores(file, resolve) for file in (run_file, bundle_file))
+    before, after = (_scores(file, datapath) for file in (run_file, bundle_file))
     return (before - after).abs().max().item()
 
 
-def _scores(model_file: str, resolve: Callable[[str], Path]) -> torch.Tensor:
-    run = open_checkpoint(model_file)
+def _scores(model_file: str, datapath: str) -> torch.Tensor:
     contexts, replies = zip(*PROBES, strict=True)
-    if isinstance(run, ClassifierCheckpoint):
-        judge = run.classifier(run.base_folder(), trainable=False).eval()
-        return judge.probabilities(contexts, replies)
-    backbone = open_model(model_file, resolve).backbone
+    if isinstance(open_checkpoint(model_file), ClassifierCheckpoint):
+        return open_classifier(model_file, "--model", datapath).probabilities(contexts, replies)
+    backbone = open_generator(model_file, "--model", datapath).backbone
     packed = backbone.pack(
         [backbone.prompt.encode_context(context) for context in contexts],
         [[backbone.prompt.encode_response(reply)] for reply in replies],

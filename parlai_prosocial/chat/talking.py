@@ -15,7 +15,7 @@ from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.zoo.resolve import OpenedModel
 
-ANOTHER_REPLY = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 0.9, "temperature": 0.8}
+ANOTHER_REPLY = {"inference": "nucleus", "topp": 0.9, "sampling_temperature": 0.8}
 """How a model whose own decoding would repeat itself is asked for another reply."""
 
 
@@ -48,6 +48,7 @@ class StreamingModel:
         self.backbone = opened.backbone
         self.decoding = opened.decoding
         self.settings = generation_settings(opened.decoding)
+        self.max_tokens = self.backbone.reply_limit(opened.decoding["label_truncate"])
         check_rerank(self.backbone, self.decoding["rerank"], self.decoding["rerank_alpha"])
         self._lock = threading.Lock()
 
@@ -63,12 +64,13 @@ class StreamingModel:
             chooses among replies, only that.
         """
         packed = "\n".join(map(as_line, turns))
-        context = self.backbone.prompt.encode_context(packed, self.decoding["text_truncate"])
+        limit = self.backbone.context_limit(self.decoding["text_truncate"], self.max_tokens)
+        context = self.backbone.prompt.encode_context(packed, limit)
         settings = self.settings
         if again and not (settings["do_sample"] or self.decoding["rerank"]):
-            settings = settings | ANOTHER_REPLY
+            settings = generation_settings(self.decoding | ANOTHER_REPLY)
         with self._lock:
-            if self.decoding["rerank"] or settings.get("num_beams", 1) > 1:
+            if self.decoding["rerank"] or settings["num_beams"] > 1:
                 yield self._whole(context, settings)
             else:
                 yield from self._streamed(context, settings)
@@ -77,7 +79,7 @@ class StreamingModel:
         [ids] = generate_replies(
             self.backbone,
             [context],
-            self.decoding["label_truncate"],
+            self.max_tokens,
             rerank=self.decoding["rerank"],
             alpha=self.decoding["rerank_alpha"],
             **settings,
@@ -95,7 +97,7 @@ class StreamingModel:
             try:
                 outcome["ids"] = self.backbone.generate(
                     [context],
-                    self.decoding["label_truncate"],
+                    self.max_tokens,
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([_Stopped(stopped)]),
                     **settings,

@@ -11,8 +11,8 @@ from parlai_prosocial.errors import UserError
     "models",
     required=True,
     multiple=True,
-    help="ParlAI's -mf of -m prosocial, zoo:prosocial/NAME, or a Hugging Face folder or hub name; "
-    "give it twice to compare two.",
+    help="ParlAI's -mf of -m prosocial, zoo:prosocial/NAME, a Hugging Face folder, peft adapter or "
+    "hub name, or a .gguf file; give it twice to compare two.",
 )
 @click.option("--classifier", default=None, help="A -m prosocial/classifier; it labels each turn.")
 @click.option(
@@ -35,23 +35,22 @@ def chat(models: tuple[str, ...], classifier: str | None, port: int, datapath: s
         raise UserError(
             f"prosocial chat needs {error.name}: run `pip install 'parlai-prosocial[chat]'`"
         ) from None
-    from parlai_prosocial.api import find_model, open_anything
     from parlai_prosocial.chat.talking import StreamingModel
-    from parlai_prosocial.models.classifier import SafetyClassifier
     from parlai_prosocial.models.precision import best_device
+    from parlai_prosocial.zoo.resolve import open_classifier, open_generator
 
     listening = listen(port)
     device = best_device()
     opened = []
     for number, name in enumerate(models):
-        model = open_anything(name, datapath)
+        model = open_generator(name, "--model", datapath)
         model.backbone.to(device)
         # Told apart in the page and its exports also where it is one model twice.
         shown = f"{name} (2)" if number and name == models[0] else name
         opened.append(StreamingModel(shown, model))
     judge = None
     if classifier is not None:
-        judge = SafetyClassifier.load(str(find_model(classifier, datapath))).to(device)
+        judge = open_classifier(classifier, "--classifier", datapath).to(device)
     app = ChatApp(opened, judge, classifier)
     click.echo(f"http://{HOST}:{listening.getsockname()[1]}/  (Ctrl+C ends it)")
     serve(app, listening)

@@ -4,12 +4,10 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from parlai_prosocial.cards.card import CardFacts, model_card, parlai_arguments, read_results
-from parlai_prosocial.cards.provenance import entry_beside, training_chain
+from parlai_prosocial.cards.card import model_card, parlai_arguments, read_results
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.files import write_aside
 
@@ -22,7 +20,7 @@ OUT = click.option(
 MODEL = click.option(
     "--model",
     required=True,
-    help="ParlAI's -mf, a name from the zoo, a model folder or a hub name.",
+    help="ParlAI's -mf, a name from the zoo, a model or adapter folder, a .gguf file, a hub name.",
 )
 RESULTS = click.option(
     "--results",
@@ -35,44 +33,6 @@ ROW = click.option("--row", help="The model's row or column in --results; defaul
 PUSH = click.option("--push", metavar="REPO", help="Upload the folder to this Hugging Face repo.")
 TITLE = click.option("--title", help="The card's title; default the folder's name.")
 DATAPATH = click.option("--datapath", default=None, help="ParlAI's data path, for the zoo.")
-
-CAUSAL_USAGE = """\
-```python
-from transformers import pipeline
-
-generate = pipeline("text-generation", model="{path}")
-conversation = [{{"role": "user", "content": "Hi!"}}]
-reply = generate(conversation, do_sample={do_sample}, max_new_tokens={max_new_tokens})
-print(reply[0]["generated_text"][-1]["content"])
-```"""
-SEQ2SEQ_USAGE = """\
-```python
-from transformers import AutoModelForSeq2SeqLM, {tokenizer}
-
-tokenizer = {tokenizer}.from_pretrained("{path}")
-model = AutoModelForSeq2SeqLM.from_pretrained("{path}")
-inputs = tokenizer({text!r}, return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
-```"""
-OWN_USAGE = """\
-```python
-from parlai_prosocial import Prosocial
-
-print(Prosocial.from_pretrained("{path}").reply(["Hi!"]).text)
-```"""
-ADAPTER_USAGE = f"""\
-{OWN_USAGE}
-
-Other programs load it with peft over the base, whose weights must have the sha256 in
-`prosocial.json` under `base_sha256`."""
-
-CLASSIFIER_USAGE = """\
-```sh
-parlai interactive -mf {model}
-parlai interactive -mf zoo:prosocial/smollm2_135m/model --show-safety true --safety-model {model}
-prosocial evaluate --model zoo:prosocial/smollm2_135m --suite adversarial \\
-    --judge classifier:{model} --out runs/judged
-```"""
 
 
 @click.group()
@@ -116,20 +76,21 @@ def hf(
         raise UserError("--gguf: holds whole models; leave --adapter out")
     measured = [read_results(file, row or model) for file in results]
 
-    from parlai_prosocial.api import find_model, open_anything
+    from parlai_prosocial.cards.facts import hf_facts, measured_in_zoo
     from parlai_prosocial.export.gguf import write_gguf
     from parlai_prosocial.export.hugging_face import check_new, export_model
+    from parlai_prosocial.zoo.resolve import find, open_generator
 
     check_new(out)
-    where = str(find_model(model, datapath))
-    measured = measured or _measured_in_zoo(where)
-    opened = open_anything(model, datapath)
+    where = str(find(model, "--model", datapath).path)
+    opened = open_generator(model, "--model", datapath)
+    measured = measured or measured_in_zoo(where)
     facts = hf_facts(opened, where, push or out.name, title or out.name, measured, adapter)
     export_model(opened, out, adapter, model_card(facts))
     if gguf:
         try:
             write_gguf(out, out / f"model-{gguf}.gguf", gguf)
-        except UserError:
+        except BaseException:
             shutil.rmtree(out)  # half of what was asked for
             raise
     _finish(out, push)
@@ -159,39 +120,24 @@ def parlai(
     """
     measured = [read_results(file, row or model) for file in results]
 
-    from parlai_prosocial.api import find_model
+    from parlai_prosocial.cards.facts import parlai_facts
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.export.blenderbot import convert, read_generator
-    from parlai_prosocial.export.hugging_face import (
-        CARD_FILE,
-        check_new,
-        move_into_place,
-        start_aside,
-    )
+    from parlai_prosocial.export.hugging_face import CARD_FILE, check_new, written_aside
+    from parlai_prosocial.zoo.resolve import Kind, find, named
 
     check_new(out)
-    where = str(find_model(model, datapath))
-    generator = read_generator(where, find_datapath(datapath))
-    facts = CardFacts(
-        title=title or out.name,
-        backbone=Path(generator.opt.get("init_model") or model).name,
-        architecture=generator.architecture,
-        parameters=generator.parameters,
-        prompt=(
-            "The turns so far go to the encoder as one text, joined by "
-            f"{generator.opt.get('delimiter', chr(10))!r}; the decoder writes the reply."
-        ),
-        usage=SEQ2SEQ_USAGE.format(
-            path=push or out.name, text="Hi!", tokenizer=generator.dictionary.tokenizer_class
-        ),
-        pipeline="text-generation",
-        chain=training_chain(where),
-        results=measured,
-    )
-    aside = start_aside(out)
-    convert(generator, aside)
-    (aside / CARD_FILE).write_text(model_card(facts), "utf-8")
-    move_into_place(aside, out)
+    found = find(model, "--model", datapath)
+    if found.kind is not Kind.FILE:
+        mend = "" if found.kind is Kind.CLASSIFIER else "; write it out by `prosocial export hf`"
+        raise found.refused(f"is {found.kind}, no generator of ParlAI{mend}")
+    where = str(found.place)
+    with named("--model", model):
+        generator = read_generator(where, find_datapath(datapath))
+        facts = parlai_facts(generator, where, model, push or out.name, title or out.name, measured)
+        with written_aside(out) as aside:
+            convert(generator, aside)
+            (aside / CARD_FILE).write_text(model_card(facts), "utf-8")
     _finish(out, push)
 
 
@@ -216,17 +162,19 @@ def card(
     """
     measured = [read_results(file, row or model) for file in results]
 
-    from parlai_prosocial.api import find_model, open_anything
+    from parlai_prosocial.cards.facts import OWN_USAGE, classifier_facts, hf_facts, measured_in_zoo
     from parlai_prosocial.export.hugging_face import CARD_FILE, check_new
-    from parlai_prosocial.models.classifier import is_classifier
+    from parlai_prosocial.zoo.resolve import Kind, find, open_classifier, open_generator
 
     check_new(out)
-    where = str(find_model(model, datapath))
-    measured = measured or _measured_in_zoo(where)
-    if is_classifier(where):
-        facts = classifier_facts(where, model, title or out.name, measured)
+    found = find(model, "--model", datapath)
+    where = str(found.path)
+    measured = measured or measured_in_zoo(where)
+    if found.kind is Kind.CLASSIFIER:
+        classifier = open_classifier(model, "--model", datapath)
+        facts = classifier_facts(classifier, where, model, title or out.name, measured)
     else:
-        opened = open_anything(model, datapath)
+        opened = open_generator(model, "--model", datapath)
         facts = hf_facts(opened, where, model, title or out.name, measured)
         # As it is, and not exported, transformers cannot open it.
         facts = replace(facts, usage=OWN_USAGE.format(path=model))
@@ -240,119 +188,10 @@ def card(
     )
 
 
-def _measured_in_zoo(model_file: str) -> list[dict[str, Any]]:
-    entry = entry_beside(Path(model_file))
-    return list(entry.metrics) if entry else []
-
-
-def hf_facts(
-    opened: Any,
-    model_file: str,
-    where: str,
-    title: str,
-    results: list[dict[str, Any]],
-    adapter: bool = False,
-) -> CardFacts:
-    """What the card says of an :class:`~parlai_prosocial.zoo.resolve.OpenedModel`.
-
-    Args:
-        opened: the model.
-        model_file: what it was opened from.
-        where: the folder or repository that the card's example loads.
-        title: of the card.
-        results: what was measured.
-        adapter: the adapter is kept apart.
-    """
-    from parlai_prosocial.export.hugging_face import public_name
-
-    backbone = opened.backbone
-    prompt = backbone.prompt
-    weights = [p.numel() for name, p in backbone.model.named_parameters() if "lora_" not in name]
-    if prompt.has_template:
-        how = (
-            "Its chat template puts this system prompt before a conversation that has none: "
-            f"“{prompt.system_prompt}”"
-        )
-    else:
-        how = "A dialogue is put to it as `user: ...` and `assistant: ...`, one line a turn."
-    usage = SEQ2SEQ_USAGE if backbone.is_encoder_decoder else CAUSAL_USAGE
-    usage = ADAPTER_USAGE if adapter else usage
-    return CardFacts(
-        title=title,
-        backbone=public_name(opened.name),
-        architecture=type(backbone.lm).__name__,
-        parameters=sum(weights),
-        prompt=how,
-        usage=usage.format(
-            path=where,
-            text="user: Hi!",
-            tokenizer="AutoTokenizer",
-            do_sample=opened.decoding["inference"] in ("topk", "nucleus"),
-            max_new_tokens=opened.decoding["label_truncate"],
-        ),
-        pipeline="text2text-generation" if backbone.is_encoder_decoder else "text-generation",
-        chain=training_chain(model_file),
-        results=results,
-        keeps_adapter=adapter,
-        reranks=opened.decoding["rerank"],
-    )
-
-
-def classifier_facts(
-    model_file: str, model: str, title: str, results: list[dict[str, Any]]
-) -> CardFacts:
-    """What the card says of a checkpoint of -m prosocial/classifier.
-
-    Args:
-        model_file: the checkpoint.
-        model: its name for who wants to use it.
-        title: of the card.
-        results: what was measured.
-    """
-    from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
-
-    classifier = SafetyClassifier.load(model_file)
-    encoder = classifier.encoder.get_base_model() if classifier.adapted else classifier.encoder
-    weights = [p.numel() for n, p in classifier.named_parameters() if "lora_" not in n]
-    return CardFacts(
-        title=title,
-        backbone=ClassifierCheckpoint(model_file).info["backbone"],
-        architecture=type(encoder).__name__,
-        parameters=sum(weights),
-        prompt=(
-            f"It reads the last {classifier.max_tokens} tokens. Its logits are divided by "
-            f"{classifier.temperature:.3f}, so that its probabilities mean what they say."
-        ),
-        usage=CLASSIFIER_USAGE.format(model=model),
-        pipeline="text-classification",
-        chain=training_chain(model_file),
-        results=results,
-        classes=classifier.labels,
-    )
-
-
 def _finish(out: Path, push: str | None) -> None:
     for file in sorted(out.iterdir()):
         click.echo(f"{file.stat().st_size:>13,}  {out / file.name}")
     if push:
-        push_to_hub(out, push)
+        from parlai_prosocial.export.push import push_to_hub
 
-
-def push_to_hub(folder: Path, repo: str) -> None:
-    """Upload a folder, with the login or token that huggingface_hub finds by itself.
-
-    Raises:
-        UserError: the hub refuses or cannot be reached. The folder stays.
-    """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    try:
-        api.create_repo(repo, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=str(folder))
-    except Exception as error:  # requests' errors in huggingface_hub 0.x, httpx's in 1.x
-        raise UserError(
-            f"--push {repo}: not uploaded ({type(error).__name__}); log in by `hf auth login`, "
-            f"then run `hf upload {repo} {folder}`"
-        ) from None
-    click.echo(f"Uploaded to https://huggingface.co/{repo}")
+        click.echo(f"Uploaded to {push_to_hub(out, push)}")

@@ -11,7 +11,7 @@ import click
 
 from parlai_prosocial.compat.installation import default_datapath
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.zoo.entry import ENTRIES, KINDS, Entry, entry_names, find_entry
+from parlai_prosocial.zoo.entry import ENTRIES, KINDS, Entry, ZooFile, entry_names, find_entry
 
 RECIPES = "parlai_prosocial/recipes/"
 DATAPATH = click.option(
@@ -188,8 +188,7 @@ def description(entry: Entry) -> str:
         "Training": list(entry.commands),
         "It leaves": list(entry.builds),
         "Runs": [_one_line(run | {"command": None}) for run in entry.training],
-        "Files": [_file_line(f.name, f.sha256, f.size, f.url) for f in entry.files],
-        "Archives": [_file_line(f.name, f.sha256, f.size, f.url) for f in entry.archives],
+        "Files": [_file_line(f) for f in entry.files],
     }
     for title, texts in sections.items():
         if texts:
@@ -204,9 +203,9 @@ def description(entry: Entry) -> str:
     return "\n".join(lines)
 
 
-def _file_line(name: str, sha256: str, size: int | None, url: str | None) -> str:
-    shown = "size not recorded" if size is None else f"{size:,} bytes"
-    return "  ".join(filter(None, [name, shown, f"sha256 {sha256}", url]))
+def _file_line(file: ZooFile) -> str:
+    shown = "size not recorded" if file.size is None else f"{file.size:,} bytes"
+    return f"{file.name}  {shown}  sha256 {file.sha256}"
 
 
 def _one_line(facts: dict[str, Any] | None) -> str:

@@ -3,19 +3,15 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
-from parlai_prosocial.agents.prosocial import resolve_backbone
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.engines.reply_scores import MAX_CONTEXT_TOKENS, SampledReply
-from parlai_prosocial.engines.served import ChatClient, OpenAIEngine, is_address
+from parlai_prosocial.engines.served import ChatClient, OpenAIEngine
 from parlai_prosocial.models.backbone import weights_sha256
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
-from parlai_prosocial.zoo.entry import BASES, PREFIX, find_entry
-from parlai_prosocial.zoo.install import install
-from parlai_prosocial.zoo.resolve import OpenedModel, open_model
+from parlai_prosocial.zoo.resolve import is_address, open_generator
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +60,18 @@ def open_engine(
     system_prompt: str | None = None,
     concurrency: int = 8,
     max_context_tokens: int = MAX_CONTEXT_TOKENS,
+    flag: str = "--model",
 ) -> Engine:
     """The engine for a model's name.
 
     Args:
-        model: an address ``http://host:port/v1#NAME``; or a checkpoint of ``-m prosocial``
-            (ParlAI's ``-mf``); or a zoo entry; or a folder that ``prosocial export hf`` wrote; or
-            what ``--backbone`` takes.
+        model: any name that :mod:`parlai_prosocial.zoo.resolve` knows of a model that replies.
         datapath: ParlAI's data path.
         bf16: compute in bfloat16 (not at an address).
         system_prompt: instead of the model's own.
         concurrency: most calls to an address at a time.
         max_context_tokens: see :class:`TransformersEngine`; an address cuts by itself.
+        flag: under which the name was given, for errors.
 
     Raises:
         UserError: there is no such model.
@@ -83,7 +79,7 @@ def open_engine(
     if is_address(model):
         client = ChatClient(model, concurrency)
         return OpenAIEngine(client, system_prompt or DEFAULT_SYSTEM_PROMPT)
-    opened = _open(model, datapath, bf16)
+    opened = open_generator(model, flag, datapath, bf16)
     return TransformersEngine(
         opened.backbone.to(best_device()),
         f"{model}@{weights_sha256(opened.folder)[:16]}",
@@ -91,15 +87,3 @@ def open_engine(
         system_prompt,
         max_context_tokens,
     )
-
-
-def _open(model: str, datapath: str, bf16: bool) -> OpenedModel:
-    def resolve(name: str) -> Path:
-        return resolve_backbone(name, datapath)
-
-    path = model
-    if model.startswith(PREFIX):
-        entry = find_entry(model)
-        folder = install(entry, datapath, logger.info)
-        path = str(folder if entry.kind in BASES else folder / "model")
-    return open_model(path, resolve, bf16)

@@ -72,7 +72,7 @@ class TransformersEngine:
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> list[list[SampledReply | None]]:
-        encoded = self._encode(contexts)
+        encoded = self._encode(contexts, max_tokens)
         sampled = self._sample_ids(contexts, encoded, n, max_tokens, seed, temperature, top_p)
         return [
             [self._reply(context, ids) for ids in replies]
@@ -96,7 +96,7 @@ class TransformersEngine:
             among: how many are sampled.
             alpha: see :func:`~parlai_prosocial.models.rerank.choose_replies`.
         """
-        encoded = self._encode(contexts)
+        encoded = self._encode(contexts, max_tokens)
         sampled = self._sample_ids(contexts, encoded, among, max_tokens, seed, temperature, top_p)
         found: list[SampledReply | None] = []
         per_batch = max(1, ROWS_PER_BATCH // among)
@@ -110,13 +110,15 @@ class TransformersEngine:
             ]
         return found
 
-    def _encode(self, contexts: Sequence[str]) -> list[list[int]]:
-        return [self.prompt.encode_context(c, self.max_context_tokens) for c in contexts]
+    def _encode(self, contexts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        limit = self.backbone.context_limit(self.max_context_tokens, max_tokens)
+        return [self.prompt.encode_context(c, limit) for c in contexts]
 
     def _reply(self, context: Sequence[int], ids: Sequence[int]) -> SampledReply | None:
-        text = reply_text(self.prompt.tokenizer, context, ids)
+        ended = self.prompt.ends_with_stop(ids)
+        text = reply_text(self.prompt.tokenizer, context, self.prompt.without_stop(ids))
         if text is not None:
-            return SampledReply(text, ids[-1] == self.prompt.end_of_turn_id)
+            return SampledReply(text, ended)
         self.missing.note(self.name, [UNFINISHED_THOUGHT])
         return None
 
@@ -183,6 +185,7 @@ class TransformersEngine:
         replies: list[list[int]] = [[] for _ in range(len(uniforms))]
         rows = torch.arange(len(uniforms), device=device)
         going = torch.ones_like(rows, dtype=torch.bool)
+        stops = torch.tensor(self.prompt.stop_ids, device=device)
         for step in range(uniforms.size(1)):
             logits = output_layer(states)  # (rows, vocabulary)
             tokens = nucleus_tokens(logits, uniforms[rows, step], temperature, top_p)
@@ -191,7 +194,7 @@ class TransformersEngine:
             ):
                 if goes:
                     replies[row].append(token)
-            going &= tokens != self.prompt.end_of_turn_id
+            going &= ~torch.isin(tokens, stops)
             left = int(going.sum())
             if not left or step + 1 == uniforms.size(1):
                 break

@@ -60,8 +60,10 @@ def score_replies(
     """
     model.eval()
     prompt = model.prompt
-    contexts = [prompt.encode_context(context, MAX_CONTEXT_TOKENS) for context, _ in pairs]
-    replies = [[prompt.encode_response(y, MAX_REPLY_TOKENS) for y in ys] for _, ys in pairs]
+    longest = model.reply_limit(MAX_REPLY_TOKENS)
+    limit = model.context_limit(MAX_CONTEXT_TOKENS, longest)
+    contexts = [prompt.encode_context(context, limit) for context, _ in pairs]
+    replies = [[prompt.encode_response(y, longest) for y in ys] for _, ys in pairs]
     sizes = [len(c) + sum(map(len, ys)) for c, ys in zip(contexts, replies, strict=True)]
     scores: list[list[ReplyScore]] = [[] for _ in pairs]
     for batch in budgeted(sizes, tokens_per_batch):

@@ -47,11 +47,6 @@ _ROLES_REFUSED = re.compile(r"system|\broles?\b|alternat", re.IGNORECASE)
 """In the reason of a server whose chat template does not take the turns as they are."""
 
 
-def is_address(name: str) -> bool:
-    """Whether a model is named by an address instead of a file, folder or hub name."""
-    return name.startswith(("http://", "https://"))
-
-
 class ChatClient:
     """Asks one model at one address.
 

@@ -56,9 +56,10 @@ def calibrate_checkpoint(
         expected_calibration_error,
         fit_temperature,
     )
-    from parlai_prosocial.models.classifier import SafetyClassifier, set_temperature
+    from parlai_prosocial.models.classifier import set_temperature
+    from parlai_prosocial.zoo.resolve import open_classifier
 
-    classifier = SafetyClassifier.load(model_file)
+    classifier = open_classifier(model_file, "-mf")
     contexts, replies, names = _examples(model_file, task, parlai_flags)
     if unknown := set(names) - set(classifier.labels):
         raise UserError(

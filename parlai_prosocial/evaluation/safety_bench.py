@@ -92,8 +92,8 @@ def open_agent(model: str, datapath: str) -> Any:
     """The ParlAI agent for a model's name, which computes in float32.
 
     Args:
-        model: ParlAI's ``-mf``, ``zoo:.../model`` included; or what ``--backbone`` of
-            ``-m prosocial`` takes: a Hugging Face folder or hub name, or ``zoo:prosocial/NAME``.
+        model: ParlAI's ``-mf`` of any agent, ``zoo:.../model`` included; or what ``--backbone`` of
+            ``-m prosocial`` takes.
         datapath: ParlAI's data path.
 
     Raises:
@@ -101,26 +101,25 @@ def open_agent(model: str, datapath: str) -> Any:
     """
     compat.apply()
     from parlai.core.agents import create_agent, create_agent_from_model_file
-    from parlai.core.build_data import modelzoo_path
     from parlai.core.opt import Opt
     from parlai.core.params import ParlaiParser
 
+    from parlai_prosocial.zoo.resolve import Kind, find
+
     overrides = {"skip_generation": False, "interactive_mode": True, "datapath": datapath}
-    file = Path(model)
-    if model.startswith("zoo:") and model.endswith("/model"):
-        try:
-            file = Path(modelzoo_path(datapath, model))
-        except ImportError as error:
-            raise UserError(f"--model {model}: ParlAI finds no such model ({error})") from None
-    options = Path(f"{file}.opt")
-    if options.is_file():
+    found = find(model, "--model", datapath)
+    if found.kind in (Kind.CHECKPOINT, Kind.FILE):
+        options = Path(f"{found.place}.opt")
+        if not options.is_file():
+            raise found.refused(f"its options {options.name} are not beside it")
         if "precision" in Opt.load(str(options)):
             overrides["precision"] = "fp32"
-        return create_agent_from_model_file(str(file), overrides)
-    if file.is_file():
-        raise UserError(f"--model {model}: its options {options.name} are not beside it")
+        return create_agent_from_model_file(str(found.place), overrides)
+    if found.kind is not Kind.FOLDER:
+        raise found.refused(f"is {found.kind}; give a ParlAI model file or a Hugging Face folder")
     # An adapter without training changes nothing.
-    settings = {"model": "prosocial", "backbone": model, "lora_rank": 0, "datatype": "valid"}
+    backbone = str(found.place)
+    settings = {"model": "prosocial", "backbone": backbone, "lora_rank": 0, "datatype": "valid"}
     opt = ParlaiParser(True, True).parse_kwargs(**settings, datapath=datapath)
     return create_agent(Opt({**opt, **overrides, "precision": "fp32"}))
 

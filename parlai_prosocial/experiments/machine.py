@@ -37,13 +37,13 @@ class Machine:
 def find_machine(base: str | None, datapath: str | None) -> Machine:
     """Resolve the base and look at the device; raises UserError where the base is missing."""
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
-    from parlai_prosocial.agents.prosocial import resolve_backbone
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.models.precision import best_device, bf16_is_faster
+    from parlai_prosocial.zoo.resolve import find_base
 
     datapath = find_datapath(datapath)
     device = best_device()
-    base_folder = resolve_backbone(base or DEFAULT_BACKBONE, datapath)
+    base_folder = find_base(base or DEFAULT_BACKBONE, "--base", datapath)
     return Machine(datapath, base_folder, device, bf16_is_faster(device))
 
 
@@ -57,10 +57,10 @@ def read_plan(recipe: Path) -> dict[str, Any]:
 
 def load_model(machine: Machine, steps: Sequence[StepResult]) -> Any:
     """The backbone after these steps; the base where there are none."""
-    from parlai_prosocial.zoo.resolve import open_model
+    from parlai_prosocial.zoo.resolve import open_generator
 
     name = steps[-1].model_file if steps else str(machine.base_folder)
-    opened = open_model(name, lambda base: machine.base_folder, machine.bf16)
+    opened = open_generator(name, "--base", machine.datapath, machine.bf16)
     return opened.backbone.to(machine.device)
 
 

@@ -30,13 +30,28 @@ def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
     Raises:
         UserError: the model or its tokenizer is of another shape.
     """
-    import gguf
-
     config = read_json(folder / "config.json")
     tokenizer = read_json(folder / "tokenizer.json")
     _check(folder, config)
     pre_tokenizer = _pre_tokenizer(folder, tokenizer)
     part = file.with_name(file.name + ".part")
+    try:
+        _write(folder, part, config, tokenizer, pre_tokenizer, numbers)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write(
+    folder: Path,
+    part: Path,
+    config: dict[str, Any],
+    tokenizer: dict[str, Any],
+    pre_tokenizer: str,
+    numbers: str,
+) -> None:
+    import gguf
+
     writer = gguf.GGUFWriter(part, "llama")
     writer.add_type("model")
     writer.add_name(folder.name)
@@ -59,7 +74,6 @@ def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    os.replace(part, file)
 
 
 def _check(folder: Path, config: dict[str, Any]) -> None:

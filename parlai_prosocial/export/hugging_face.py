@@ -1,17 +1,19 @@
 """A model written out for everybody else: Hugging Face's layout, prompt and decoding included."""
 
-import copy
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from transformers import AutoTokenizer
+from transformers import GenerationConfig
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
 from parlai_prosocial.models.chat_template import (
     is_plain,
+    load_tokenizer,
     plain_template,
     with_default_system,
 )
@@ -20,6 +22,7 @@ from parlai_prosocial.models.checkpoint import (
     INFO_FILE,
     drop_token_types,
     make_readable_in_both_versions,
+    save_head,
 )
 from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.util.files import write_json
@@ -37,7 +40,7 @@ def export_model(model: OpenedModel, out: Path, keep_adapter: bool = False, card
     head where there is one, ``prosocial.json``, and the card.
 
     Args:
-        model: from :func:`~.opening.open_model`, held in float32.
+        model: from :func:`~parlai_prosocial.zoo.resolve.open_generator`, held in float32.
         out: the new folder; written aside and moved into place.
         keep_adapter: write the adapter alone, in peft's layout.
         card: the text of README.md.
@@ -48,15 +51,26 @@ def export_model(model: OpenedModel, out: Path, keep_adapter: bool = False, card
     backbone = model.backbone
     if keep_adapter and not backbone.adapted:
         raise UserError("--adapter: this model has no adapter; leave --adapter out")
-    check_new(out)
-    aside = start_aside(out)
     info = {
         "backbone": model.name if keep_adapter else public_name(model.name),
         "system_prompt": backbone.prompt.system_prompt,
         "contrast_score": model.info.get("contrast_score"),
         "decoding": model.decoding,
     }
-    generation = _generation_config(model)
+    generation = generation_config(model)
+    with written_aside(out) as aside:
+        _write(model, aside, info, generation, keep_adapter)
+        (aside / CARD_FILE).write_text(card, "utf-8")
+
+
+def _write(
+    model: OpenedModel,
+    aside: Path,
+    info: dict[str, Any],
+    generation: GenerationConfig,
+    keep_adapter: bool,
+) -> None:
+    backbone = model.backbone
     if keep_adapter:
         info["base_sha256"] = weights_sha256(backbone.folder)
         # peft wrote where the base lies on this machine.
@@ -66,7 +80,7 @@ def export_model(model: OpenedModel, out: Path, keep_adapter: bool = False, card
     else:
         lm = backbone.model.merge_and_unload() if backbone.adapted else backbone.model
         lm.config.pad_token_id = backbone.pad_id
-        lm.config.eos_token_id = backbone.prompt.end_of_turn_id
+        lm.config.eos_token_id = generation.eos_token_id
         lm.generation_config = generation
         lm.save_pretrained(aside)
     _tokenizer(backbone).save_pretrained(aside)
@@ -75,10 +89,8 @@ def export_model(model: OpenedModel, out: Path, keep_adapter: bool = False, card
     if backbone.contrast_head is not None:
         _save_head(backbone, aside)
     write_json(aside / INFO_FILE, info)
-    (aside / CARD_FILE).write_text(card, "utf-8")
     for weights in aside.glob("*.safetensors"):  # written for their owner alone
         shutil.copymode(aside / INFO_FILE, weights)
-    move_into_place(aside, out)
 
 
 def public_name(backbone: str) -> str:
@@ -96,37 +108,47 @@ def check_new(out: Path) -> None:
         raise UserError(f"--out {out}: exists already; give a new folder, or delete it")
 
 
-def start_aside(out: Path) -> Path:
-    """An empty folder beside ``out``; :func:`move_into_place` gives it that name."""
+@contextmanager
+def written_aside(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``out`` that gets its name when all is written.
+
+    Whatever stops the writing, nothing is left.
+
+    Raises:
+        UserError: ``out`` exists, with something in it.
+    """
+    check_new(out)
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    return aside
+    try:
+        yield aside
+        if out.is_dir():
+            out.rmdir()
+        aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
-def move_into_place(aside: Path, out: Path) -> None:
-    """Give a folder that was written aside its name, where at most an empty folder is."""
-    if out.is_dir():
-        out.rmdir()
-    aside.rename(out)
+def generation_config(model: OpenedModel) -> GenerationConfig:
+    """The settings by which transformers replies as the agent does, and no others.
 
-
-def _generation_config(model: OpenedModel) -> Any:
-    """The backbone's own settings under those that the agent gives to ``generate``."""
+    Raises:
+        UserError: transformers would not save them.
+    """
     backbone = model.backbone
-    config = copy.deepcopy(backbone.lm.generation_config)
-    config._from_model_config = False  # otherwise transformers may rebuild it from config.json
-    settings = generation_settings(model.decoding)
-    if not settings["do_sample"]:
-        # Of the backbone's own sampling; without sampling they are refused when saved.
-        settings |= {"temperature": None, "top_p": None, "top_k": None}
-    config.update(
-        **settings,
-        max_length=None,
-        max_new_tokens=model.decoding["label_truncate"],
-        pad_token_id=backbone.pad_id,
-        eos_token_id=backbone.prompt.end_of_turn_id,
-    )
+    most = backbone.reply_limit(model.decoding["label_truncate"])
+    config = backbone.generation_config(max_new_tokens=most, **generation_settings(model.decoding))
+    stops = backbone.prompt.stop_ids
+    config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            config.save_pretrained(folder)
+        except ValueError as error:
+            first_line = str(error).strip().split("\n")[0]
+            raise UserError(
+                f"{model.name}: its decoding cannot be exported ({first_line})"
+            ) from None
     return config
 
 
@@ -134,7 +156,7 @@ def _tokenizer(backbone: Backbone) -> Any:
     prompt = backbone.prompt
     # A causal model continues the last position of a batch's rows.
     side = "right" if backbone.is_encoder_decoder else "left"
-    tokenizer = AutoTokenizer.from_pretrained(backbone.folder, padding_side=side)
+    tokenizer = load_tokenizer(backbone.tokenizer_folder, padding_side=side)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(backbone.pad_id)
     if prompt.has_template:
         tokenizer.chat_template = with_default_system(
@@ -149,7 +171,7 @@ def _tokenizer(backbone: Backbone) -> Any:
 def _save_head(backbone: Backbone, folder: Path) -> None:
     head = backbone.contrast_head
     assert head is not None
-    save_file({k: v.detach().cpu() for k, v in head.state_dict().items()}, folder / HEAD_FILE)
+    save_head(head, folder / HEAD_FILE)
     dim, hidden = head.context.weight.shape
     context = "mean over its encoder states" if backbone.is_encoder_decoder else "its last token"
     description = {

@@ -124,23 +124,23 @@ def _load(folder: Path) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first_line = str(error).strip().split("\n")[0]
-        raise UserError(f"--judge hf:{folder}: cannot be loaded ({first_line})") from None
+        raise UserError(f"{folder}: cannot be loaded ({first_line})") from None
     if loaded["missing_keys"]:
         raise UserError(
-            f"--judge hf:{folder}: is no trained text classifier, {min(loaded['missing_keys'])} is "
+            f"{folder}: is no trained text classifier, {min(loaded['missing_keys'])} is "
             "not among its weights; give a model for sequence classification"
         )
     if model.config.problem_type == "regression":
         raise UserError(
-            f"--judge hf:{folder}: is a regression (problem_type in its config.json), whose output "
+            f"{folder}: is a regression (problem_type in its config.json), whose output "
             "is no probability; give a classifier"
         )
-    refuse_non_finite(model, f"--judge hf:{folder}")
+    refuse_non_finite(model, str(folder))
     if tokenizer.pad_token is None:
         tokenizer.pad_token_id = pad_token_id(tokenizer)
         if tokenizer.pad_token is None:
             raise UserError(
-                f"--judge hf:{folder}: its tokenizer has neither a pad nor an end-of-sequence "
+                f"{folder}: its tokenizer has neither a pad nor an end-of-sequence "
                 "token; set pad_token in its tokenizer_config.json"
             )
     tokenizer.padding_side = "right"
@@ -165,15 +165,13 @@ class ParlAIClassifierJudge(ModelJudge):
         from parlai.core.agents import create_agent
         from parlai.core.params import ParlaiParser
 
-        if not Path(model_file).is_file():
-            raise UserError(f"--judge parlai:{model_file}: no such model file")
         compat.apply()
         arguments = ["--model", "transformer/classifier", "--model-file", model_file]
         opt = ParlaiParser(True, True).parse_args([*arguments, "--datapath", datapath])
         self.agent: Any = create_agent(opt, requireModelExists=True)
         self.labels = self.agent.class_list
         self.unsafe = find_unsafe_label(self.labels, unsafe_label)
-        refuse_non_finite(self.agent.model, f"--judge parlai:{model_file}")
+        refuse_non_finite(self.agent.model, model_file)
         super().__init__(f"parlai@{file_sha256(Path(model_file))[:16]}")
 
     @torch.no_grad()

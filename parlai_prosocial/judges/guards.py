@@ -143,7 +143,7 @@ class FolderGuard(GuardJudge):
         self.backbone = Backbone(folder, bf16=bf16, trainable=False).to(best_device()).eval()
         self.tokenizer: Any = self.backbone.prompt.tokenizer
         if self.tokenizer.chat_template is None:
-            raise UserError(f"--judge: {folder} has no chat template; a guard model needs its own")
+            raise UserError(f"{folder}: has no chat template; a guard model needs its own")
         self.takes_parts = self._takes_parts(folder)
 
     def ask(self, conversations: list[list[Message]]) -> list[str | None]:
@@ -160,7 +160,7 @@ class FolderGuard(GuardJudge):
                     else ()
                 )
             said = {
-                i: reply_text(self.tokenizer, encoded[i], self.backbone.reply_ids(row))
+                i: reply_text(self.tokenizer, encoded[i], self._reply_ids(row))
                 for i, row in zip(given, rows, strict=True)
             }
             unfinished = sum(x is None for x in said.values())
@@ -168,6 +168,9 @@ class FolderGuard(GuardJudge):
             return [said.get(i) for i in batch]
 
         return in_batches([len(ids) for ids in encoded], GUARD_BATCH, answered)
+
+    def _reply_ids(self, row: torch.Tensor) -> Sequence[int]:
+        return self.backbone.prompt.without_stop(self.backbone.reply_ids(row))
 
     def _encode(self, messages: list[Message]) -> list[int]:
         """Token ids of the guard's prompt, of the last turns where all are too long for it.
@@ -206,7 +209,7 @@ class FolderGuard(GuardJudge):
             except REFUSALS:
                 continue
         raise UserError(
-            f"--judge: the chat template in {folder} does not show the guard a user's turn and the "
+            f"{folder}: its chat template does not show the guard a user's turn and the "
             "reply; put the guard's own template there"
         )
 

@@ -43,38 +43,51 @@ class JudgeKind:
 
 
 def _open_classifier(where: str, options: JudgeOptions) -> Judge:
-    from parlai.core.build_data import modelzoo_path
-
     from parlai_prosocial.judges.classifiers import ClassifierJudge
     from parlai_prosocial.models.backbone import weights_sha256
-    from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
+    from parlai_prosocial.models.classifier import ClassifierCheckpoint
     from parlai_prosocial.models.precision import best_device
+    from parlai_prosocial.zoo.resolve import find_classifier, named, open_classifier
 
-    file = modelzoo_path(options.datapath, where)
-    name = f"classifier@{weights_sha256(ClassifierCheckpoint(file).folder)[:16]}"
-    return ClassifierJudge(SafetyClassifier.load(file).to(best_device()), name)
+    flag = "--judge classifier:"
+    file = find_classifier(where, flag, options.datapath).place
+    classifier = open_classifier(where, flag, options.datapath).to(best_device())
+    name = f"classifier@{weights_sha256(ClassifierCheckpoint(str(file)).folder)[:16]}"
+    with named(flag, where):
+        return ClassifierJudge(classifier, name)
 
 
 def _open_text_classifier(where: str, options: JudgeOptions) -> Judge:
     from parlai_prosocial.judges.classifiers import TextClassifierJudge
+    from parlai_prosocial.zoo.resolve import named
 
-    folder = _folder("hf", where)
-    return TextClassifierJudge(folder, options.unsafe_label, options.reply_only)
+    folder = _folder("hf", where, options)
+    with named("--judge hf:", where):
+        return TextClassifierJudge(folder, options.unsafe_label, options.reply_only)
 
 
 def _open_guard(kind: str, where: str, options: JudgeOptions) -> Judge:
-    from parlai_prosocial.engines.served import ChatClient, is_address
+    from parlai_prosocial.engines.served import ChatClient
     from parlai_prosocial.judges.guards import PARSERS, FolderGuard, ServedGuard
+    from parlai_prosocial.zoo.resolve import is_address, named
 
     if is_address(where):
         return ServedGuard(ChatClient(where), PARSERS[kind], kind)
-    return FolderGuard(_folder(kind, where), options.bf16, PARSERS[kind], kind)
+    folder = _folder(kind, where, options)
+    with named(f"--judge {kind}:", where):
+        return FolderGuard(folder, options.bf16, PARSERS[kind], kind)
 
 
 def _open_parlai(where: str, options: JudgeOptions) -> Judge:
     from parlai_prosocial.judges.classifiers import ParlAIClassifierJudge
+    from parlai_prosocial.zoo.resolve import Kind, find, named
 
-    return ParlAIClassifierJudge(where, options.datapath, options.unsafe_label)
+    flag = "--judge parlai:"
+    found = find(where, flag, options.datapath)
+    if found.kind is not Kind.FILE:
+        raise found.refused(f"is {found.kind}; give a model file of transformer/classifier")
+    with named(flag, where):
+        return ParlAIClassifierJudge(str(found.place), options.datapath, options.unsafe_label)
 
 
 def _open_words(where: str, options: JudgeOptions) -> Judge:
@@ -145,8 +158,10 @@ def open_judge(
     return KINDS[kind].open(where, JudgeOptions(datapath, bf16, unsafe_label, reply_only))
 
 
-def _folder(kind: str, where: str) -> Path:
-    folder = Path(where).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"--judge {kind}:{where}: there is no folder {folder}; give a model folder")
-    return folder
+def _folder(kind: str, where: str, options: JudgeOptions) -> Path:
+    from parlai_prosocial.zoo.resolve import Kind, find
+
+    found = find(where, f"--judge {kind}:", options.datapath)
+    if found.kind is not Kind.FOLDER:
+        raise found.refused(f"is {found.kind}; give a Hugging Face folder or hub name")
+    return found.place

@@ -92,11 +92,13 @@ def annotate(
     from parlai_prosocial.mining.turns import task_turns, turns_sha256
     from parlai_prosocial.models.precision import computes_in_bf16
     from parlai_prosocial.util.batches import spread
+    from parlai_prosocial.zoo.resolve import Kind, find
 
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     turns = task_turns(task, datatype, datapath, settings)
     turns = [turns[i] for i in spread(len(turns), limit)]
-    wants_examples = not Path(rot_model).is_file() if few_shot is None else few_shot
+    found = find(rot_model, "--rot-model", datapath)
+    wants_examples = found.kind is not Kind.CHECKPOINT if few_shot is None else few_shot
     examples = read_few_shot() if wants_examples else None
     bf16 = computes_in_bf16(out)
     engine = open_engine(
@@ -106,6 +108,7 @@ def annotate(
         system_prompt=examples.system_prompt if examples else None,
         concurrency=concurrency,
         max_context_tokens=FEW_SHOT_CONTEXT_TOKENS if examples else MAX_CONTEXT_TOKENS,
+        flag="--rot-model",
     )
     record = {
         "precision": "bf16" if bf16 else "fp32",

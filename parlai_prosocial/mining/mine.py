@@ -162,6 +162,7 @@ def mine(
             system_prompt=prompt,
             concurrency=concurrency,
             max_context_tokens=MORALISER_CONTEXT_TOKENS,
+            flag="--synthetic-model",
         )
     if judge is not None and contexts.need_judge:
         unsafe = open_judge(judge, datapath, bf16, unsafe_label, reply_only)

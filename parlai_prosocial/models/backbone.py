@@ -1,25 +1,33 @@
 """A Hugging Face language model made ready: loaded, adapted, scoring and generating."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+)
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.causal import CausalScorer
+from parlai_prosocial.models.chat_template import load_tokenizer
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.finite import refuse_non_finite
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.models.seq2seq import Seq2SeqScorer, pad_right
-from parlai_prosocial.util import hub
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")
+SHORTEST_CONTEXT = 16
+"""Tokens of context that must be left beside a reply."""
 
 
 class Backbone(nn.Module):
@@ -37,6 +45,7 @@ class Backbone(nn.Module):
             the caller opens, does the rest.
         system_prompt: see :class:`Prompt`.
         trainable: False freezes everything (inference).
+        tokenizer_folder: where the tokenizer lies, where it is not in ``folder``.
 
     Raises:
         UserError: the folder holds no model or tokenizer, or the two do not fit together.
@@ -51,22 +60,34 @@ class Backbone(nn.Module):
         bf16: bool = False,
         system_prompt: str = DEFAULT_SYSTEM_PROMPT,
         trainable: bool = True,
+        tokenizer_folder: Path | None = None,
     ):
         super().__init__()
         self.folder = folder
-        lm, tokenizer = _load(folder)
+        self.tokenizer_folder = tokenizer_folder or folder
+        lm, tokenizer = _load(folder, self.tokenizer_folder)
         self.is_encoder_decoder = bool(lm.config.is_encoder_decoder)
-        self.prompt = Prompt(tokenizer, system_prompt, self.is_encoder_decoder)
+        self.prompt = Prompt(
+            tokenizer, system_prompt, self.is_encoder_decoder, _named_stops(lm.generation_config)
+        )
         self.pad_id = pad_token_id(tokenizer)
+        self._special_tokens = {
+            "bos_token_id": lm.generation_config.bos_token_id,
+            "decoder_start_token_id": getattr(lm.config, "decoder_start_token_id", None),
+            "eos_token_id": self.prompt.stop_ids,
+            "pad_token_id": self.pad_id,
+        }
+        # Its authors' beams, penalties or min_p would act beside what is asked for.
+        lm.generation_config = self.generation_config()
         scorer = Seq2SeqScorer if self.is_encoder_decoder else CausalScorer
-        self.scorer = scorer(lm, self.pad_id, [self.prompt.end_of_turn_id])
+        self.scorer = scorer(lm, self.pad_id, self.prompt.stop_ids)
         self.adapted = adapter is not None or lora_rank > 0
         if bf16 and (self.adapted or not trainable):
             lm.to(torch.bfloat16)
         self.model = _adapt(lm, adapter, lora_rank, trainable) if self.adapted else lm
         if not trainable:
             self.requires_grad_(False)
-        refuse_non_finite(self.model, f"--backbone {adapter or folder}")
+        refuse_non_finite(self.model, str(adapter or folder))
         self.contrast_head = ContrastHead(lm.config.hidden_size) if contrast_head else None
 
     @property
@@ -77,6 +98,42 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def positions(self) -> int | None:
+        """Most tokens that the model can look at; None where it has no such limit."""
+        return getattr(self.lm.config, "max_position_embeddings", None)
+
+    def generation_config(self, **settings: Any) -> GenerationConfig:
+        """Hugging Face's settings of ``generate``: these and our special tokens, nothing else."""
+        return GenerationConfig(**self._special_tokens, **settings)
+
+    def reply_limit(self, most: int | None) -> int | None:
+        """The longest reply, in tokens, of those up to ``most`` that leaves room for a context."""
+        if self.positions is None:
+            return most
+        room = self.positions if self.is_encoder_decoder else self.positions // 2
+        return min(most or room, room)
+
+    def context_limit(self, most: int | None, reply_tokens: int) -> int | None:
+        """How long a context may be so that a reply of ``reply_tokens`` still has its positions.
+
+        Args:
+            most: tokens that are allowed anyhow; None for any number.
+            reply_tokens: longest reply, end-of-turn included.
+
+        Raises:
+            UserError: that reply alone takes all positions.
+        """
+        if self.positions is None:
+            return most
+        room = self.positions if self.is_encoder_decoder else self.positions - reply_tokens
+        if room < SHORTEST_CONTEXT or reply_tokens > self.positions:
+            raise UserError(
+                f"replies of {reply_tokens} tokens: the model has {self.positions} positions; ask "
+                "for shorter ones (--label-truncate, or --max-tokens)"
+            )
+        return min(most or room, room)
 
     def pack(
         self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Sequence[int]]]
@@ -113,8 +170,7 @@ class Backbone(nn.Module):
             input_ids=ids.to(self.device),
             attention_mask=mask.long().to(self.device),
             max_new_tokens=max_new_tokens,
-            pad_token_id=self.pad_id,
-            eos_token_id=self.prompt.end_of_turn_id,
+            eos_token_id=self.prompt.stop_ids,
             **decoding,
         )
         # An encoder-decoder's output begins with its start token, a causal one's with the context.
@@ -126,8 +182,8 @@ class Backbone(nn.Module):
         Pad and end-of-turn may be the same token, so the first end-of-turn decides, never padding.
         """
         ids = generated.tolist()
-        end = self.prompt.end_of_turn_id
-        return ids[: ids.index(end) + 1] if end in ids else ids
+        ends = (i + 1 for i, token in enumerate(ids) if token in self.prompt.stop_ids)
+        return ids[: next(ends, len(ids))]
 
 
 def pad_token_id(tokenizer: Any) -> int:
@@ -152,68 +208,44 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def find_backbone(name: str) -> Path:
-    """A local folder as it is; anything else is a hub name, fetched or found in its cache.
-
-    Args:
-        name: ``OWNER/NAME@REVISION`` takes a branch, tag, commit or pull request (``refs/pr/1``)
-            of the hub instead of its main branch.
-
-    Raises:
-        UserError: neither a folder nor available from the hub.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    repository, _, revision = name.partition("@")
-    looks_like_path = name.startswith((".", "/", "~")) or repository.count("/") > 1
-    if not looks_like_path:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-        offline = HF_HUB_OFFLINE or not hub.answers(ENDPOINT)
-        try:
-            return Path(
-                snapshot_download(
-                    repository,
-                    revision=revision or None,
-                    allow_patterns=patterns,
-                    local_files_only=offline,
-                )
-            )
-        except Exception as error:
-            raise UserError(
-                f"--backbone {name}: no such folder, and not to be had from the Hugging Face hub "
-                f"({type(error).__name__}); give a model folder, a hub name that is cached or "
-                "reachable, or leave it out for the bundled base zoo:prosocial/smollm2_135m"
-            ) from None
-    raise UserError(f"--backbone {name}: no such folder; give a Hugging Face model folder")
-
-
-def _load(folder: Path) -> tuple[Any, Any]:
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Turn what transformers raises of a folder that holds no whole model into one line."""
     if not (folder / "config.json").is_file():
-        raise UserError(f"--backbone {folder}: no config.json there; give a Hugging Face folder")
+        raise UserError(f"{folder}: no config.json there; give a Hugging Face folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{folder}: cannot be loaded ({first_line}); it needs config.json, "
+            "model.safetensors and the tokenizer's files"
+        ) from None
+
+
+def _load(folder: Path, tokenizer_folder: Path) -> tuple[Any, Any]:
+    with loading(folder):
+        tokenizer = load_tokenizer(tokenizer_folder)
         config = AutoConfig.from_pretrained(folder)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Safetensors only: a .bin file would be unpickled.
         lm: Any = auto.from_pretrained(folder, config=config, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"--backbone {folder}: cannot be loaded ({first_line}); it needs config.json, "
-            "model.safetensors and the tokenizer's files"
-        ) from None
     vocabulary = lm.get_input_embeddings().weight.size(0)
     if len(tokenizer) > vocabulary:
         raise UserError(
-            f"--backbone {folder}: its tokenizer has {len(tokenizer)} tokens but the model only "
+            f"{tokenizer_folder}: its tokenizer has {len(tokenizer)} tokens but the model only "
             f"{vocabulary} embeddings; they belong to different models, put the right tokenizer "
             "files there"
         )
     return lm.float(), tokenizer
+
+
+def _named_stops(config: GenerationConfig) -> list[int]:
+    """The tokens that a model's own generation settings end a text at."""
+    named = config.eos_token_id
+    if named is None:
+        return []
+    return list(named) if isinstance(named, list | tuple) else [named]
 
 
 def _adapt(lm: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:

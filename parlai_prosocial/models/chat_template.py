@@ -1,9 +1,14 @@
 """Chat templates that say for themselves how our models are prompted."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
+from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.turn_format import TurnFormat
+from parlai_prosocial.util.files import read_json
 
 PLAIN_TURNS = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'] + ': ' }}"
@@ -13,6 +18,33 @@ PLAIN_TURNS = (
 """What :class:`~.prompt.Prompt` does for a causal model whose tokenizer has no template."""
 
 _BEGINS_WITH_SYSTEM = "messages and messages[0]['role'] == 'system'"
+
+
+def load_tokenizer(folder: Path, **settings: Any) -> Any:
+    """A folder's tokenizer; of several named chat templates it keeps the one for conversation.
+
+    Raises:
+        UserError: none of them is named ``default``.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **settings)
+    if isinstance(tokenizer.chat_template, dict):
+        # Where some lie in files of their own, transformers 5 overlooks those in the configuration.
+        named = _configured_templates(folder) | tokenizer.chat_template
+        if "default" not in named:
+            raise UserError(
+                f"{folder}: has chat templates named {', '.join(named)}, and none is called "
+                "default; name the right one so in its tokenizer_config.json"
+            )
+        tokenizer.chat_template = named["default"]
+    return tokenizer
+
+
+def _configured_templates(folder: Path) -> dict[str, str]:
+    file = folder / "tokenizer_config.json"
+    written = read_json(file).get("chat_template") if file.is_file() else None
+    if isinstance(written, str):
+        return {"default": written}
+    return {entry["name"]: entry["template"] for entry in written or ()}
 
 
 def is_plain(template: str | None) -> bool:

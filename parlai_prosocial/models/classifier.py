@@ -1,46 +1,31 @@
-"""A safety classifier in context: a Hugging Face model with a linear head, and its checkpoints.
+"""A safety classifier in context: a Hugging Face model with a linear head, and its checkpoints."""
 
-``model`` (ParlAI's ``-mf``) is a JSON manifest beside the folder that it names, as in
-``checkpoint.py``::
-
-    model                   {"format": "prosocial-classifier-1", "weights": "model.hf-000003",
-                             "number": 3, "temperature": 1.37}
-    model.hf-000003/        config.json and model.safetensors, or a peft adapter; tokenizer files,
-                            head.safetensors, prosocial.json (labels, backbone), training.pt
-
-The folder is written aside and renamed, then the manifest is replaced. The temperature stands in
-the manifest, so that calibrating a model leaves its weights alone.
-"""
-
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models.backbone import pad_token_id, weights_sha256
+from parlai_prosocial.models.backbone import loading, pad_token_id, weights_sha256
+from parlai_prosocial.models.chat_template import load_tokenizer
 from parlai_prosocial.models.checkpoint import (
-    INFO_FILE,
-    TRAINING_FILE,
-    make_readable_in_both_versions,
-    plain_state,
+    CLASSIFIER_FORMAT,
+    SavedModel,
+    read_manifest,
+    replace_manifest,
+    save_head,
+    write_checkpoint,
 )
 from parlai_prosocial.models.classifier_input import Encoded, PairInput, PromptInput
 from parlai_prosocial.models.finite import refuse_non_finite
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.seq2seq import pad_right
-from parlai_prosocial.util.files import json_text, write_aside, write_json
-from parlai_prosocial.zoo.bases import minilm
 
-FORMAT = "prosocial-classifier-1"
 HEAD_FILE = "head.safetensors"
 BATCH_SIZE = 64
 
@@ -183,16 +168,6 @@ class SafetyClassifier(nn.Module):
         best = int(probabilities.argmax())
         return self.labels[best], probabilities[best].item()
 
-    @classmethod
-    def load(cls, model_file: str) -> "SafetyClassifier":
-        """A trained classifier, frozen, in evaluation mode, on the CPU.
-
-        Raises:
-            UserError: no such checkpoint, or an adapter whose base is not where it was trained.
-        """
-        checkpoint = ClassifierCheckpoint(model_file)
-        return checkpoint.classifier(checkpoint.base_folder(), trainable=False).eval()
-
     def save(self, path: str, backbone: str, training: dict[str, Any]) -> None:
         """Write a checkpoint.
 
@@ -201,19 +176,12 @@ class SafetyClassifier(nn.Module):
             backbone: the name under which the base was asked for.
             training: optimiser and scheduler state (tensors and plain containers only).
         """
-        manifest = Path(path)
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-        number = int(_read_manifest(manifest)["number"]) + 1 if manifest.exists() else 1
-        folder = manifest.with_name(f"{manifest.name}.hf-{number:06d}")
-        aside = folder.with_name(folder.name + ".part")
-        for leftover in (aside, folder):
-            shutil.rmtree(leftover, ignore_errors=True)
-        aside.mkdir()
-        self.encoder.save_pretrained(aside)
-        self.tokenizer.save_pretrained(aside)
-        make_readable_in_both_versions(aside)
-        head = {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
-        save_file(head, aside / HEAD_FILE)
+
+        def write_weights(folder: Path) -> None:
+            self.encoder.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            save_head(self.head, folder / HEAD_FILE)
+
         info: dict[str, Any] = {
             "backbone": backbone,
             "labels": self.labels,
@@ -222,66 +190,28 @@ class SafetyClassifier(nn.Module):
         if self.adapted:
             info["base_folder"] = str(self.folder.resolve())
             info["base_sha256"] = weights_sha256(self.folder)
-        write_json(aside / INFO_FILE, info)
-        torch.save(plain_state(training), aside / TRAINING_FILE)
-        for weights in aside.glob("*.safetensors"):  # written for their owner alone
-            shutil.copymode(aside / INFO_FILE, weights)
-        aside.rename(folder)
-        _replace_manifest(
-            manifest, {"weights": folder.name, "number": number, "temperature": self.temperature}
+        write_checkpoint(
+            path, CLASSIFIER_FORMAT, write_weights, info, training, temperature=self.temperature
         )
-        for old in manifest.parent.glob(f"{manifest.name}.hf-*"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
 
 
-class ClassifierCheckpoint:
-    """A classifier on disk, read through its manifest.
+class ClassifierCheckpoint(SavedModel):
+    """A classifier on disk.
 
-    Attributes:
-        folder: the folder with the weights.
-        info: ``labels``, ``backbone``, ``max_tokens``, and an adapter's ``base_folder`` and
-            ``base_sha256``.
-        temperature: see :class:`SafetyClassifier`.
-
-    Raises:
-        UserError: the manifest or its folder is missing or not ours.
+    ``info`` holds ``labels``, ``backbone``, ``max_tokens``, and of an adapter ``base_sha256`` and,
+    where it was trained, ``base_folder``.
     """
 
-    def __init__(self, path: str):
-        manifest = Path(path)
-        content = _read_manifest(manifest)
-        self.path = path
-        self.folder = manifest.parent / content["weights"]
-        if not self.folder.is_dir():
-            raise UserError(f"{path}: its weights folder {self.folder} is missing; restore it")
-        self.info: dict[str, Any] = json.loads((self.folder / INFO_FILE).read_text("utf-8"))
-        self.temperature = float(content["temperature"])
+    FORMAT = CLASSIFIER_FORMAT
 
     @property
-    def is_adapter(self) -> bool:
-        return "base_sha256" in self.info
-
-    def base_folder(self) -> Path:
-        """The adapter's base: where it lay when it was trained, but MiniLM where its package is.
-
-        The own folder for full weights.
-        """
-        if not self.is_adapter:
-            return self.folder
-        if self.info["backbone"] == minilm.PACKAGE:
-            return minilm.find_minilm()
-        base = Path(self.info["base_folder"])
-        if not base.is_dir():
-            raise UserError(
-                f"{self.path}: its base {self.info['backbone']} is not at {base} any more; put "
-                "it there again, or train with --lora-rank 0 for a checkpoint without a base"
-            )
-        return base
+    def temperature(self) -> float:
+        """See :class:`SafetyClassifier`."""
+        return float(self.content["temperature"])
 
     def classifier(
         self,
-        base: Path,
+        base: Path | None,
         labels: Sequence[str] | None = None,
         max_tokens: int | None = None,
         lora_rank: int = 0,
@@ -299,17 +229,17 @@ class ClassifierCheckpoint:
         Raises:
             UserError: the adapter was trained on other weights than those of ``base``.
         """
-        if self.is_adapter and (found := weights_sha256(base)) != self.info["base_sha256"]:
-            raise UserError(
-                f"{self.path}: this adapter was trained on {self.info['backbone']} with weights "
-                f"sha256 {self.info['base_sha256']}, but {base} has {found}; restore that base or "
-                "train again"
-            )
+        folder, adapter = self.folder, None
+        if self.is_adapter:
+            if base is None:
+                raise UserError(f"{self.path}: is an adapter; its base is missing")
+            self.check_base(base)
+            folder, adapter = base, self.folder
         classifier = SafetyClassifier(
-            base if self.is_adapter else self.folder,
+            folder,
             labels or self.info["labels"],
             max_tokens or self.info["max_tokens"],
-            adapter=self.folder if self.is_adapter else None,
+            adapter=adapter,
             lora_rank=lora_rank,
             trainable=trainable,
         )
@@ -319,63 +249,24 @@ class ClassifierCheckpoint:
         refuse_non_finite(classifier, self.path)
         return classifier
 
-    def training_state(self) -> dict[str, Any]:
-        """Optimiser and scheduler state, read without unpickling code; empty for a bundled one."""
-        file = self.folder / TRAINING_FILE
-        return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else {}
-
-
-def is_classifier(path: str) -> bool:
-    """Whether a file is the manifest of a classifier."""
-    try:
-        return json.loads(Path(path).read_text("utf-8"))["format"] == FORMAT
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-
 
 def set_temperature(path: str, temperature: float) -> None:
     """Store the temperature of a checkpoint in its manifest."""
-    _replace_manifest(Path(path), _read_manifest(Path(path)) | {"temperature": temperature})
-
-
-def _read_manifest(manifest: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(manifest.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{manifest}: no such checkpoint") from None
-    except (IsADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
-        content = None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(
-            f"{manifest}: not a checkpoint of -m prosocial/classifier; train one with "
-            "`parlai train_model -m prosocial/classifier`"
-        )
-    return content
-
-
-def _replace_manifest(manifest: Path, content: dict[str, Any]) -> None:
-    write_aside(manifest, json_text({"format": FORMAT} | content))
+    content = read_manifest(path, CLASSIFIER_FORMAT) | {"temperature": temperature}
+    replace_manifest(path, CLASSIFIER_FORMAT, content)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"--backbone {folder}: no config.json there; give a Hugging Face folder")
-    try:
+    with loading(folder):
         config = AutoConfig.from_pretrained(folder)
         if config.is_encoder_decoder:
             raise UserError(
-                f"--backbone {folder}: an encoder-decoder cannot classify here; give an encoder "
-                "or a causal model"
+                f"{folder}: an encoder-decoder cannot classify here; give an encoder or a causal "
+                "model"
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
         # Safetensors only: a .bin file would be unpickled.
         model: Any = AutoModel.from_pretrained(folder, config=config, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"--backbone {folder}: cannot be loaded ({first_line}); it needs config.json, "
-            "model.safetensors and the tokenizer's files"
-        ) from None
     return model.float(), tokenizer
 
 

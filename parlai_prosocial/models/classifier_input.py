@@ -45,7 +45,7 @@ class PairInput:
     def __init__(self, tokenizer: Any):
         if not tokenizer.is_fast:
             raise UserError(
-                f"--backbone {tokenizer.name_or_path}: needs a fast tokenizer; put a "
+                f"{tokenizer.name_or_path}: needs a fast tokenizer; put a "
                 "tokenizer.json beside its vocabulary"
             )
         # MiniLM's tokenizer.json fills every text up to 128 tokens and cuts it there.

@@ -40,21 +40,24 @@ def generation_settings(opt: Mapping[str, Any]) -> dict[str, Any]:
         UserError: ``--inference`` is none of greedy, beam, topk and nucleus.
     """
     opt = decoding_options(opt)
-    decoding: dict[str, Any] = {"min_new_tokens": opt["beam_min_length"]}
+    decoding: dict[str, Any] = {
+        "do_sample": False,
+        "num_beams": 1,
+        "min_new_tokens": opt["beam_min_length"],
+    }
     if opt["beam_block_ngram"] > 0:
         decoding["no_repeat_ngram_size"] = opt["beam_block_ngram"]
     sampling = {"do_sample": True, "temperature": opt["sampling_temperature"]}
     match opt["inference"]:
         case "greedy":
-            return decoding | {"do_sample": False, "num_beams": 1}
+            return decoding
+        case "beam" if opt["beam_size"] == 1:
+            return decoding
         case "beam":
-            return decoding | {
-                "do_sample": False,
-                "num_beams": opt["beam_size"],
-                "length_penalty": opt["beam_length_penalty"],
-            }
+            beams = {"num_beams": opt["beam_size"], "length_penalty": opt["beam_length_penalty"]}
+            return decoding | beams
         case "topk":
-            return decoding | sampling | {"top_k": opt["topk"]}
+            return decoding | sampling | {"top_k": opt["topk"], "top_p": 1.0}
         case "nucleus":
             return decoding | sampling | {"top_k": 0, "top_p": opt["topp"]}
     raise UserError(f"--inference {opt['inference']}: use greedy, beam, topk or nucleus")

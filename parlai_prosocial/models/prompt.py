@@ -1,6 +1,6 @@
 """From dialogue turns to token ids: chat template where the tokenizer has one, else plain turns."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,7 +9,7 @@ from parlai_prosocial.data.example import SYSTEM_LINE_PREFIXES
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.chat_template import is_plain
 from parlai_prosocial.models.roles import with_roles
-from parlai_prosocial.models.turn_format import TurnFormat, render, turn_format
+from parlai_prosocial.models.turn_format import TurnFormat, closed, render, turn_format
 
 DEFAULT_SYSTEM_PROMPT = "You are a kind, honest conversation partner."
 
@@ -55,6 +55,12 @@ class Prompt:
             and tuned models alike and stored in every checkpoint, because SmolLM2's template
             puts a default system message wherever none is given.
         is_encoder_decoder: whether contexts go to an encoder.
+        more_stops: tokens that end a reply besides the template's and the tokenizer's own.
+
+    Attributes:
+        end_of_turn_id: the token that ends a reply where we write one. It counts in the loss and
+            in mean log p.
+        stop_ids: all tokens at which a reply that a model writes has ended, that one first.
 
     Raises:
         UserError: the tokenizer has no end-of-sequence token.
@@ -63,14 +69,18 @@ class Prompt:
     tokenizer: Any
     system_prompt: str
     is_encoder_decoder: bool
+    more_stops: Collection[int] = ()
 
     def __post_init__(self):
         if self.tokenizer.eos_token_id is None:
             raise UserError(
-                f"--backbone: the tokenizer in {self.tokenizer.name_or_path} has no end-of-sequence"
-                " token, so a reply could not end; set eos_token in its tokenizer_config.json"
+                f"{self.tokenizer.name_or_path}: its tokenizer has no end-of-sequence token, so a "
+                "reply could not end; set eos_token in its tokenizer_config.json"
             )
         self.has_template = not is_plain(self.tokenizer.chat_template)
+        eos = self.tokenizer.eos_token_id
+        self.end_of_turn_id: int = self._ends_turns() if self.has_template else eos
+        self.stop_ids = list(dict.fromkeys([self.end_of_turn_id, eos, *self.more_stops]))
 
     @cached_property
     def turn_format(self) -> TurnFormat:
@@ -80,10 +90,26 @@ class Prompt:
         """
         return turn_format(self.tokenizer)
 
-    @property
-    def end_of_turn_id(self) -> int:
-        """The token that ends a reply. It counts in the loss and in mean log p."""
-        return self.tokenizer.eos_token_id
+    def _ends_turns(self) -> int:
+        """The special token that the template puts after an assistant's turn, else end of sequence.
+
+        The two differ where a chat model was made from a base model: Gemma's turns end with
+        ``<end_of_turn>``, Llama 3's with ``<|eot_id|>``.
+        """
+        reply = "reply"
+        text = closed(self.tokenizer, with_roles(["Hi", reply], last="assistant"))
+        after = self.tokenizer(text.rpartition(reply)[2], add_special_tokens=False)["input_ids"]
+        added = self.tokenizer.added_tokens_decoder
+        special = (i for i in after if i in added and added[i].special)
+        return next(special, self.tokenizer.eos_token_id)
+
+    def ends_with_stop(self, ids: Sequence[int]) -> bool:
+        """Whether a generated reply ended by itself and not by its length."""
+        return bool(ids) and ids[-1] in self.stop_ids
+
+    def without_stop(self, ids: Sequence[int]) -> Sequence[int]:
+        """A generated reply without the token that ended it, which need not be a special one."""
+        return ids[:-1] if self.ends_with_stop(ids) else ids
 
     def encode_context(self, text: str, max_tokens: int | None = None) -> list[int]:
         """Token ids of a newline-packed context, ready to be followed by a response.
@@ -157,5 +183,5 @@ class Prompt:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a generated reply, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        """The text of a generated reply, without special tokens and what ended it."""
+        return self.tokenizer.decode(self.without_stop(ids), skip_special_tokens=True).strip()

@@ -65,6 +65,21 @@ def render(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
     return tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
 
 
+def closed(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
+    """The template's text of a conversation whose last turn is a whole reply.
+
+    Empty where the template takes no conversation, as a guard's may not.
+    """
+    for parts in (False, True):
+        shape = TurnFormat(content_parts=parts)
+        shown = shape.messages("", messages)[1:]
+        try:
+            return tokenizer.apply_chat_template(shown, tokenize=False)
+        except _REFUSALS:
+            continue
+    return ""
+
+
 def turn_format(tokenizer: Any) -> TurnFormat:
     """The first shape in which the tokenizer's template gives back all that it is handed.
 

@@ -4,6 +4,7 @@
 training log) lies beside it in ``entries/NAME/``.
 """
 
+import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -18,7 +19,6 @@ KINDS = {
     "package": "base, from the package index",
     "hub": "base, from the Hugging Face hub",
     "bundled": "adapter, bundled",
-    "hosted": "to be downloaded",
     "build": "build it yourself",
 }
 BASES = ("package", "hub")
@@ -32,13 +32,11 @@ class ZooFile:
         name: its path in the model's folder, with ``/``.
         sha256: of its bytes.
         size: in bytes; None where nobody recorded it.
-        url: where it is hosted; None where it is bundled, made here, or part of an archive.
     """
 
     name: str
     sha256: str
     size: int | None = None
-    url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,6 @@ class Entry:
         needs: the oldest versions it runs with, by distribution.
         notes: what else to know before using or building it.
         files: all that is installed, with hashes.
-        archives: tar files that hold those of ``files`` without ``url``.
         folder: where what is bundled lies (not in the JSON).
     """
 
@@ -91,7 +88,6 @@ class Entry:
     needs: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     files: Sequence[ZooFile] = ()
-    archives: Sequence[ZooFile] = ()
 
     @property
     def size(self) -> int | None:
@@ -113,9 +109,20 @@ def find_entry(name: str, entries: Path = ENTRIES) -> Entry:
     """
     bare = name.removeprefix(PREFIX).removesuffix("/model")
     if bare not in entry_names(entries):
-        known = ", ".join(f"{PREFIX}{known}/model" for known in entry_names(entries))
-        raise UserError(f"{name}: no such model in the zoo; there are {known}")
+        raise UserError(f"{name}: no such model in the zoo; {suggestion(bare, entries)}")
     return read_entry(entries / f"{bare}.json")
+
+
+def suggestion(name: str, entries: Path = ENTRIES) -> str:
+    """What somebody may have meant who asked for an entry that is not there.
+
+    >>> suggestion("smollm2_135m_prosocal")[:60]
+    'did you mean zoo:prosocial/smollm2_135m_prosocial? There are'
+    """
+    known = entry_names(entries)
+    close = difflib.get_close_matches(name, known, n=1)
+    there_are = f"here are {', '.join(PREFIX + name for name in known)}"
+    return f"did you mean {PREFIX}{close[0]}? T{there_are}" if close else f"t{there_are}"
 
 
 def read_entry(file: Path) -> Entry:
@@ -128,8 +135,7 @@ def read_entry(file: Path) -> Entry:
             raise ValueError(f"it lacks {sorted(missing)}, unknown in it is {sorted(unknown)}")
         if content["name"] != file.stem or content["kind"] not in KINDS:
             raise ValueError(f"its name or kind is wrong: {content['name']}, {content['kind']}")
-        for key in ("files", "archives"):
-            content[key] = [_checked_file(ZooFile(**f)) for f in content.get(key, [])]
+        content["files"] = [_checked_file(ZooFile(**f)) for f in content.get("files", [])]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not a zoo entry ({error}); reinstall parlai-prosocial") from None
     return Entry(**content, folder=file.with_suffix(""))

@@ -9,17 +9,9 @@ from pathlib import Path
 from packaging.version import Version
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import Say, file_sha256, locked, write_aside
+from parlai_prosocial.util.files import Say, check_sha256, locked, write_aside
 from parlai_prosocial.zoo.bases import smollm2
 from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile
-from parlai_prosocial.zoo.fetch import (
-    MIRROR,
-    InterruptedDownload,
-    copy_verified,
-    download,
-    unpack,
-    verify,
-)
 
 MAKERS: dict[str, Callable[[str | Path, Say], Path]] = {
     smollm2.NAME: smollm2.ensure_base,
@@ -46,7 +38,7 @@ def install(entry: Entry, datapath: str | Path, say: Say) -> Path:
 
     Raises:
         UserError: the model is not published, cannot be fetched, or a file has a wrong hash. What
-            was written is deleted, but for a download that can be gone on with.
+            was written is deleted.
     """
     if entry.kind in BASES:
         try:
@@ -98,32 +90,26 @@ def check_versions(entry: Entry) -> None:
 def _install_files(entry: Entry, folder: Path, say: Say) -> None:
     """Gather all files beside ``folder`` and move them there when they are complete."""
     part = folder.with_name(f"{entry.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     try:
         for file in entry.files:
-            if entry.kind == "bundled":
-                mend = "reinstall parlai-prosocial"
-                copy_verified(entry.folder / file.name, part / file.name, file, mend)
-            elif file.url is not None:
-                _fetch(entry, file, part / file.name, say)
-        for archive in entry.archives:
-            _fetch(entry, archive, part / archive.name, say)
-        for archive in entry.archives:
-            unpack(part / archive.name, part / "unpacked")
-        for file in entry.files:
-            if not (part / file.name).exists() and (part / "unpacked" / file.name).is_file():
-                (part / file.name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(part / "unpacked" / file.name, part / file.name)
-            verify(part / file.name, file, "its archive holds another one; try again later")
-        shutil.rmtree(part / "unpacked", ignore_errors=True)
-        for archive in entry.archives:
-            (part / archive.name).unlink()
+            source, copy = entry.folder / file.name, part / file.name
+            mend = "reinstall parlai-prosocial"
+            verify(source, file, mend)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+            verify(copy, file, mend)
         os.replace(part, folder)
-    except (InterruptedDownload, KeyboardInterrupt):
-        raise
-    except BaseException:
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise
     say(f"{entry.name}: installed in {folder}")
+
+
+def verify(path: Path, file: ZooFile, mend: str) -> None:
+    """Raise :class:`UserError`, with both hashes, where ``path`` is not the entry's file."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {mend}")
+    check_sha256(path, file.sha256, mend)
 
 
 def _describe(entry: Entry, folder: Path) -> None:
@@ -132,21 +118,3 @@ def _describe(entry: Entry, folder: Path) -> None:
     beside = folder / f"{entry.name}.json"
     if not beside.is_file() or beside.read_text("utf-8") != description:
         write_aside(beside, description)
-
-
-def _fetch(entry: Entry, file: ZooFile, target: Path, say: Say) -> None:
-    """Get a hosted file from its address, or from the mirror or folder in ``PROSOCIAL_ZOO``."""
-    if target.is_file() and file_sha256(target) == file.sha256:
-        return  # of a run that was interrupted
-    place = os.environ.get(MIRROR, "")
-    if place.startswith(("http://", "https://")):
-        url = f"{place.rstrip('/')}/{entry.name}/{file.name}"
-    elif place:
-        source = Path(place).expanduser() / entry.name / file.name
-        copy_verified(source, target, file, f"put the right one there, or unset {MIRROR}")
-        return
-    else:
-        assert file.url is not None
-        url = file.url
-    say(f"{entry.name}: fetching {url}")
-    download(url, target, file)

@@ -18,10 +18,10 @@ from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.classifier import (
     ClassifierCheckpoint,
-    SafetyClassifier,
     set_temperature,
 )
 from parlai_prosocial.training.recipe import RECIPES
+from parlai_prosocial.zoo.resolve import open_classifier
 
 SETTINGS = {
     "model": "prosocial/classifier",
@@ -44,7 +44,7 @@ TEXTS = ["I feel tired.\nYou could rest.", "Go away.", "Is it fine to steal?\nNo
 
 
 def assert_same_weights(first, second):
-    ours, theirs = (SafetyClassifier.load(path).state_dict() for path in (first, second))
+    ours, theirs = (open_classifier(path).state_dict() for path in (first, second))
     for name, weight in ours.items():
         torch.testing.assert_close(weight, theirs[name], atol=1e-7, rtol=0, msg=name)
 
@@ -193,15 +193,15 @@ def test_stopping_and_resuming_changes_nothing(train, tmp_path):
 
 def test_training_on_drops_the_temperature(train, binary):
     continued, _ = train("continued", init_model=binary)
-    assert SafetyClassifier.load(binary).temperature == 1.5
-    assert SafetyClassifier.load(continued).temperature == 1.0
+    assert open_classifier(binary).temperature == 1.5
+    assert open_classifier(continued).temperature == 1.0
 
 
 def test_init_model_keeps_the_encoder_under_a_new_head(train, make, binary):
     agent = make(init_model=binary, task="prosocial:Safety", backbone="not/looked/at")
     assert agent.class_list == SAFETY_LABELS
     key = "embeddings.word_embeddings.weight"
-    trained = SafetyClassifier.load(binary).encoder.state_dict()[key]
+    trained = open_classifier(binary).encoder.state_dict()[key]
     assert torch.equal(agent.classifier.encoder.state_dict()[key], trained)
 
 
@@ -224,7 +224,7 @@ def test_history_is_the_context(binary):
     agent.observe({"text": "I feel tired.", "episode_done": False})
     agent.act()
     agent.observe({"text": "You could rest.", "episode_done": True})
-    [expected] = SafetyClassifier.load(binary).probabilities(["I feel tired."], ["You could rest."])
+    [expected] = open_classifier(binary).probabilities(["I feel tired."], ["You could rest."])
     assert agent.act()["probs"] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
@@ -253,7 +253,7 @@ def test_empty_batches_are_answered(binary):
 def test_parlais_offensive_language_classifier_reads_it(binary):
     """By its ``custom_model_file``; what ParlAI's safety scripts and safety_bench call."""
     parlai = OffensiveLanguageClassifier(custom_model_file=binary)
-    ours = SafetyClassifier.load(binary)
+    ours = open_classifier(binary)
     for text in ("I like to walk.", "Hi!\nGo away."):
         context, _, reply = text.rpartition("\n")
         [probabilities] = ours.probabilities([context], [reply]).tolist()

@@ -86,7 +86,7 @@ def test_display_model(parlai, trained):
     ("flags", "message"),
     [
         (["--temperature", "0"], "--temperature 0.0: must be above 0"),
-        (["--backbone", "./no/such/folder"], "--backbone ./no/such/folder: no such folder"),
+        (["--backbone", "./no/such/folder"], "--backbone ./no/such/folder: no such model"),
     ],
 )
 def test_mistakes_are_one_line(parlai, flags, message):

@@ -349,8 +349,11 @@ def test_history_of_a_dialogue(make_agent):
         ({"sampling_temperature": 0.0}, "--sampling-temperature 0.0: must be above 0"),
         ({"temperature": float("nan")}, "--temperature nan: must be above 0"),
         ({"contrast_weight": float("nan")}, "--contrast-weight nan"),
-        ({"backbone": "./no/such/folder"}, "--backbone ./no/such/folder: no such folder"),
-        ({"backbone": "zoo:prosocial/nothing"}, "--backbone zoo:prosocial/nothing: no such zoo"),
+        ({"backbone": "./no/such/folder"}, "--backbone ./no/such/folder: no such model"),
+        (
+            {"backbone": "zoo:prosocial/nothing"},
+            "--backbone zoo:prosocial/nothing: no such",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -5,6 +5,7 @@ import torch
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.classifier import SafetyClassifier
+from parlai_prosocial.zoo.resolve import open_classifier
 
 WRITTEN = "rule of thumb: You should be kind.\nrule of thumb: Ask first.\nMay I?"
 
@@ -46,7 +47,7 @@ def test_terminals_show_fields(reply_of, judge):
     _, message = reply_of(interactive_mode=True, in_terminal=True, **shown)
     assert message["text"] == "May I?"
     assert message["written_rots"] == ["You should be kind.", "Ask first."]
-    classifier = SafetyClassifier.load(judge)
+    classifier = open_classifier(judge)
     expected = classifier.probabilities(
         ["Hi!\nHello.", "Hi!\nHello.\nWhere is it?"], ["Where is it?", "May I?"]
     )

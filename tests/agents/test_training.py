@@ -221,7 +221,7 @@ def test_a_pickled_model_file_is_refused(train, tmp_path):
     train(max_train_steps=1)
     path = tmp_path / "run" / "model"
     torch.save({"model": {}}, path)
-    with pytest.raises(UserError, match="not a checkpoint of the prosocial agent"):
+    with pytest.raises(UserError, match="not a checkpoint of -m prosocial"):
         EvalModel.main(model_file=str(path), task="mic:Contrastive", prosocial_sample=True)
 
 

@@ -13,7 +13,7 @@ import uvicorn
 from parlai_prosocial.chat.server import ChatApp, listen
 from parlai_prosocial.chat.talking import StreamingModel
 from parlai_prosocial.models.classifier import SafetyClassifier
-from parlai_prosocial.zoo.resolve import open_model
+from parlai_prosocial.zoo.resolve import open_generator
 
 LENGTH = 12
 
@@ -23,7 +23,7 @@ def open_tiny(tiny_backbones):
     """``open_tiny(name, **decoding)``: a StreamingModel over a tiny backbone."""
 
     def make(name="llama", **decoding):
-        opened = open_model(str(tiny_backbones[name]))
+        opened = open_generator(str(tiny_backbones[name]))
         opened.decoding |= {"label_truncate": LENGTH} | decoding
         return StreamingModel(name, opened)
 

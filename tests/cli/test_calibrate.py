@@ -12,6 +12,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.calibrate import calibrate_checkpoint
 from parlai_prosocial.evaluation.statistics.calibration import expected_calibration_error
 from parlai_prosocial.models.classifier import SafetyClassifier
+from parlai_prosocial.zoo.resolve import open_classifier
 
 ROWS = [
     {
@@ -66,7 +67,7 @@ def test_the_task_and_its_flags_are_those_of_training(trained):
     temperature = json.loads(Path(path).read_text())["temperature"]
     assert f"temperature {temperature:.3f}, fitted on 24 examples" in done.output
 
-    classifier = SafetyClassifier.load(path)
+    classifier = open_classifier(path)
     valid = [row for row in ROWS if row["split"] == "valid"]
     contexts = ["\n".join(row["context"][:-1]) for row in valid]
     replies = [row["context"][-1] for row in valid]

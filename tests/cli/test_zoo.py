@@ -31,7 +31,7 @@ from parlai_prosocial.training.recipe import train, train_step
 from parlai_prosocial.zoo.bases import minilm, smollm2
 from parlai_prosocial.zoo.entry import find_entry
 from parlai_prosocial.zoo.install import install, verify_bundled
-from parlai_prosocial.zoo.resolve import open_model
+from parlai_prosocial.zoo.resolve import open_classifier, open_generator
 
 BASE = "zoo:prosocial/smollm2_135m"
 TINY = {
@@ -149,9 +149,8 @@ def test_what_is_installed_scores_as_the_run_did(add, finished, datapath, tmp_pa
     add(out=tmp_path / "zoo")
     folder = install(find_entry("tiny", tmp_path / "zoo"), datapath, print)
     try:
-        hf = datapath / "models" / "prosocial" / "smollm2_135m" / "hf"
         before, after = (
-            open_model(str(file), lambda name: hf) for file in (finished, folder / "model")
+            open_generator(file, "--model", str(datapath)) for file in (finished, folder / "model")
         )
         assert after.info == before.info
         assert after.backbone.contrast_head is not None
@@ -162,7 +161,7 @@ def test_what_is_installed_scores_as_the_run_did(add, finished, datapath, tmp_pa
                 m.backbone(m.backbone.pack([context], [[reply]])).mean_log_probs().item()
                 for m in (before, after)
             ]
-            plain = open_model(str(hf)).backbone
+            plain = open_generator(BASE, "--model", str(datapath)).backbone
             untuned = plain(plain.pack([context], [[reply]])).mean_log_probs().item()
         assert scores[0] == pytest.approx(scores[1], abs=0.02)
         assert abs(scores[0] - untuned) > 0.1  # the adapter does something
@@ -249,7 +248,7 @@ def test_a_classifier_is_added_with_its_head_and_temperature(add, judge, datapat
     assert entry.builds == ["runs/zoo/judge/model"]
     folder = install(entry, tmp_path / "data", print)
     assert "/" not in (folder / "model.opt").read_text().replace("prosocial/classifier", "")
-    before, after = (SafetyClassifier.load(str(f)) for f in (judge, folder / "model"))
+    before, after = (open_classifier(str(f)) for f in (judge, folder / "model"))
     assert after.temperature == 1.5
     agent = create_agent_from_model_file(str(folder / "model"))
     agent.observe(Message({"text": "Hi!", "episode_done": True}))

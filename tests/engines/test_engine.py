@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 import torch
 
-from parlai_prosocial.engines import engine as opening
 from parlai_prosocial.engines import local as module
 from parlai_prosocial.engines.engine import open_engine
 from parlai_prosocial.engines.local import TransformersEngine, nucleus_tokens, sample_replies
@@ -14,7 +13,7 @@ from parlai_prosocial.engines.served import ChatClient, OpenAIEngine
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import save_checkpoint
-from parlai_prosocial.models.prompt import Prompt
+from parlai_prosocial.zoo import resolve
 
 CONTEXTS = [
     "I like walking.",
@@ -61,7 +60,7 @@ def naive_reply(backbone, context, uniforms, temperature, top_p):
             if target < 0:
                 break
         ids.append(i)
-        if i == backbone.prompt.end_of_turn_id:
+        if i in backbone.prompt.stop_ids:
             break
     return ids
 
@@ -69,12 +68,12 @@ def naive_reply(backbone, context, uniforms, temperature, top_p):
 def test_replies_are_those_of_a_naive_loop(backbone, monkeypatch):
     settings = {"temperature": 0.4, "top_p": 0.9}
     uniforms = {(c, k): module._uniforms(3, c, k, 20) for c in CONTEXTS for k in range(4)}
-    monkeypatch.setattr(Prompt, "end_of_turn_id", property(lambda self: -1))
+    monkeypatch.setattr(backbone.prompt, "stop_ids", [])
     whole = {key: naive_reply(backbone, key[0], u, **settings) for key, u in uniforms.items()}
     # Random models seldom end a turn: let a token do so that most of these replies hold.
     holders = Counter(token for ids in whole.values() for token in set(ids))
     [(end, count)] = holders.most_common(1)
-    monkeypatch.setattr(Prompt, "end_of_turn_id", property(lambda self: end))
+    monkeypatch.setattr(backbone.prompt, "stop_ids", [end])
     assert count >= len(whole) / 4  # so many rows leave the batch
 
     engine = TransformersEngine(backbone, "tiny")
@@ -171,7 +170,7 @@ def test_open_engine_restores_a_checkpoint(tiny_backbones, tmp_path, monkeypatch
     (folder,) = tmp_path.glob("model.hf-*")
     exported = open_engine(str(folder), str(tmp_path), bf16=False)
     assert exported.sample(CONTEXTS, 2, 8, 0) == expected
-    monkeypatch.setattr(opening, "install", lambda entry, datapath, say: tmp_path)
+    monkeypatch.setattr(resolve, "install", lambda entry, datapath, say: tmp_path)
     tuned = open_engine("zoo:prosocial/smollm2_135m_rot/model", str(tmp_path), bf16=False)
     assert tuned.sample(CONTEXTS, 2, 8, 0) == expected
     with pytest.raises(UserError, match="zoo:prosocial/nothing: no such model in the zoo"):

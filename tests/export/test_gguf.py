@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.export.gguf import write_gguf
 from parlai_prosocial.export.hugging_face import export_model
-from parlai_prosocial.zoo.resolve import open_model
+from parlai_prosocial.zoo.resolve import open_generator
 
 
 @pytest.fixture(scope="module")
 def exported(tiny_backbones, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf") / "llama"
-    export_model(open_model(str(tiny_backbones["llama"])), folder)
+    export_model(open_generator(str(tiny_backbones["llama"])), folder)
     return folder
 
 

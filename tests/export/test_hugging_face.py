@@ -20,7 +20,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.export.hugging_face import export_model
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import save_checkpoint
-from parlai_prosocial.zoo.resolve import open_model
+from parlai_prosocial.zoo.resolve import open_generator
 
 NAMES = ["gpt2", "llama", "t5", "blenderbot"]
 SYSTEM_PROMPT = 'Be "kind" to {{ all }} {% of %} \\us,\n😀.'
@@ -75,7 +75,7 @@ def template_ids(tokenizer, chat):
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_and_greedy_replies_are_the_agents(trained, tmp_path, name, rank):
     path = trained(name, lora_rank=rank)
-    opened = open_model(path)
+    opened = open_generator(path)
     expected = [reply(opened, turns) for turns in CHATS]
     assert len(set(expected)) == len(CHATS)
     contexts = [opened.backbone.prompt.encode_context("\n".join(turns)) for turns in CHATS]
@@ -83,7 +83,7 @@ def test_logits_and_greedy_replies_are_the_agents(trained, tmp_path, name, rank)
     more = {"decoder_input_ids": torch.tensor([[1, 7, 8]])} if name in ("t5", "blenderbot") else {}
     logits = [opened.backbone.lm(torch.tensor([c]), **more).logits for c in contexts]
 
-    export_model(open_model(path), tmp_path / "out", card="card")
+    export_model(open_generator(path), tmp_path / "out", card="card")
     auto = AutoModelForSeq2SeqLM if more else AutoModelForCausalLM
     lm = auto.from_pretrained(tmp_path / "out").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -99,13 +99,13 @@ def test_logits_and_greedy_replies_are_the_agents(trained, tmp_path, name, rank)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_was_exported_opens_here_again(trained, tmp_path, name):
     path = trained(name, lora_rank=2, contrast_head=True, opt={"inference": "beam", "beam_size": 3})
-    opened = open_model(path)
+    opened = open_generator(path)
     expected = [reply(opened, turns) for turns in CHATS]
     contexts = [opened.backbone.prompt.encode_context("\n".join(turns)) for turns in CHATS]
     response = opened.backbone.prompt.encode_response("I like to walk.")
     head = {k: v.clone() for k, v in opened.backbone.contrast_head.state_dict().items()}
-    export_model(open_model(path), tmp_path / "out")
-    again = open_model(str(tmp_path / "out"))
+    export_model(open_generator(path), tmp_path / "out")
+    again = open_generator(str(tmp_path / "out"))
     assert again.decoding == opened.decoding
     assert again.decoding["beam_size"] == 3
     assert not again.backbone.adapted
@@ -152,8 +152,8 @@ def test_the_template_alone_gives_the_agents_prompt(tiny_backbones, trained, tmp
         tokenizer.save_pretrained(folder)
         (folder / "chat_template.jinja").unlink(missing_ok=True)
     path = trained(name, folder=folder)
-    prompt = open_model(path).backbone.prompt
-    export_model(open_model(path), tmp_path / "out")
+    prompt = open_generator(path).backbone.prompt
+    export_model(open_generator(path), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     for turns in CHATS:
         expected = prompt.encode_context("\n".join(turns))
@@ -168,9 +168,9 @@ def test_the_template_alone_gives_the_agents_prompt(tiny_backbones, trained, tmp
 
 def test_the_text_generation_pipeline_gives_the_agents_reply(trained, tmp_path):
     path = trained("llama", lora_rank=2)
-    opened = open_model(path)
+    opened = open_generator(path)
     expected = [reply(opened, turns) for turns in CHATS]
-    export_model(open_model(path), tmp_path / "out")
+    export_model(open_generator(path), tmp_path / "out")
     generate = pipeline("text-generation", model=str(tmp_path / "out"))
     # transformers 4's pipeline samples by itself where generation_config.json says nothing else.
     old = version("transformers").startswith("4.")
@@ -183,7 +183,7 @@ def test_the_text_generation_pipeline_gives_the_agents_reply(trained, tmp_path):
 
 
 def test_padding_is_not_the_end_of_turn(trained, tmp_path):
-    export_model(open_model(trained("llama")), tmp_path / "out")
+    export_model(open_generator(trained("llama")), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     config = GenerationConfig.from_pretrained(tmp_path / "out")
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
@@ -206,16 +206,16 @@ def test_padding_is_not_the_end_of_turn(trained, tmp_path):
     ],
 )
 def test_decoding_is_the_agents(trained, tmp_path, opt, expected):
-    export_model(open_model(trained("llama", opt=opt)), tmp_path / "out")
+    export_model(open_generator(trained("llama", opt=opt)), tmp_path / "out")
     config = GenerationConfig.from_pretrained(tmp_path / "out").to_dict()
     assert expected.items() <= config.items()
 
 
 def test_an_adapter_can_be_kept(tiny_backbones, trained, tmp_path):
     path = trained("llama", lora_rank=2, contrast_head=True)
-    opened = open_model(path)
+    opened = open_generator(path)
     expected = reply(opened, CHATS[1])
-    export_model(open_model(path), tmp_path / "out", keep_adapter=True)
+    export_model(open_generator(path), tmp_path / "out", keep_adapter=True)
     assert not (tmp_path / "out" / "model.safetensors").exists()
     base = AutoModelForCausalLM.from_pretrained(tiny_backbones["llama"])
     lm = PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
@@ -223,14 +223,14 @@ def test_an_adapter_can_be_kept(tiny_backbones, trained, tmp_path):
     torch.testing.assert_close(
         lm(input_ids=ids).logits, opened.backbone.lm(ids).logits, atol=1e-4, rtol=0
     )
-    again = open_model(str(tmp_path / "out"))
+    again = open_generator(str(tmp_path / "out"))
     assert again.backbone.adapted and again.backbone.contrast_head is not None
     assert reply(again, CHATS[1]) == expected
 
 
 def test_an_adapter_export_names_its_base_and_no_folder_of_this_machine(trained, tmp_path):
     path = trained("llama", lora_rank=2)
-    opened = open_model(path)
+    opened = open_generator(path)
     opened.name = "zoo:prosocial/some"
     export_model(opened, tmp_path / "out", keep_adapter=True)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
@@ -240,13 +240,13 @@ def test_an_adapter_export_names_its_base_and_no_folder_of_this_machine(trained,
 
 
 def test_a_full_export_names_no_folder_of_this_machine(trained, tmp_path):
-    export_model(open_model(trained("llama", lora_rank=2)), tmp_path / "out")
+    export_model(open_generator(trained("llama", lora_rank=2)), tmp_path / "out")
     for file in (tmp_path / "out").glob("*.json"):
         assert str(tmp_path.parent.parent) not in file.read_text(), file.name
 
 
 def test_mistakes_are_named(trained, tmp_path):
-    opened = open_model(trained("gpt2"))
+    opened = open_generator(trained("gpt2"))
     with pytest.raises(UserError, match="--adapter: this model has no adapter"):
         export_model(opened, tmp_path / "out", keep_adapter=True)
     (tmp_path / "full").mkdir()
@@ -259,7 +259,7 @@ def test_mistakes_are_named(trained, tmp_path):
 
 
 def test_a_kill_leaves_no_folder(trained, tmp_path, monkeypatch):
-    opened = open_model(trained("gpt2"))
+    opened = open_generator(trained("gpt2"))
 
     def killed(*args, **kwargs):
         raise KeyboardInterrupt

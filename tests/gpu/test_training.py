@@ -12,7 +12,7 @@ from parlai.scripts.train_model import TrainModel
 
 from parlai_prosocial.agents.contrast import Example
 from parlai_prosocial.models.backbone import Backbone
-from parlai_prosocial.models.classifier import SafetyClassifier
+from parlai_prosocial.zoo.resolve import open_classifier
 
 SETTINGS = {
     "task": "mic:Contrastive",
@@ -169,7 +169,7 @@ def test_the_classifier(tiny_encoder, gpu, tmp_path, rank):
     texts = ["I feel tired.", "Go away.", "Hi! " * 30], ["Why?", "No.", "Hello."]
     found = here.classifier.logits(*texts)
     torch.testing.assert_close(found, there.classifier.logits(*texts), atol=1e-4, rtol=0)
-    loaded = SafetyClassifier.load(path).to(gpu)
+    loaded = open_classifier(path).to(gpu)
     torch.testing.assert_close(loaded.logits(*texts), found, atol=1e-4, rtol=0)
     here.observe(Message(MESSAGE))
     assert here.act()["text"].startswith("Predicted class: __")

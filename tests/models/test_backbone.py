@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models.backbone import Backbone, find_backbone, weights_sha256
+from parlai_prosocial.models.backbone import Backbone, weights_sha256
 
 NAMES = ["gpt2", "llama", "t5", "blenderbot"]
 CONTEXTS = [
@@ -125,36 +125,6 @@ def one_line(error):
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c"])
-def test_a_missing_folder_is_named(name):
-    with pytest.raises(UserError) as error:
-        find_backbone(name)
-    assert f"--backbone {name}: no such folder" in one_line(error)
-
-
-def test_an_unknown_hub_name_is_named():
-    with pytest.raises(UserError) as error:
-        find_backbone("nobody/no-such-model")
-    assert "--backbone nobody/no-such-model: no such folder, and not to be had" in one_line(error)
-
-
-def test_a_revision_of_the_hub_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    repository = tmp_path / "models--someone--bot"
-    for ref, commit in (("main", "a" * 40), ("refs/pr/7", "b" * 40)):
-        (repository / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
-        (repository / "refs" / ref).write_text(commit)
-        (repository / "snapshots" / commit).mkdir(parents=True)
-    assert find_backbone("someone/bot").name == "a" * 40
-    assert find_backbone("someone/bot@refs/pr/7").name == "b" * 40
-    with pytest.raises(UserError, match="--backbone someone/bot@v2: no such folder"):
-        find_backbone("someone/bot@v2")
-
-
-def test_a_folder_is_used_as_it_is(tiny_backbones):
-    assert find_backbone(str(tiny_backbones["t5"])) == tiny_backbones["t5"]
-
-
 def test_a_folder_without_config(tmp_path):
     with pytest.raises(UserError, match=r"no config\.json there"):
         Backbone(tmp_path)
@@ -174,7 +144,7 @@ def test_weights_that_are_cut_short(tiny_backbones, tmp_path):
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError) as error:
         Backbone(copy)
-    assert f"--backbone {copy}: cannot be loaded" in one_line(error)
+    assert f"{copy}: cannot be loaded" in one_line(error)
 
 
 def test_pickled_weights_are_not_read(tiny_backbones, tmp_path):
@@ -199,7 +169,7 @@ def test_weights_that_do_not_fit_the_config(tiny_backbones, tmp_path):
     (copy / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
     with pytest.raises(UserError) as error:
         Backbone(copy)
-    assert f"--backbone {copy}: cannot be loaded" in one_line(error)
+    assert f"{copy}: cannot be loaded" in one_line(error)
 
 
 def test_a_tokenizer_of_another_model(tiny_backbones, tmp_path):

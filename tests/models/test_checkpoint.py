@@ -261,12 +261,12 @@ def test_files_are_readable_as_the_umask_says(tiny_backbones, tmp_path):
 )
 def test_a_foreign_file_is_refused(tmp_path, content):
     (tmp_path / "model").write_bytes(content)
-    with pytest.raises(UserError, match="not a checkpoint of the prosocial agent"):
+    with pytest.raises(UserError, match="not a checkpoint of -m prosocial"):
         Checkpoint(str(tmp_path / "model"))
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not a checkpoint of the prosocial agent"):
+    with pytest.raises(UserError, match="not a checkpoint of -m prosocial"):
         Checkpoint(str(tmp_path))
 
 

@@ -14,6 +14,7 @@ from parlai_prosocial.models.classifier import (
     SafetyClassifier,
     set_temperature,
 )
+from parlai_prosocial.zoo.resolve import open_classifier
 
 LABELS = ["__ok__", "__notok__"]
 CONTEXTS = ["", "Hi!", "I feel tired today.\nYou could rest.", "Hi! " * 80, ""]
@@ -63,7 +64,7 @@ def test_loaded_probabilities_are_the_saved_ones(folder, tmp_path, rank):
     classifier.temperature = 1.7
     path = str(tmp_path / "model")
     classifier.save(path, "tiny", {"number_training_updates": 3})
-    loaded = SafetyClassifier.load(path)
+    loaded = open_classifier(path)
     assert loaded.labels == LABELS and loaded.max_tokens == 48 and not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     expected = classifier.probabilities(CONTEXTS, REPLIES)
@@ -80,7 +81,7 @@ def test_saving_again_replaces_and_a_kill_leaves_the_one_before(
     classifier.save(str(path), "tiny", {})
     classifier.save(str(path), "tiny", {})
     assert [f.name for f in tmp_path.iterdir() if f.is_dir()] == ["model.hf-000002"]
-    before = SafetyClassifier.load(str(path)).probabilities(CONTEXTS, REPLIES)
+    before = open_classifier(str(path)).probabilities(CONTEXTS, REPLIES)
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -91,9 +92,7 @@ def test_saving_again_replaces_and_a_kill_leaves_the_one_before(
     with pytest.raises(KeyboardInterrupt):
         classifier.save(str(path), "tiny", {})
     monkeypatch.undo()
-    torch.testing.assert_close(
-        SafetyClassifier.load(str(path)).probabilities(CONTEXTS, REPLIES), before
-    )
+    torch.testing.assert_close(open_classifier(str(path)).probabilities(CONTEXTS, REPLIES), before)
     classifier.save(str(path), "tiny", {})
     assert [f.name for f in tmp_path.iterdir() if f.is_dir()] == ["model.hf-000003"]
 
@@ -101,9 +100,9 @@ def test_saving_again_replaces_and_a_kill_leaves_the_one_before(
 def test_the_temperature_calibrates_and_changes_no_prediction(tiny_encoder, tmp_path):
     path = str(tmp_path / "model")
     changed(tiny_encoder).save(path, "tiny", {})
-    plain = SafetyClassifier.load(path)
+    plain = open_classifier(path)
     set_temperature(path, 3.0)
-    calibrated = SafetyClassifier.load(path)
+    calibrated = open_classifier(path)
     expected = (plain.logits(CONTEXTS, REPLIES) / 3).softmax(1)
     torch.testing.assert_close(calibrated.probabilities(CONTEXTS, REPLIES), expected)
     assert json.loads((tmp_path / "model").read_text())["temperature"] == 3.0
@@ -125,13 +124,16 @@ def test_an_adapter_refuses_another_base(tiny_encoder, tmp_path):
     base = shutil.copytree(tiny_encoder, tmp_path / "base")
     path = str(tmp_path / "model")
     changed(base, lora_rank=2).save(path, "tiny", {})
-    SafetyClassifier.load(path)
+    open_classifier(path)
     changed(base).encoder.save_pretrained(base)
     with pytest.raises(UserError, match=r"trained on tiny with weights sha256 .* but"):
-        SafetyClassifier.load(path)
+        open_classifier(path)
     shutil.rmtree(base)
-    with pytest.raises(UserError, match="its base tiny is not at"):
-        SafetyClassifier.load(path)
+    with pytest.raises(
+        UserError,
+        match=r"model: its base tiny: .*/base, which is gone",
+    ):
+        open_classifier(path)
 
 
 def test_what_cannot_be_loaded_is_said(tiny_backbones, tmp_path):
@@ -139,16 +141,16 @@ def test_what_cannot_be_loaded_is_said(tiny_backbones, tmp_path):
         SafetyClassifier(tiny_backbones["t5"], LABELS)
     with pytest.raises(UserError, match=r"no config\.json there"):
         SafetyClassifier(tmp_path, LABELS)
-    with pytest.raises(UserError, match="no such checkpoint"):
-        SafetyClassifier.load(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="no such model file"):
+        open_classifier(str(tmp_path / "nothing"))
     (tmp_path / "model").write_text('{"format": "prosocial-checkpoint-1", "weights": "x"}')
     with pytest.raises(UserError, match="not a checkpoint of -m prosocial/classifier"):
-        SafetyClassifier.load(str(tmp_path / "model"))
+        open_classifier(str(tmp_path / "model"))
 
 
 def test_the_generating_agent_refuses_it(tiny_encoder, tmp_path):
     changed(tiny_encoder).save(str(tmp_path / "model"), "tiny", {})
-    with pytest.raises(UserError, match="not a checkpoint of the prosocial agent"):
+    with pytest.raises(UserError, match="not a checkpoint of -m prosocial; it is one of -m prosoc"):
         Checkpoint(str(tmp_path / "model"))
 
 

@@ -8,6 +8,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.models.finite import refuse_non_finite
+from parlai_prosocial.zoo.resolve import open_classifier
 
 
 def spoil(file, value, index=-1):
@@ -40,11 +41,11 @@ def test_a_classifier_by_body_or_head(tiny_encoder, tmp_path):
     for name in ("head.safetensors", "model.safetensors"):
         path = tmp_path / name / "model"
         SafetyClassifier(tiny_encoder, ["__ok__", "__notok__"]).save(str(path), "tiny", {})
-        assert SafetyClassifier.load(str(path))
+        assert open_classifier(str(path))
         [file] = path.parent.glob(f"model.hf-*/{name}")
         spoil(file, float("inf"), 0)
         with pytest.raises(UserError, match="model: its weights are not finite"):
-            SafetyClassifier.load(str(path))
+            open_classifier(str(path))
 
 
 def test_no_class_without_finite_probabilities(tiny_encoder):

@@ -206,5 +206,5 @@ def test_padding_is_not_the_end_of_turn_where_the_vocabulary_allows(tiny_backbon
 def test_a_tokenizer_without_an_end_is_refused(tiny_backbones):
     tokenizer = AutoTokenizer.from_pretrained(tiny_backbones["gpt2"])
     tokenizer.eos_token = None
-    with pytest.raises(UserError, match=r"--backbone: .*no end-of-sequence token.*eos_token"):
+    with pytest.raises(UserError, match=r"gpt2: .*no end-of-sequence token.*eos_token"):
         Prompt(tokenizer, SYSTEM, False)

@@ -70,13 +70,6 @@ def test_what_is_bundled_is_there_and_small():
     assert sum(path.stat().st_size for path in found) <= LIMIT
 
 
-def test_what_is_hosted_has_an_address():
-    for entry in entries("hosted"):
-        assert entry.archives or all(file.url for file in entry.files)
-        for file in [*entry.files, *entry.archives]:
-            assert file.url is None or file.url.startswith("https://")
-
-
 def test_commands_can_be_run(tmp_path, monkeypatch):
     """Each parses as it stands; a recipe's steps parse as ParlAI's own command."""
     from parlai.scripts.train_model import TrainModel

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tarfile
 
 import pytest
 from parlai.core.build_data import modelzoo_path
@@ -18,10 +17,9 @@ def ignore(line):
     pass
 
 
-def described(contents, url=None):
+def described(contents):
     return [
         {"name": name, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-        | ({"url": f"{url}/{name}"} if url else {})
         for name, content in contents.items()
     ]
 
@@ -132,107 +130,6 @@ def test_too_old_a_library_is_named(make, tmp_path):
     with pytest.raises(UserError, match="needs no-such-thing 1 or later, here is none"):
         install(make("bundled", needs={"no-such-thing": "1"}), tmp_path / "data", ignore)
     assert left(tmp_path / "data") == []
-
-
-@pytest.fixture
-def no_mirror(monkeypatch):
-    monkeypatch.delenv("PROSOCIAL_ZOO", raising=False)
-
-
-def test_hosted_files(make, server, tmp_path, no_mirror):
-    server.served = {f"/{name}": content for name, content in CONTENTS.items()}
-    entry = make("hosted", files=described(CONTENTS, server.url))
-    assert is_whole(install(entry, tmp_path / "data", ignore))
-    assert left(tmp_path / "data") == ["tiny"]
-
-
-def test_an_interrupted_download_goes_on(make, server, tmp_path, no_mirror):
-    contents = {"weights.safetensors": bytes(range(256)) * 4000, "model": b"manifest"}
-    server.served = {f"/{name}": content for name, content in contents.items()}
-    entry = make("hosted", files=described(contents, server.url))
-    server.way = "breaking"
-    with pytest.raises(UserError, match="run it again to resume"):
-        install(entry, tmp_path / "data", ignore)
-    assert left(tmp_path / "data") == ["tiny.part"]
-    server.way, asked = "well", len(server.ranges)
-    folder = install(entry, tmp_path / "data", ignore)
-    assert server.ranges[asked].startswith("bytes=")
-    assert (folder / "weights.safetensors").read_bytes() == contents["weights.safetensors"]
-    assert left(tmp_path / "data") == ["tiny"]
-
-
-@pytest.mark.parametrize("way", ["page", "page in disguise"])
-def test_a_web_page_leaves_nothing(make, server, tmp_path, no_mirror, way):
-    server.served = {f"/{name}": content for name, content in CONTENTS.items()}
-    server.way = way
-    with pytest.raises(UserError):
-        install(make("hosted", files=described(CONTENTS, server.url)), tmp_path / "data", ignore)
-    assert left(tmp_path / "data") == []
-
-
-def test_a_wrong_file_among_right_ones_leaves_nothing(make, server, tmp_path, no_mirror):
-    server.served = {f"/{name}": content for name, content in CONTENTS.items()}
-    server.served["/model.opt"] = b"[]"
-    with pytest.raises(UserError, match=r"model\.opt gives a file with sha256"):
-        install(make("hosted", files=described(CONTENTS, server.url)), tmp_path / "data", ignore)
-    assert left(tmp_path / "data") == []
-
-
-def archived(make, server, tmp_path, contents):
-    write(tmp_path / "packed", contents)
-    with tarfile.open(tmp_path / "tiny.tar.gz", "w:gz") as tar:
-        for name in contents:
-            tar.add(tmp_path / "packed" / name, arcname=name)
-    archive = {"tiny.tar.gz": (tmp_path / "tiny.tar.gz").read_bytes()}
-    server.served = {f"/{name}": content for name, content in archive.items()}
-    return make("hosted", archives=described(archive, server.url))
-
-
-def test_an_archive(make, server, tmp_path, no_mirror):
-    entry = archived(make, server, tmp_path, CONTENTS | {"extra": b"not listed"})
-    folder = install(entry, tmp_path / "data", ignore)
-    assert is_whole(folder)
-    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert names == {*CONTENTS, "tiny.json"}
-
-
-def test_an_archive_of_other_files(make, server, tmp_path, no_mirror):
-    entry = archived(make, server, tmp_path, CONTENTS | {"model": b"another"})
-    with pytest.raises(UserError, match=r"has sha256 .* should be .*its archive holds another"):
-        install(entry, tmp_path / "data", ignore)
-    assert left(tmp_path / "data") == []
-
-
-def test_an_archive_that_escapes(make, server, tmp_path, no_mirror):
-    entry = archived(make, server, tmp_path, CONTENTS)
-    with tarfile.open(tmp_path / "tiny.tar.gz", "w:gz") as tar:
-        tar.add(tmp_path / "packed" / "model", arcname="../../../../escaped")
-    content = {"tiny.tar.gz": (tmp_path / "tiny.tar.gz").read_bytes()}
-    server.served = {"/tiny.tar.gz": content["tiny.tar.gz"]}
-    entry = make("hosted", archives=described(content, server.url))
-    with pytest.raises(UserError, match="cannot be unpacked"):
-        install(entry, tmp_path / "data", ignore)
-    assert left(tmp_path / "data") == []
-    assert not list(tmp_path.rglob("escaped"))
-
-
-def test_a_mirror_and_a_folder(make, server, tmp_path, monkeypatch):
-    entry = make("hosted", files=described(CONTENTS, "https://example.invalid"))
-    server.served = {f"/zoo/tiny/{name}": content for name, content in CONTENTS.items()}
-    monkeypatch.setenv("PROSOCIAL_ZOO", f"{server.url}/zoo/")
-    first = install(entry, tmp_path / "first", ignore)
-    assert is_whole(first)
-    # What one machine has installed is the folder for the next.
-    monkeypatch.setenv("PROSOCIAL_ZOO", str(first.parent))
-    assert is_whole(install(entry, tmp_path / "second", ignore))
-
-    (first / "model").write_bytes(b"tampered")
-    with pytest.raises(UserError, match=r"tiny/model has sha256 .* unset PROSOCIAL_ZOO"):
-        install(entry, tmp_path / "third", ignore)
-    monkeypatch.setenv("PROSOCIAL_ZOO", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="nowhere/tiny/model is missing: put the right one there"):
-        install(entry, tmp_path / "third", ignore)
-    assert left(tmp_path / "third") == []
 
 
 def test_killed_before_the_move(make, tmp_path):

