@@ -28,6 +28,7 @@ from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.models.classifier import SafetyClassifier, set_temperature
 from parlai_prosocial.training.recipe import train, train_step
+from parlai_prosocial.zoo import resolve
 from parlai_prosocial.zoo.bases import minilm, smollm2
 from parlai_prosocial.zoo.entry import find_entry
 from parlai_prosocial.zoo.install import install, verify_bundled
@@ -304,6 +305,7 @@ def test_a_classifier_of_the_benchmark_tells_its_commands_and_has_a_card(
         "parlai.zoo.prosocial.judge",
         SimpleNamespace(download=lambda datapath: install(entry, datapath, print)),
     )
+    monkeypatch.setattr(resolve, "find_entry", lambda name: entry)
     data = str(tmp_path / "data")
     found = open_judge(f"classifier:{name}", data, bf16=False).judge(["Hi!"], ["Go away!"])
     assert 0 <= found[0].p_unsafe <= 1

@@ -142,5 +142,5 @@ def test_an_entry_by_its_names(name):
 
 @pytest.mark.parametrize("name", ["t5", "../entries/t5_base", ""])
 def test_an_unknown_name_shows_the_known_ones(name):
-    with pytest.raises(UserError, match=r"no such model in the zoo; there are .*t5_base/model"):
+    with pytest.raises(UserError, match=r"no such model in the zoo; there are .*zoo:prosocial/t5"):
         find_entry(name)
