@@ -75,7 +75,7 @@ def closed(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
         shown = shape.messages("", messages)[1:]
         try:
             return tokenizer.apply_chat_template(shown, tokenize=False)
-        except _REFUSALS:
+        except REFUSALS:
             continue
     return ""
 
