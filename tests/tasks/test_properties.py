@@ -336,3 +336,12 @@ def test_bad_rows_of_own_data_stop_or_are_skipped(own):
         teacher_of("prosocial:Own", "train", prosocial_data=own)
     skipping = teacher_of("prosocial:Own", "train", prosocial_data=own, skip_bad_rows=True)
     assert skipping.num_examples() == 2
+
+
+def test_own_data_in_the_form_of_hh_rlhf(tmp_path):
+    path = tmp_path / "hh.jsonl"
+    talk = "\\n\\nHuman: I lied to him.\\n\\nAssistant: "
+    path.write_text(f'{{"chosen": "{talk}Tell him.", "rejected": "{talk}Nice.", "split": "train"}}')
+    [message] = epoch(teacher_of("prosocial:Own", "train:ordered", prosocial_data=str(path)))
+    assert (message["text"], message["labels"]) == ("I lied to him.", ["Tell him."])
+    assert message["negatives"] == ["Nice."]
