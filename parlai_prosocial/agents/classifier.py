@@ -21,7 +21,7 @@ from parlai.utils import logging
 from parlai.utils.distributed import is_distributed
 
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
-from parlai_prosocial.agents.glue import HuggingFaceGlue
+from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
@@ -91,6 +91,11 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
             opt["classes"] = self._choose_classes(opt)
             opt["classes_from_file"] = None
             _check(opt, self.checkpoint)
+            if self.checkpoint is not None:
+                facts = {"backbone": self.checkpoint.info["backbone"]}
+                if _trains(opt):
+                    facts["lora_rank"] = self.checkpoint.lora_rank
+                refuse_ignored(opt, self.checkpoint.path, facts)
             opt["class_weights"] = opt["class_weights"] or None
         else:
             self.classifier = shared["classifier"]
@@ -232,11 +237,15 @@ def _task_labels(opt: Opt) -> list[str] | None:
     return list(candidates) if candidates else None
 
 
+def _trains(opt: Opt) -> bool:
+    # `parlai interactive` leaves the datatype at its default, train.
+    datatype = opt.get("datatype", "")
+    return datatype.startswith("train") and not opt.get("interactive_mode")
+
+
 def _check(opt: Opt, checkpoint: ClassifierCheckpoint | None) -> None:
     classes, weights = opt["classes"], opt.get("class_weights")
-    # `parlai interactive` leaves the datatype at its default, train.
-    trains = opt.get("datatype", "").startswith("train") and not opt.get("interactive_mode")
-    if checkpoint is None and not trains:
+    if checkpoint is None and not _trains(opt):
         raise UserError("-m prosocial/classifier: give a trained classifier's file by -mf")
     if len(set(classes)) < max(2, len(classes)):
         raise UserError(f"--classes {' '.join(classes)}: give at least two, each once")
@@ -252,6 +261,10 @@ def _check(opt: Opt, checkpoint: ClassifierCheckpoint | None) -> None:
     if opt["text_truncate"] < SHORTEST_INPUT:
         raise UserError(
             f"--text-truncate {opt['text_truncate']}: give {SHORTEST_INPUT} tokens or more"
+        )
+    if opt["binary"] and list(classes) != BINARY_LABELS:
+        raise UserError(
+            f"--binary true: does not act beside --classes {' '.join(classes)}; give one of them"
         )
     if opt.get("update_classifier_head_only"):
         raise UserError("--update-classifier-head-only: use --lora-rank to train fewer weights")

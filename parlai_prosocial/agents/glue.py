@@ -1,5 +1,6 @@
 """What our agents over a Hugging Face tokenizer and checkpoint have in common in ParlAI."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,27 @@ from parlai.core.torch_agent import TorchAgent
 
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
 from parlai_prosocial.agents.schedule import keep_last_step
+from parlai_prosocial.errors import UserError
 from parlai_prosocial.zoo.resolve import Kind, find
+
+
+def refuse_ignored(opt: Opt, path: str, facts: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` for a flag that was typed, but that a checkpoint decides.
+
+    Args:
+        opt: as a command has parsed it.
+        path: of the checkpoint.
+        facts: what the checkpoint has, by the option's name.
+    """
+    typed = opt.get("override") or {}
+    for name, fact in facts.items():
+        value = typed.get(name)
+        if value is not None and value != fact:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{flag} {value}: does not act on {path}, which has {fact!r} already; leave "
+                f"{flag} out, or begin from a base"
+            )
 
 
 class HuggingFaceGlue(TorchAgent):

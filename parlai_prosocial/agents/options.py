@@ -5,6 +5,7 @@ from parlai.core.params import ParlaiParser
 from parlai.utils.data import DatatypeHelper
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
 
 DEFAULT_BACKBONE = "zoo:prosocial/smollm2_135m"
@@ -160,18 +161,9 @@ def check(opt: Opt) -> None:
             f"--contrast-score {opt['contrast_score']}: likelihood-margin compares likelihoods "
             "only; use --contrast-score likelihood, or another --contrast-loss"
         )
-    if opt["contrast_reference"] == "init" and opt["contrast_score"] == "cosine":
-        raise UserError(
-            "--contrast-reference init: is of the likelihood, which --contrast-score cosine does "
-            "not contrast; use --contrast-score likelihood or likelihood+cosine"
-        )
-    if opt["in_batch_negatives"] and opt["contrast_score"] == "cosine":
-        raise UserError(
-            f"--in-batch-negatives {opt['in_batch_negatives']}: are of the likelihood; under "
-            "--contrast-score cosine all replies of the batch serve already, so leave it at 0"
-        )
-    if not opt["casual_kl"] >= 0:
-        raise UserError(f"--casual-kl {opt['casual_kl']}: must not be negative; 0 switches it off")
+    generation_settings(opt)  # an --inference that is not kept is named now, not after training
+    if _trains(opt):
+        _check_training(opt)
     if not opt["sampling_temperature"] > 0:
         raise UserError(
             f"--sampling-temperature {opt['sampling_temperature']}: must be above 0; "
@@ -184,6 +176,37 @@ def check(opt: Opt) -> None:
         )
     if not opt["lora_rank"] >= 0:
         raise UserError(f"--lora-rank {opt['lora_rank']}: must not be negative; 0 switches it off")
+
+
+def _trains(opt: Opt) -> bool:
+    # `parlai interactive` leaves the datatype at its default, train.
+    is_training = DatatypeHelper.is_training(opt.get("datatype") or "")
+    return is_training and not opt.get("interactive_mode")
+
+
+def _check_training(opt: Opt) -> None:
+    """Flags that would not act in training; a checkpoint that has such still opens."""
+    if opt["contrast_reference"] == "init" and opt["contrast_score"] == "cosine":
+        raise UserError(
+            "--contrast-reference init: is of the likelihood, which --contrast-score cosine does "
+            "not contrast; use --contrast-score likelihood or likelihood+cosine"
+        )
+    if opt["in_batch_negatives"] and opt["contrast_score"] == "cosine":
+        raise UserError(
+            f"--in-batch-negatives {opt['in_batch_negatives']}: are of the likelihood; under "
+            "--contrast-score cosine all replies of the batch serve already, so leave it at 0"
+        )
+    if not opt["casual_kl"] >= 0:
+        raise UserError(f"--casual-kl {opt['casual_kl']}: must not be negative; 0 switches it off")
+    if opt["margin"] is not None and opt["contrast_loss"] == "n-pair":
+        raise UserError(
+            f"--margin {opt['margin']}: is of ranked-margin and likelihood-margin; leave it out or "
+            "give another --contrast-loss"
+        )
+    if opt["permute_weights"] and not opt["social_weights"]:
+        raise UserError(
+            "--permute-weights true: there are no weights to permute with --social-weights false"
+        )
 
 
 def check_contrast(opt: Opt, temperature: str) -> None:

@@ -14,11 +14,11 @@ from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import Batch
 from parlai.utils import logging
 
-from parlai_prosocial.agents import options
+from parlai_prosocial.agents import options, parlai_flags
 from parlai_prosocial.agents.contrast import ContrastiveLoss, Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
-from parlai_prosocial.agents.glue import HuggingFaceGlue
+from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored
 from parlai_prosocial.agents.reference import Reference
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
@@ -48,6 +48,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
         if shared is None:
             self.fill_defaults(opt)
             options.check(opt)
+            parlai_flags.refuse(opt)
             if opt.get("fp16"):
                 logging.info("--fp16: this agent uses bf16 instead, which needs no loss scaling")
                 opt["fp16"], opt["precision"] = False, "bf16"
@@ -108,6 +109,8 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
                 self.backbone_name = str(folder)
         # A checkpoint of full weights goes on as such; a base may get a new adapter.
         continues_full = checkpoint is not None and adapter is None and bool(info)
+        if checkpoint is not None and info:
+            self._refuse_ignored(checkpoint)
         # ParlAI seeds after it has built the agent, so a new adapter is seeded here.
         with torch.random.fork_rng(devices=[]), named(flag, path or self.backbone_name):
             torch.manual_seed(self.opt.get("seed") or 0)
@@ -126,6 +129,13 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
         return TokenizerDictionary(
             self.opt, tokenizer=self.backbone.prompt.tokenizer, pad_id=self.backbone.pad_id
         )
+
+    def _refuse_ignored(self, checkpoint: Checkpoint) -> None:
+        info = checkpoint.info
+        facts = {name: info[name] for name in ("backbone", "system_prompt") if name in info}
+        if self._should_initialize_optimizer():
+            facts["lora_rank"] = checkpoint.lora_rank
+        refuse_ignored(self.opt, checkpoint.path, facts)
 
     def build_model(self) -> Backbone:
         trains_head = self.opt["contrast_weight"] > 0 and "cosine" in self.contrast_score

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.blocking import ReplyNgramBlocking
 from parlai_prosocial.models.causal import CausalScorer
 from parlai_prosocial.models.chat_template import load_tokenizer
 from parlai_prosocial.models.contrast_head import ContrastHead
@@ -166,6 +167,8 @@ class Backbone(nn.Module):
             shifts = ids.size(1) - mask.sum(1)
             columns = (torch.arange(ids.size(1)) - shifts[:, None]) % ids.size(1)
             ids, mask = ids.gather(1, columns), mask.gather(1, columns)
+            if ngram_size := decoding.pop("no_repeat_ngram_size", 0):
+                decoding["logits_processor"] = [ReplyNgramBlocking(ngram_size, ids.size(1))]
         output = self.lm.generate(
             input_ids=ids.to(self.device),
             attention_mask=mask.long().to(self.device),

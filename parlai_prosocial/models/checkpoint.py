@@ -140,6 +140,11 @@ class SavedModel:
     def is_adapter(self) -> bool:
         return (self.folder / ADAPTER_FILE).exists()
 
+    @property
+    def lora_rank(self) -> int:
+        """Rank of its adapter; 0 for full weights."""
+        return read_json(self.folder / ADAPTER_FILE)["r"] if self.is_adapter else 0
+
     def check_base(self, base: Path) -> None:
         """Refuse a base whose weights are not those that the adapter was trained on.
 

@@ -197,8 +197,18 @@ def test_training_on_drops_the_temperature(train, binary):
     assert open_classifier(continued).temperature == 1.0
 
 
+def test_flags_that_do_not_act_are_refused(make, binary):
+    for flags, message in (
+        ({"lora_rank": 2, "init_model": binary}, "--lora-rank 2: does not act on .*, which has 0"),
+        ({"backbone": "some/other", "init_model": binary}, "--backbone some/other: does not act"),
+        ({"binary": True, "classes": ["a", "b"]}, "--binary true: does not act beside --classes a"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make(**flags)
+
+
 def test_init_model_keeps_the_encoder_under_a_new_head(train, make, binary):
-    agent = make(init_model=binary, task="prosocial:Safety", backbone="not/looked/at")
+    agent = make(init_model=binary, task="prosocial:Safety")
     assert agent.class_list == SAFETY_LABELS
     key = "embeddings.word_embeddings.weight"
     trained = open_classifier(binary).encoder.state_dict()[key]

@@ -314,12 +314,6 @@ def test_every_decoding_replies_in_batches(make_agent, talk, backbone, decoding)
     assert not any(end in r["text"] for r in replies)
 
 
-def test_an_unknown_decoding_is_refused(make_agent, talk):
-    agent = make_agent(datatype="valid", inference="delayedbeam")
-    with pytest.raises(UserError, match="--inference delayedbeam"):
-        talk.act(agent, [{"text": "Hi!"}])
-
-
 def test_history_of_a_dialogue(make_agent):
     agent = make_agent(datatype="valid", text_truncate=256)
     agent.observe({"text": "your persona: I sail.\nHi!", "episode_done": False})

@@ -131,17 +131,29 @@ def test_init_model_takes_weights_and_not_the_optimiser(train, tmp_path):
 
 def test_an_adapter_goes_on_from_init_model_with_its_base(train, tmp_path):
     train("first/model", max_train_steps=1, lora_rank=2)
-    # --backbone is the default here: the checkpoint knows its base.
-    train(
-        "second/model",
-        init_model=str(tmp_path / "first" / "model"),
-        max_train_steps=1,
-        lora_rank=2,
-        learningrate=1e-9,
-        backbone="t5",
-    )
+    # Without --backbone and --lora-rank: the checkpoint knows its base, and has its adapter.
+    settings = {name: SETTINGS[name] for name in SETTINGS if name != "lora_rank"}
+    settings |= {"max_train_steps": 1, "learningrate": 1e-9}
+    init = str(tmp_path / "first" / "model")
+    TrainModel.main(model_file=str(tmp_path / "second/model"), init_model=init, **settings)
     first, second = (weights(tmp_path / run / "model") for run in ("first", "second"))
     assert differs(first, second) < 1e-6
+
+
+def test_flags_that_a_checkpoint_decides_are_refused(train, tmp_path, tiny_backbones):
+    train("adapter/model", max_train_steps=1, lora_rank=2)
+    train("full/model", max_train_steps=1)
+    adapter, full = (str(tmp_path / name / "model") for name in ("adapter", "full"))
+    for init, flags, message in (
+        (adapter, {"lora_rank": 4}, "--lora-rank 4: does not act on .*adapter/model, which has 2"),
+        (full, {"lora_rank": 4}, "--lora-rank 4: does not act on .*full/model, which has 0"),
+        (full, {"backbone": "t5"}, "--backbone .*t5: does not act on .*full/model"),
+        (full, {"system_prompt": "Be rude."}, "--system-prompt Be rude.: does not act on"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train("other/model", init_model=init, max_train_steps=1, **flags)
+    # One that says the same is no mistake.
+    train("other/model", init_model=adapter, max_train_steps=1, lora_rank=2)
 
 
 def test_an_adapter_refuses_a_base_that_was_changed(tmp_path, tiny_backbones):
