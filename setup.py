@@ -3,7 +3,9 @@
 ParlAI resolves ``-m prosocial`` to ``parlai.agents.prosocial``, ``-t mic`` to
 ``parlai.tasks.mic`` and ``zoo:prosocial/...`` to ``parlai.zoo.prosocial``; it has no entry
 points. So those folders are installed under ParlAI's own names: this needs no import hook, works
-for wheels and editable installs alike, and uninstalls cleanly.
+for wheels and editable installs alike, and uninstalls cleanly. ``parlai_internal.scripts`` is where
+the ``parlai`` command looks for scripts that are not its own before it reads any file: what must
+hold before ``-mf`` is opened starts there. A ``parlai_internal`` of the user's own goes first.
 
 ParlAI itself is not in ``install_requires``: its pins (numpy 1.23, datasets < 2.2.2, ...) would
 be pulled in with it and cannot be met next to a current transformers. ``make``,
@@ -19,6 +21,7 @@ PARLAI_PACKAGES = {
     "parlai.tasks.diasafety": "tasks/diasafety",
     "parlai.tasks.self_dialogue": "tasks/self_dialogue",
     "parlai.zoo.prosocial": "zoo/prosocial",
+    "parlai_internal.scripts": "startup",
 }
 
 OURS = [

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from parlai_prosocial.compat.moved import keep_old_names
+from parlai_prosocial.compat.pickles import refuse_pickles
 
 if TYPE_CHECKING:
     from parlai_prosocial.api import Prosocial as Prosocial
@@ -28,6 +29,7 @@ _LAZY = {
 """What the package offers -> its module, imported when it is asked for: torch takes seconds."""
 
 keep_old_names()
+refuse_pickles()
 
 
 def __getattr__(name: str) -> object:

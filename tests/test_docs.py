@@ -253,7 +253,7 @@ def test_links_lead_somewhere():
 def test_what_the_code_says_of_the_docs_is_there():
     """A comment that names a page, or a section of it as docs/PAGE.md#SECTION, can be followed."""
     found = 0
-    for folder in ("parlai_prosocial", "tests", "benchmarks", "agents", "tasks", "zoo"):
+    for folder in ("parlai_prosocial", "tests", "benchmarks", "agents", "startup", "tasks", "zoo"):
         for file in (REPOSITORY / folder).rglob("*.py"):
             text = file.read_text(encoding="utf-8")
             for name, anchor in re.findall(r"\bdocs/([a-z-]+)\.md(?:#([a-z-]+))?", text):

@@ -21,6 +21,7 @@ MAPPED = {
     "tasks/diasafety": "parlai/tasks/diasafety",
     "tasks/self_dialogue": "parlai/tasks/self_dialogue",
     "zoo/prosocial": "parlai/zoo/prosocial",
+    "startup": "parlai_internal/scripts",
 }
 
 RESOLVE_BY_PARLAI = """
@@ -38,7 +39,7 @@ print(sys.modules["parlai_prosocial"].__file__)
 def sources(tmp_path_factory):
     """What a build reads, copied so that it leaves nothing in the repository."""
     folder = tmp_path_factory.mktemp("sources")
-    for name in ("parlai_prosocial", "agents", "tasks", "zoo"):
+    for name in ("parlai_prosocial", "agents", "startup", "tasks", "zoo"):
         shutil.copytree(
             REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
         )

@@ -6,7 +6,6 @@ dictionary, decoding and checkpoint layout are ParlAI's.
 """
 
 from collections.abc import Sequence
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -20,7 +19,8 @@ from parlai_prosocial.agents.contrast import Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
 from parlai_prosocial.agents.schedule import keep_last_step
 from parlai_prosocial.compat import patches as compat
-from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
+from parlai_prosocial.compat.pickles import read_states
+from parlai_prosocial.errors import show_user_errors_as_one_line
 from parlai_prosocial.models.packing import repeat_index
 from parlai_prosocial.models.scores import CandidateScores, reply_tokens, token_log_probs
 from parlai_prosocial.models.seq2seq import pad_right
@@ -78,19 +78,8 @@ class TransformerAgent(ContrastiveAgent, TransformerGeneratorAgent):
         return model
 
     def load(self, path: str) -> dict[str, Any]:
-        """As ParlAI's, but nothing in the file is run: tensors and plain containers only.
-
-        Raises:
-            UserError: the file holds anything else.
-        """
-        try:
-            states = torch.load(path, map_location="cpu", weights_only=True)
-        except UnpicklingError:
-            raise UserError(
-                f"{path}: holds more than tensors and plain containers, and opening it could run "
-                "code; if you trust it, save it again with plain parlai: `parlai train_model -m "
-                f"transformer/generator --init-model {path} --max-train-steps 1 ...`"
-            ) from None
+        """As ParlAI's; raises what :func:`~.pickles.read_states` does."""
+        states = read_states(path)
         if "model" in states:
             self.load_state_dict(states["model"])
         return states  # ParlAI makes the optimiser from them afterwards

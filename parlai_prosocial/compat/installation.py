@@ -213,6 +213,14 @@ def clashes() -> Iterator[Finding]:
                 f"pip uninstall {' '.join(others)}, or reinstall the one you need last",
             )
 
+    if find_spec("parlai_internal") and not _is_ours("parlai_internal.scripts"):
+        yield Finding(
+            "note",
+            "there is another parlai_internal, in which the parlai command looks for scripts: it "
+            "opens files of -mf and -o before anything of ours forbids pickles",
+            "add `import parlai_prosocial` to parlai_internal/scripts/__init__.py",
+        )
+
     if installed_version("parlai"):
         pins = [str(requirement) for requirement, _ in unmet_requirements("parlai")]
         if pins:
@@ -226,6 +234,14 @@ def clashes() -> Iterator[Finding]:
                 "ParlAI's wheel lacks its presets (-o gen/..., -o arch/...)",
                 "give the path of an .opt file to -o",
             )
+
+
+def _is_ours(module: str) -> bool:
+    """Whether a module imports this package."""
+    try:
+        return "parlai_prosocial" in vars(import_module(module))
+    except ImportError:
+        return False
 
 
 def _import_clash(module: str, level: str, mend: str) -> Iterator[Finding]:

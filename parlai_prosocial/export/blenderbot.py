@@ -1,15 +1,14 @@
 """A generator of ParlAI with BlenderBot's architecture, as transformers' Blenderbot.
 
 The variant ``prelayernorm`` (BlenderBot 400M and 3B) is transformers' Blenderbot, ``xlm`` (90M) its
-BlenderbotSmall. Both are the same computation under other names. ParlAI is not needed, and nothing
-in its file is run: it is read as tensors and plain containers only.
+BlenderbotSmall. Both are the same computation under other names. ParlAI is not needed. Of
+its files, options are read as JSON and weights as tensors; ``--trust-pickle`` of ``parlai`` has no
+part here.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from transformers import (
     GenerationConfig,
 )
 
+from parlai_prosocial.compat.pickles import read_options, read_states
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.export.parlai_tokenizer import ParlaiDictionary, read_dictionary
 from parlai_prosocial.models.checkpoint import drop_token_types, make_readable_in_both_versions
@@ -77,15 +77,9 @@ def read_generator(path: str, datapath: str | None = None) -> ParlaiGenerator:
     opt_file = Path(f"{path}.opt")
     if not Path(path).is_file() or not opt_file.is_file():
         raise UserError(f"{path}: give the file that -mf takes, with {opt_file.name} beside it")
-    opt = json.loads(opt_file.read_text("utf-8"))
+    opt = read_options(opt_file)
     _check(path, opt)
-    try:
-        states = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, EOFError, RuntimeError):
-        raise UserError(
-            f"{path}: is no checkpoint of ParlAI, or holds more than tensors and plain containers, "
-            "and opening it could run code; if you trust it, save it again with plain parlai"
-        ) from None
+    states = read_states(path)
     if "embeddings.weight" not in states.get("model", {}):
         raise UserError(f"{path}: holds no generator's weights; give the file that -mf takes")
     dictionary = read_dictionary(path, opt, datapath)

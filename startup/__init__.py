@@ -1,0 +1,10 @@
+"""What the ``parlai`` command imports at its start, where it looks for scripts.
+
+It reads the options of ``-mf``, ``--init-model`` and ``-o`` before it imports any agent or task, so
+that they must be safe to read from here on; importing the package sees to that.
+"""
+
+import parlai_prosocial as parlai_prosocial
+from parlai_prosocial.errors import show_user_errors_as_one_line
+
+show_user_errors_as_one_line()
