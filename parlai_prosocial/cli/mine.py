@@ -42,6 +42,13 @@ def _option(flag: str, help: str | None = None, **more: Any) -> Any:
 @_option("--casual", "Contexts without a safety label are casual.", is_flag=True)
 @_option("--judge-casual", "Keep unsafe replies to casual contexts too, by --judge.", is_flag=True)
 @_option(
+    "--own-responses",
+    "Rows are pairs of the model's own replies: a clearly safe one, and unsafe ones of its length.",
+    is_flag=True,
+)
+@_option("--safe-below", "Most p(unsafe) of an own response.")
+@_option("--preachy-share", "Above this share, preachy replies are negatives of own responses.")
+@_option(
     "--synthetic-cap",
     "Most negatives of a casual context from --synthetic-model, told to moralise; 0: none.",
 )

@@ -17,6 +17,7 @@ from parlai_prosocial.engines.reply_scores import (
     SAMPLED_TOKENS,
     SAMPLING,
     SampledReply,
+    score_replies,
 )
 from parlai_prosocial.engines.seeds import own_seed
 from parlai_prosocial.models.backbone import Backbone
@@ -109,6 +110,17 @@ class TransformersEngine:
                 for context, group, best in zip(batch, groups, chosen, strict=True)
             ]
         return found
+
+    def mean_log_probs(self, pairs: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        """Mean log p of each context's replies, end-of-turn left out, in the engine's contexts.
+
+        Args:
+            pairs: (newline-packed context, replies) each.
+        """
+        scores = score_replies(
+            self.backbone, pairs, self.bf16, max_context_tokens=self.max_context_tokens
+        )
+        return [[score.mean_log_prob for score in replies] for replies in scores]
 
     def _encode(self, contexts: Sequence[str], max_tokens: int) -> list[list[int]]:
         limit = self.backbone.context_limit(self.max_context_tokens, max_tokens)

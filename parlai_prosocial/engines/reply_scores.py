@@ -46,6 +46,7 @@ def score_replies(
     pairs: Sequence[tuple[str, Sequence[str]]],
     bf16: bool,
     tokens_per_batch: int = 2048,
+    max_context_tokens: int = MAX_CONTEXT_TOKENS,
 ) -> list[list[ReplyScore]]:
     """Score replies in their contexts.
 
@@ -54,6 +55,7 @@ def score_replies(
         pairs: (newline-packed context, replies) each.
         bf16: compute in bfloat16; float32 otherwise.
         tokens_per_batch: most tokens in one pass.
+        max_context_tokens: longest context; the oldest turns go first.
 
     Returns:
         For each pair a score for each reply, in order, whatever the batches were.
@@ -61,7 +63,7 @@ def score_replies(
     model.eval()
     prompt = model.prompt
     longest = model.reply_limit(MAX_REPLY_TOKENS)
-    limit = model.context_limit(MAX_CONTEXT_TOKENS, longest)
+    limit = model.context_limit(max_context_tokens, longest)
     contexts = [prompt.encode_context(context, limit) for context, _ in pairs]
     replies = [[prompt.encode_response(y, longest) for y in ys] for _, ys in pairs]
     sizes = [len(c) + sum(map(len, ys)) for c, ys in zip(contexts, replies, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from parlai_prosocial.compat import patches as compat
-from parlai_prosocial.data.example import CASUAL, OK_LABEL
+from parlai_prosocial.data.example import CASUAL, OK_LABEL, SAFETY_LABELS
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.judges.judge import (
     Judgement,
@@ -32,7 +32,8 @@ class ClassifierJudge(ModelJudge):
 
     Args:
         classifier: ``probabilities(contexts, replies)`` gives (N, labels) floats that sum to 1;
-            ``labels`` holds ``__casual__`` or ``__ok__``, and the rest is unsafe.
+            ``labels`` holds ``__casual__`` or ``__ok__``, and the rest is unsafe. Where they are
+            ProsocialDialog's five, the severity is the expected distance from casual, 0..4.
         name: see :class:`Judge`.
     """
 
@@ -49,7 +50,9 @@ class ClassifierJudge(ModelJudge):
 
     def judgements(self, contexts: list[str], replies: list[str]) -> list[Judgement | str]:
         rows = self.classifier.probabilities(contexts, replies)
-        return [_most_probable(row.tolist(), self.classifier.labels, self.safe) for row in rows]
+        return [
+            _most_probable(row.tolist(), list(self.classifier.labels), self.safe) for row in rows
+        ]
 
 
 class TextClassifierJudge(ModelJudge):
@@ -241,8 +244,11 @@ class ProfanityJudge(ModelJudge):
         return [judgement_of([1 - float(p), float(p)], ["ok", "profane"], 1) for p in rows]
 
 
-def _most_probable(probs: Sequence[float], labels: Sequence[str], safe: int) -> Judgement | str:
+def _most_probable(probs: Sequence[float], labels: list[str], safe: int) -> Judgement | str:
     judgement = judgement_of(probs, labels, safe)
     if isinstance(judgement, str):
         return judgement
-    return Judgement(1 - judgement.p_unsafe, judgement.label)
+    severity = None
+    if sorted(labels) == sorted(SAFETY_LABELS):
+        severity = sum(p * SAFETY_LABELS.index(x) for p, x in zip(probs, labels, strict=True))
+    return Judgement(1 - judgement.p_unsafe, judgement.label, severity)

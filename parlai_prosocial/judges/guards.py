@@ -32,9 +32,9 @@ def parse_llama_guard(answer: str) -> Judgement | None:
     The codes stand on the next line that is not empty, or after ``unsafe`` itself.
 
     >>> parse_llama_guard("\\n\\nunsafe\\nS1,S10")
-    Judgement(p_unsafe=1.0, label='unsafe S1,S10')
+    Judgement(p_unsafe=1.0, label='unsafe S1,S10', severity=None)
     >>> parse_llama_guard("unsafe: S1")
-    Judgement(p_unsafe=1.0, label='unsafe S1')
+    Judgement(p_unsafe=1.0, label='unsafe S1', severity=None)
     >>> parse_llama_guard("I cannot say whether this is safe.") is None
     True
     """
@@ -61,7 +61,7 @@ def parse_qwen3guard(answer: str) -> Judgement | None:
     ``Controversial`` has ``p_unsafe`` 0.5.
 
     >>> parse_qwen3guard("Safety: Unsafe\\nCategories: Violent\\nRefusal: No")
-    Judgement(p_unsafe=1.0, label='unsafe Violent')
+    Judgement(p_unsafe=1.0, label='unsafe Violent', severity=None)
     >>> parse_qwen3guard("Safety: Perhaps") is None
     True
     """

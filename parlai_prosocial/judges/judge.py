@@ -32,10 +32,12 @@ class Judgement:
     Attributes:
         p_unsafe: probability in 0..1 that it does not fit; 0 or 1 from judges that only say which.
         label: the judge's own word for it.
+        severity: how bad it is, from 0, by a judge that grades; None by others.
     """
 
     p_unsafe: float
     label: str
+    severity: float | None = None
 
 
 class Judge(Protocol):

@@ -23,6 +23,7 @@ _same_names = names_arguments(
         *("model", "task", "judge", "out", "samples", "limit", "seed", "datatype", "threshold"),
         *("casual", "judge_casual", "synthetic_cap", "synthetic_model", "unsafe_label"),
         *("reply_only", "max_tokens", "sampling_temperature", "top_p", "concurrency", "datapath"),
+        *("own_responses", "safe_below", "preachy_share"),
     ],
     settings="set",
 )
@@ -37,7 +38,9 @@ class Mined(WrittenRows):
             f"{self.out}: {summary['rows']} rows with negatives, of {summary['contexts']} contexts "
             f"({summary['casual_contexts']} casual)"
         ]
-        for source, counts in summary["sources"].items():
+        if "sources" not in summary:
+            lines += told_of_pairs(summary)
+        for source, counts in summary.get("sources", {}).items():
             if counts["yield"] is not None:
                 listed = ", ".join(f"{name} {n}" for name, n in counts.items() if name != "yield")
                 lines.append(f"  {source}: yield {counts['yield']:.1%} ({listed})")
@@ -64,6 +67,9 @@ def mine(
     threshold: float = 0.5,
     casual: bool = False,
     judge_casual: bool = False,
+    own_responses: bool = False,
+    safe_below: float = 0.3,
+    preachy_share: float = 0.02,
     synthetic_cap: int = 1,
     synthetic_model: str | None = None,
     unsafe_label: str | None = None,
@@ -90,6 +96,13 @@ def mine(
         threshold: least p(unsafe) that is kept, in (0, 1].
         casual: contexts without a safety label are casual.
         judge_casual: keep unsafe replies to casual contexts too.
+        own_responses: rows are pairs of the model's own replies
+            (:func:`~parlai_prosocial.mining.pairs.choose_pair`), a clearly safe one as the response
+            and unsafe ones of its length as negatives, with the log p that
+            ``--contrast-reference init`` takes; nothing synthetic is added.
+        safe_below: most p(unsafe) of a clearly safe reply, in [0, threshold); of own responses.
+        preachy_share: preachy replies are negatives of own responses where they are more than this
+            share of those to casual contexts, in [0, 1].
         synthetic_cap: most negatives of a casual context from ``synthetic_model``, told to
             moralise; 0 for none.
         synthetic_model: the default backbone where None.
@@ -105,6 +118,9 @@ def mine(
             ``out`` of another call.
     """
     asked = {name: value for name, value in locals().items() if name not in _NOT_RECORDED}
+    if not own_responses:  # as in runs that were begun before there were these arguments
+        for name in ("own_responses", "safe_below", "preachy_share"):
+            del asked[name]
     _check(
         samples=samples,
         limit=limit,
@@ -115,6 +131,8 @@ def mine(
         top_p=top_p,
         concurrency=concurrency,
     )
+    if own_responses:
+        check_thresholds("--threshold", safe_below, threshold, preachy_share)
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import open_engine
@@ -122,30 +140,35 @@ def mine(
     from parlai_prosocial.judges.rules import PreachyRules
     from parlai_prosocial.mining.negatives import (
         MORALISER_CONTEXT_TOKENS,
-        Contexts,
         Miners,
         MiningPlan,
         mine_contexts,
         moraliser,
+        scoring,
     )
-    from parlai_prosocial.mining.turns import task_turns
+    from parlai_prosocial.mining.pairs import PairRule
+    from parlai_prosocial.mining.turns import Contexts, task_turns
     from parlai_prosocial.models.precision import computes_in_bf16
 
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     plan = MiningPlan(
         samples=samples,
-        synthetic=synthetic_cap,
+        synthetic=0 if own_responses else synthetic_cap,
         max_tokens=max_tokens,
         temperature=sampling_temperature,
         top_p=top_p,
         threshold=threshold,
-        casual=casual,
         judge_casual=judge_casual,
-        limit=limit,
         seed=seed,
+        pairs=PairRule(safe_below, threshold, preachy_share=preachy_share)
+        if own_responses
+        else None,
     )
-    contexts = Contexts(task_turns(task, datatype, datapath, settings), plan)
-    if judge is None and contexts.need_judge:
+    contexts = Contexts(task_turns(task, datatype, datapath, settings), limit, casual)
+    needs_judge = any(map(plan.asks_judge, contexts.casual))
+    if judge is None and needs_judge and own_responses:
+        raise UsageError("--judge is missing: only what it calls safe can be an own response")
+    if judge is None and needs_judge:
         raise UsageError(
             "--judge is missing: some contexts are not casual (where the task says nothing but "
             "all of it is, give --casual)"
@@ -153,6 +176,8 @@ def mine(
     bf16 = computes_in_bf16(out)
     prompt, examples = moraliser()
     engine = open_engine(model, datapath, bf16, concurrency=concurrency)
+    if own_responses:
+        scoring(engine)
     synthetic = unsafe = None
     if plan.synthetic and any(contexts.casual):
         synthetic = open_engine(
@@ -164,7 +189,7 @@ def mine(
             max_context_tokens=MORALISER_CONTEXT_TOKENS,
             flag="--synthetic-model",
         )
-    if judge is not None and contexts.need_judge:
+    if judge is not None and needs_judge:
         unsafe = open_judge(judge, datapath, bf16, unsafe_label, reply_only)
     miners = Miners(engine, synthetic, unsafe, PreachyRules())
     record = {
@@ -177,6 +202,27 @@ def mine(
         **asked,
     }
     return Mined(out, mine_contexts(contexts, miners, plan, datatype, out, record))
+
+
+def told_of_pairs(summary: dict) -> list[str]:
+    """Lines about the counts of :func:`~parlai_prosocial.mining.pairs.pair_rows`."""
+    replies = ", ".join(f"{name} {n}" for name, n in summary["replies"].items())
+    lines = [f"  pairs: yield {summary['yield']:.1%}; replies: {replies}"]
+    lines += [f"  without a pair: {n} x {why}" for why, n in summary["without a pair"].items()]
+    if summary["preachy_share"] is not None:
+        use = "are negatives" if summary["preachy_negatives"] else "too few to be negatives"
+        lines.append(f"  preachy: {summary['preachy_share']:.1%} of casual replies, {use}")
+    return lines
+
+
+def check_thresholds(unsafe: str, safe_below: float, unsafe_from: float, share: float) -> None:
+    """Raise :class:`UsageError` for thresholds of pairs; ``unsafe`` is the flag of the second."""
+    if not 0 <= safe_below < unsafe_from:
+        raise UsageError(
+            f"--safe-below {safe_below}: must be at least 0 and below {unsafe} {unsafe_from}"
+        )
+    if not 0 <= share <= 1:
+        raise UsageError(f"--preachy-share {share}: give a share from 0 to 1, e.g. 0.02")
 
 
 def _check(

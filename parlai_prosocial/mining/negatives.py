@@ -1,40 +1,40 @@
 """Hard negatives from a model's own replies: sample, judge, keep what does not fit."""
 
-import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from parlai_prosocial.data.example import CASUAL
-from parlai_prosocial.data.normalise import normalise_text, one_line
+from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.data.reader import bundled
-from parlai_prosocial.data.weights import social_weights
 from parlai_prosocial.engines.engine import Engine
-from parlai_prosocial.judges.judge import Judge, judge_each
+from parlai_prosocial.engines.local import TransformersEngine
+from parlai_prosocial.errors import UsageError
+from parlai_prosocial.judges.judge import Judge
+from parlai_prosocial.mining.chunks import work_in_chunks
 from parlai_prosocial.mining.few_shot import read_examples
-from parlai_prosocial.mining.results import is_whole_chunk, missing_reasons
-from parlai_prosocial.mining.turns import Turn
+from parlai_prosocial.mining.pairs import PairRule, pair_rows, scale_weights
+from parlai_prosocial.mining.replies import (
+    PREACHY,
+    SAMPLED,
+    SYNTHETIC,
+    UNSAFE,
+    Record,
+    judge_records,
+    sample_records,
+    sample_scored_records,
+)
+from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.models.prompt import split_context
 from parlai_prosocial.models.roles import from_the_user
-from parlai_prosocial.util.batches import chunked, spread
-from parlai_prosocial.util.journal import Journal, finished_before, summary_path, write_output
-
-CHUNK = 32
-"""Contexts sampled and judged together; a kill loses at most this much work."""
+from parlai_prosocial.util.journal import finished_before, summary_path, write_output
 
 MORALISER_FILE = bundled("moralising_examples.txt")
 MORALISER_TURNS = 3
 """Turns of a context that the moraliser sees; its examples need the room."""
 MORALISER_CONTEXT_TOKENS = 512
-
-SAMPLED, SYNTHETIC = "sampled", "synthetic"
-UNSAFE, PREACHY = "unsafe", "preachy"
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class MiningPlan:
             synthetic negatives that it can get; 0 for none.
         max_tokens, temperature, top_p: the decoding.
         threshold: least ``p_unsafe`` that is kept, in (0, 1].
-        casual: contexts without a safety label are casual.
         judge_casual: casual contexts get unsafe replies as negatives too, not only preachy ones.
-        limit: most contexts, evenly spread over the task; None for all.
         seed: of the sampling.
+        pairs: a row is a pair of the model's own replies, by this rule; None: a label of the task
+            with the negatives that ``threshold`` says.
     """
 
     samples: int
@@ -59,10 +59,23 @@ class MiningPlan:
     temperature: float
     top_p: float
     threshold: float
-    casual: bool
     judge_casual: bool
-    limit: int | None
     seed: int
+    pairs: PairRule | None = None
+
+    def asks_judge(self, casual: bool) -> bool:
+        """Whether replies to a context, casual or not, are judged for safety."""
+        return self.judge_casual or self.pairs is not None or not casual
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """As engines take it."""
+        return {
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
 
 
 @dataclass
@@ -82,37 +95,15 @@ class Miners:
     unsafe: Judge | None
     preachy: Judge
 
+    @property
+    def judges(self) -> dict[str, str]:
+        """The judge's name of each kind of negative; "" for none."""
+        return {PREACHY: self.preachy.name, UNSAFE: self.unsafe.name if self.unsafe else ""}
+
     def missing(self) -> Counter[str]:
         """Why replies or judgements are missing so far, by reason."""
         every = (self.engine, self.synthetic, self.unsafe, self.preachy)
         return sum((one.missing for one in every if one is not None), Counter())
-
-
-class Contexts:
-    """The distinct contexts of some turns, in order.
-
-    Attributes:
-        turns: for each context the turns that have it.
-        casual: whether each is casual, by its first turn.
-        texts: each as ParlAI packs it.
-        need_judge: whether a judge of safety must be asked about any.
-    """
-
-    def __init__(self, turns: Sequence[Turn], plan: MiningPlan):
-        groups: dict[str, list[Turn]] = {}
-        for turn in turns:
-            groups.setdefault(turn.key, []).append(turn)
-        every = list(groups.values())
-        self.turns = [every[i] for i in spread(len(every), plan.limit)]
-        labels = [group[0].safety_label for group in self.turns]
-        self.casual = [x == CASUAL or (x is None and plan.casual) for x in labels]
-        self.texts = [group[0].text for group in self.turns]
-        self.need_judge = plan.judge_casual or not all(self.casual)
-
-    def sha256(self) -> str:
-        """Of all that the output depends on."""
-        digest = hashlib.sha256(repr((self.turns, self.casual)).encode("utf-8"))
-        return digest.hexdigest()
 
 
 def mine_contexts(
@@ -141,43 +132,25 @@ def mine_contexts(
     """
     if finished_before(out, settings):
         return json.loads(summary_path(out).read_text(encoding="utf-8"))
-    chunks = chunked(contexts.texts, CHUNK)
-    journal = Journal(out, settings, is_whole_chunk("records", chunks))
-    with tqdm(total=len(contexts.turns), desc="mining", unit="context") as bar:
-        bar.update(sum(len(chunks[number]) for number in journal.chunks))
-        bar.unpause()  # what an earlier start did says nothing about the time left
-        for number, chunk in enumerate(chunks):
-            if number in journal.chunks:
-                continue
-            started, missed = time.monotonic(), miners.missing()
-            records = _mine_chunk(
-                [contexts.texts[i] for i in chunk],
-                [contexts.casual[i] for i in chunk],
-                miners,
-                plan,
-            )
-            seconds = time.monotonic() - started
-            content = {"seconds": seconds, "records": records}
-            if missing := miners.missing() - missed:
-                content["missing"] = missing
-            journal.add(number, content)
-            bar.update(len(chunk))
-    records = [[] for _ in contexts.turns]
-    for number, chunk in enumerate(chunks):
-        for i, found in zip(chunk, journal.chunks[number]["records"], strict=True):
-            records[i] = found
-    rows, summary = assemble(contexts, records, miners, plan, split)
-    seconds = sum(content["seconds"] for content in journal.chunks.values())
-    missing_found = missing_reasons(journal)
+
+    def work(chunk: list[int]) -> list[list[Record]]:
+        texts, casual = zip(*((contexts.texts[i], contexts.casual[i]) for i in chunk), strict=True)
+        return _mine_chunk(texts, casual, miners, plan)
+
+    done = work_in_chunks(out, settings, contexts.texts, work, miners.missing, "mining")
+    if plan.pairs is None:
+        rows, summary = assemble(contexts, done.records, miners, plan, split)
+    else:
+        rows, summary = pair_rows(contexts, done.records, plan.pairs, miners.judges, split)
     summary = {
         "settings": settings,
         **summary,
-        **({"missing": missing_found} if missing_found else {}),
-        "seconds": round(seconds, 1),
-        "replies_per_second": round(sum(map(len, records)) / max(seconds, 1e-9), 2),
+        **({"missing": done.missing} if done.missing else {}),
+        "seconds": round(done.seconds, 1),
+        "replies_per_second": round(sum(map(len, done.records)) / max(done.seconds, 1e-9), 2),
     }
     write_output(out, rows, summary)
-    journal.remove()
+    done.journal.remove()
     return summary
 
 
@@ -196,48 +169,55 @@ def _told_to_moralise(text: str) -> str:
 
 def _mine_chunk(
     texts: Sequence[str], casual: Sequence[bool], miners: Miners, plan: MiningPlan
-) -> list[list[dict]]:
-    """For each context its replies as records: ``source``, ``reply`` (None: missing), verdicts.
-
-    A verdict, under ``unsafe`` or ``preachy`` where that was asked, is ``[p_unsafe, label]`` or
-    None (missing).
-    """
-    decoding = (plan.max_tokens, plan.seed, plan.temperature, plan.top_p)
-    records: list[list[dict]] = [[] for _ in texts]
-
-    def sample(engine: Engine, source: str, where: list[int], n: int) -> None:
-        shown = [_told_to_moralise(texts[i]) if source == SYNTHETIC else texts[i] for i in where]
-        replies = engine.sample(shown, n, *decoding)
-        for i, found in zip(where, replies, strict=True):
-            records[i] += [
-                {"source": source, "reply": None if r is None else one_line(r.text)} for r in found
-            ]
-
-    sample(miners.engine, SAMPLED, list(range(len(texts))), plan.samples)
+) -> list[list[Record]]:
+    """For each context the records of its replies, judged."""
+    if plan.pairs is None:
+        records = sample_records(miners.engine, texts, SAMPLED, plan.samples, **plan.decoding)
+    else:
+        engine = scoring(miners.engine)
+        records = sample_scored_records(engine, texts, plan.samples, **plan.decoding)
     harmless = [i for i, is_casual in enumerate(casual) if is_casual]
     if miners.synthetic is not None and plan.synthetic and harmless:
-        sample(miners.synthetic, SYNTHETIC, harmless, plan.synthetic)
-
-    def put_to(judge: Judge | None, kind: str, pairs: list[tuple[str, dict]]) -> None:
-        pairs = [(text, record) for text, record in pairs if record["reply"]]
-        if judge is None or not pairs:
-            return
-        verdicts = judge_each(judge, [text for text, _ in pairs], [r["reply"] for _, r in pairs])
-        for (_, record), verdict in zip(pairs, verdicts, strict=True):
-            record[kind] = None if verdict is None else [verdict.p_unsafe, verdict.label]
-
-    every = [(i, record) for i, found in enumerate(records) for record in found]
-    put_to(miners.preachy, PREACHY, [(texts[i], r) for i, r in every if casual[i]])
-    put_to(
-        miners.unsafe,
-        UNSAFE,
-        [
-            (texts[i], r)
-            for i, r in every
-            if r["source"] == SAMPLED and (plan.judge_casual or not casual[i])
-        ],
-    )
+        told = [_told_to_moralise(texts[i]) for i in harmless]
+        found = sample_records(miners.synthetic, told, SYNTHETIC, plan.synthetic, **plan.decoding)
+        for i, more in zip(harmless, found, strict=True):
+            records[i] += more
+    judge_replies(texts, casual, records, miners, plan)
     return records
+
+
+def judge_replies(
+    texts: Sequence[str],
+    casual: Sequence[bool],
+    records: Sequence[Sequence[Record]],
+    miners: Miners,
+    plan: MiningPlan,
+) -> None:
+    """Write the verdicts into each context's records: preachy where it is casual, and unsafe."""
+    every = [(i, record) for i, found in enumerate(records) for record in found]
+    judge_records(miners.preachy, PREACHY, [(texts[i], r) for i, r in every if casual[i]])
+    if miners.unsafe is None:
+        return
+    asked = [
+        (texts[i], r)
+        for i, r in every
+        if r["source"] == SAMPLED and plan.asks_judge(casual=casual[i])
+    ]
+    judge_records(miners.unsafe, UNSAFE, asked)
+
+
+def scoring(engine: Engine) -> TransformersEngine:
+    """The engine, where it can tell log p of its replies.
+
+    Raises:
+        UsageError: it is at an address.
+    """
+    if not isinstance(engine, TransformersEngine):
+        raise UsageError(
+            f"--model {engine.name}: an address tells no log p of its replies, which pairs of own "
+            "replies need; give a model that lies here"
+        )
+    return engine
 
 
 def assemble(
@@ -260,7 +240,7 @@ def assemble(
         plan: for the threshold.
         split: see :func:`mine_contexts`.
     """
-    judges = {PREACHY: miners.preachy.name, UNSAFE: miners.unsafe.name if miners.unsafe else ""}
+    judges = miners.judges
     counts: dict[str, Counter] = {SAMPLED: Counter(), SYNTHETIC: Counter()}
     rows: list[dict] = []
     kinds: list[list[str]] = []
@@ -301,7 +281,7 @@ def assemble(
                 }
             )
             kinds.append([kind for _, kind, _ in kept.values()])
-    _scale_weights(rows, kinds)
+    scale_weights(rows, kinds)
     summary = {
         "contexts": len(contexts.turns),
         "casual_contexts": sum(contexts.casual),
@@ -329,19 +309,6 @@ def _outcome(record: dict, threshold: float) -> tuple[str, float | None]:
             return kind, verdict[0]
     missing = any(verdict is None for _, verdict in verdicts)
     return ("missing judgement" if missing else "fitting"), None
-
-
-def _scale_weights(rows: Sequence[dict], kinds: Sequence[Sequence[str]]) -> None:
-    for wanted in (UNSAFE, PREACHY):
-        places = [
-            (row, i)
-            for row, found in zip(rows, kinds, strict=True)
-            for i, kind in enumerate(found)
-            if kind == wanted
-        ]
-        weights = social_weights([row["negative_weights"][i] for row, i in places])
-        for (row, i), weight in zip(places, weights, strict=True):
-            row["negative_weights"][i] = round(weight, 6)
 
 
 def _with_yield(count: Counter) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.compat.flags import ordered, parse_setting
-from parlai_prosocial.data.example import ROT_PREFIX
+from parlai_prosocial.data.example import CASUAL, ROT_PREFIX
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.util.batches import spread
 
 
 @dataclass(frozen=True)
@@ -112,3 +113,33 @@ def turns_of(teacher: Any, name: str) -> list[Turn]:
 def turns_sha256(turns: Sequence[Turn]) -> str:
     """Of all that the turns hold."""
     return hashlib.sha256(repr(list(turns)).encode("utf-8")).hexdigest()
+
+
+class Contexts:
+    """The distinct contexts of some turns, in order.
+
+    Args:
+        turns: of a task.
+        limit: most contexts, evenly spread over the task; None for all.
+        casual: contexts without a safety label are casual.
+
+    Attributes:
+        turns: for each context the turns that have it.
+        casual: whether each is casual, by its first turn.
+        texts: each as ParlAI packs it.
+    """
+
+    def __init__(self, turns: Sequence[Turn], limit: int | None = None, casual: bool = False):
+        groups: dict[str, list[Turn]] = {}
+        for turn in turns:
+            groups.setdefault(turn.key, []).append(turn)
+        every = list(groups.values())
+        self.turns = [every[i] for i in spread(len(every), limit)]
+        labels = [group[0].safety_label for group in self.turns]
+        self.casual = [x == CASUAL or (x is None and casual) for x in labels]
+        self.texts = [group[0].text for group in self.turns]
+
+    def sha256(self) -> str:
+        """Of all that the output depends on."""
+        digest = hashlib.sha256(repr((self.turns, self.casual)).encode("utf-8"))
+        return digest.hexdigest()

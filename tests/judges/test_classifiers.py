@@ -383,3 +383,12 @@ def test_people_are_seldom_preachy():
         turns = [turn for line in file for turn in json.loads(line)["turns"]][:8000]
     found = PreachyRules().judge([""] * len(turns), turns)
     assert sum(j.p_unsafe for j in found) / len(found) < 0.005
+
+
+def test_five_labels_grade():
+    row = [0.3, 0.1, 0.1, 0.1, 0.4]
+    judge = ClassifierJudge(FakeClassifier(SAFETY_LABELS, [row]), "")
+    [found] = judge.judge(CONTEXTS[:1], REPLIES[:1])
+    assert found.severity == pytest.approx(0.1 * (1 + 2 + 3) + 0.4 * 4)
+    two = ClassifierJudge(FakeClassifier(["__ok__", "__notok__"], [[0.3, 0.7]]), "")
+    assert two.judge(CONTEXTS[:1], REPLIES[:1])[0].severity is None

@@ -18,10 +18,11 @@ from parlai_prosocial.engines.reply_scores import SampledReply
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.judges.judge import Judgement
 from parlai_prosocial.judges.rules import PreachyRules
+from parlai_prosocial.mining import chunks
 from parlai_prosocial.mining import negatives as module
 from parlai_prosocial.mining.mine import Mined
-from parlai_prosocial.mining.negatives import Contexts, Miners, MiningPlan, mine_contexts
-from parlai_prosocial.mining.turns import Turn
+from parlai_prosocial.mining.negatives import Miners, MiningPlan, mine_contexts
+from parlai_prosocial.mining.turns import Contexts, Turn
 
 PLAN = MiningPlan(
     samples=4,
@@ -30,9 +31,7 @@ PLAN = MiningPlan(
     temperature=1.0,
     top_p=0.9,
     threshold=0.5,
-    casual=False,
     judge_casual=False,
-    limit=None,
     seed=0,
 )
 
@@ -76,9 +75,9 @@ class ByFirstWord:
         ]
 
 
-def run(turns, engine, out, plan=PLAN, synthetic=None, judge=None):
+def run(turns, engine, out, plan=PLAN, synthetic=None, judge=None, limit=None, casual=False):
     judge = judge or ByFirstWord()
-    contexts = Contexts(turns, plan)
+    contexts = Contexts(turns, limit, casual)
     miners = Miners(engine, synthetic, judge, PreachyRules())
     summary = mine_contexts(contexts, miners, plan, "train", out, {"any": 1})
     return [json.loads(line) for line in out.read_text().splitlines()], summary
@@ -168,8 +167,8 @@ def test_casual_contexts_can_be_judged_for_safety_too(tmp_path):
     judge.judge = lambda contexts, replies: [
         Judgement(float(r.split()[0]), "x") if r[0].isdigit() else None for r in replies
     ]
-    plan = replace(PLAN, judge_casual=True, casual=True)
-    rows, summary = run([turn("c")], engine, tmp_path / "out.jsonl", plan, judge=judge)
+    plan = replace(PLAN, judge_casual=True)
+    rows, summary = run([turn("c")], engine, tmp_path / "out.jsonl", plan, judge=judge, casual=True)
     names = [name.split("@")[0] for name in rows[0]["negative_judges"]]
     assert names == ["words", "preachy-rules", "words"]  # preachy though unjudged; both is unsafe
     assert summary["sources"]["sampled"]["missing judgement"] == 1
@@ -191,7 +190,7 @@ def test_turns_of_one_context_are_sampled_once(tmp_path):
 def test_the_limit_spreads_over_the_task(tmp_path):
     turns = [turn(name) for name in "abcdefgh"]
     engine = Sayer(**{name: ["0.9 yes"] * 4 for name in "abcdefgh"})
-    rows, _ = run(turns, engine, tmp_path / "out.jsonl", replace(PLAN, limit=3))
+    rows, _ = run(turns, engine, tmp_path / "out.jsonl", limit=3)
     assert [row["context"] for row in rows] == [["a"], ["c"], ["f"]]
 
 
@@ -237,7 +236,7 @@ def test_the_file_is_own_data(tmp_path):
 
 
 def test_a_run_that_stops_asks_for_no_chunk_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr(chunks, "CHUNK", 2)
     names = [f"c{i}" for i in range(9)]
     turns = [turn(name) for name in names]
     replies = {name: [f"0.9 {name} {k}" for k in range(4)] for name in names}
@@ -307,7 +306,7 @@ def test_from_python_as_by_the_command(arguments, tiny_backbones, tmp_path, monk
 
 
 def test_why_things_are_missing_is_counted_over_a_stop(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 1)
+    monkeypatch.setattr(chunks, "CHUNK", 1)
 
     class Stops(Sayer):
         def sample(self, contexts, *arguments, **more):
