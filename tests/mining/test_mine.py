@@ -205,7 +205,7 @@ def test_the_limit_spreads_over_the_task(tmp_path):
         (["--synthetic-cap", "-1"], "--synthetic-cap -1: must not be negative"),
         (["--sampling-temperature", "0"], "--sampling-temperature: must be above 0"),
         (["--judge", "oracle"], "--judge oracle: use classifier:MODEL_FILE"),
-        (["--model", "no/such/folder"], "no/such/folder: no such folder"),
+        (["--model", "no/such/folder"], "no/such/folder: no such model file or folder"),
     ],
 )
 def test_mistakes(flags, message, tiny_backbones, tmp_path, monkeypatch):
