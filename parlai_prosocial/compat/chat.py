@@ -6,6 +6,7 @@ are programs that never import anything of ours, so they are left as they are.
 
 import functools
 import json
+import time
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
@@ -69,6 +70,36 @@ def mend_safe_script(script: ModuleType) -> None:
         return world
 
     script.create_task = create  # type: ignore[attr-defined]
+
+
+def mend_web_script(script: ModuleType) -> None:
+    """``interactive_web.wait()`` waits for ever where the page cannot be opened.
+
+    A task's world may need data that cannot be fetched; whoever waits in another thread is told.
+    Needed in all versions.
+
+    Args:
+        script: ``parlai.scripts.interactive_web``.
+    """
+    serve = script.interactive_web
+
+    @functools.wraps(serve)
+    def interactive_web(opt: Any) -> None:
+        script.SHARED.pop("failure", None)
+        try:
+            serve(opt)
+        except BaseException as error:
+            script.SHARED["failure"] = error
+            raise
+
+    def wait() -> None:
+        while not script.SHARED.get("ready"):
+            if "failure" in script.SHARED:
+                raise script.SHARED.pop("failure")
+            time.sleep(0.01)
+
+    script.interactive_web = interactive_web  # type: ignore[attr-defined]
+    script.wait = wait  # type: ignore[attr-defined]
 
 
 def mend_websocket_manager(module: ModuleType) -> None:

@@ -227,13 +227,6 @@ def clashes() -> Iterator[Finding]:
             yield Finding(
                 "note", f"`pip check` reports {len(pins)} of ParlAI's own pins: that is by design"
             )
-        parlai = find_parlai()
-        if parlai and not (parlai / "opt_presets" / "gen").is_dir():
-            yield Finding(
-                "note",
-                "ParlAI's wheel lacks its presets (-o gen/..., -o arch/...)",
-                "give the path of an .opt file to -o",
-            )
 
 
 def _is_ours(module: str) -> bool:

@@ -5,9 +5,8 @@
 by then, so names that other modules copied are replaced there too. Nothing is mended where the
 installed libraries do not need it.
 
-Two things cannot be repaired from here. ``pkg_resources``, which ParlAI imports before anything
-of ours, left setuptools in version 81: hence ``setuptools<81`` in our requirements. The presets
-``-o gen/...`` and ``-o arch/...`` are not in ParlAI's wheel.
+One thing cannot be repaired from here. ``pkg_resources``, which ParlAI imports before anything of
+ours, left setuptools in version 81: hence ``setuptools<81`` in our requirements.
 """
 
 import contextlib
@@ -25,6 +24,7 @@ from types import ModuleType
 from parlai_prosocial.compat import card as compat_card
 from parlai_prosocial.compat import chat as compat_chat
 from parlai_prosocial.compat.downloads import mend_downloads
+from parlai_prosocial.compat.presets import mend_presets
 from parlai_prosocial.data.example import BINARY_LABELS
 from parlai_prosocial.errors import UserError
 
@@ -58,6 +58,7 @@ def apply() -> None:
     mend_prosocial_dialog()
     mend_twitter()
     mend_cpu_workers()
+    mend_presets()
 
 
 def mend_plateau_scheduler() -> None:
@@ -194,6 +195,7 @@ def mend_chats() -> None:
     human = "parlai.agents.safe_local_human.safe_local_human"
     _when_imported(human, compat_chat.mend_safe_human)
     _when_imported("parlai.scripts.safe_interactive", compat_chat.mend_safe_script)
+    _when_imported("parlai.scripts.interactive_web", compat_chat.mend_web_script)
     manager = "parlai.chat_service.services.websocket.websocket_manager"
     _when_imported(manager, compat_chat.mend_websocket_manager)
 

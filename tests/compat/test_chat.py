@@ -204,3 +204,40 @@ def test_the_loop_itself_can_write(service):
 
 def test_a_person_who_left_stops_nobody(service):
     service.observe_message("nobody", "Hello?")
+
+
+def test_who_waits_for_the_page_is_told_why_it_does_not_open(tmp_path, monkeypatch):
+    import parlai.scripts.interactive_web as script
+    from parlai.core.build_data import DownloadableFile
+
+    def fail(file, folder):
+        raise UserError(f"{file.file_name} cannot be fetched")
+
+    monkeypatch.setattr(DownloadableFile, "download_file", fail)
+
+    def serve():  # its world reads personas
+        with pytest.raises(UserError):
+            script.InteractiveWeb.main(
+                model="repeat_query", task="convai2", port=0, datapath=str(tmp_path)
+            )
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with pytest.raises(UserError, match="convai2"):
+        script.wait()
+    thread.join(30)
+
+
+def test_the_page_of_a_task_opens(own_datapath):
+    import parlai.scripts.interactive_web as script
+
+    options = {"model": "repeat_query", "task": "prosocial", "port": 0}
+    thread = threading.Thread(
+        target=script.InteractiveWeb.main, kwargs=options | {"datapath": str(own_datapath)}
+    )
+    thread.start()
+    script.wait()
+    assert script.SHARED["agent"].opt["task"] == "prosocial"
+    script.shutdown()
+    thread.join(30)
+    assert not thread.is_alive()
