@@ -37,10 +37,10 @@ class Reply:
     """A reply, and what is known of it.
 
     Attributes:
-        text: one line.
+        text: one line; None where the model's thoughts had no end within its longest reply.
         rots: rules of thumb that the reply was given under: those of ``rot_model``, else those
             that the model itself wrote before its reply. None where neither wrote any.
-        safety: the classifier's judgement of the reply; None without a classifier.
+        safety: the classifier's judgement of the reply; None without a classifier or a reply.
         turn_safety: its judgement of the turn that is answered.
         turn_label: ``rot_model``'s safety label of that turn; None without one, or where it wrote
             none.
@@ -48,7 +48,7 @@ class Reply:
             (-1..1) where the model has a contrast head.
     """
 
-    text: str
+    text: str | None
     rots: list[str] | None
     safety: Judgement | None
     turn_safety: Judgement | None
@@ -138,16 +138,16 @@ class Prosocial:
         rots, turn_label = None, None
         if self.rot_model is not None:
             written = self._answer(self.rot_model, lines, ANNOTATION_TOKENS)[0]
-            if annotation := parse_annotation(written):
+            if annotation := parse_annotation(written or ""):
                 rots, turn_label = annotation.rots, annotation.safety_label
         context = [*rot_lines(rots or []), *lines]
         written, scores = self._answer(self.model, context, self.model.decoding["label_truncate"])
-        own_rots, text = split_rots(written)
+        own_rots, text = ([], None) if written is None else split_rots(written)
         dialogue = "\n".join(lines)
         return Reply(
             text=text,
             rots=rots if rots is not None else own_rots or None,
-            safety=self._judge(dialogue, text),
+            safety=None if text is None else self._judge(dialogue, text),
             turn_safety=self._judge("\n".join(lines[:-1]), lines[-1]),
             turn_label=turn_label,
             scores=scores,
@@ -156,7 +156,7 @@ class Prosocial:
     @torch.no_grad()
     def _answer(
         self, model: OpenedModel, lines: Sequence[str], max_tokens: int
-    ) -> tuple[str, dict[str, float]]:
+    ) -> tuple[str | None, dict[str, float]]:
         backbone, decoding = model.backbone, model.decoding
         max_tokens = backbone.reply_limit(max_tokens)
         limit = backbone.context_limit(decoding["text_truncate"], max_tokens)
@@ -175,7 +175,7 @@ class Prosocial:
         if backbone.contrast_head is not None:
             states = backbone.contrast_head(scored.context_states, scored.response_states)
             scores["cosine"] = (states[0] * states[1]).sum().item()
-        return backbone.prompt.decode(ids), scores
+        return backbone.prompt.reply(context, ids), scores
 
     def _judge(self, context: str, line: str) -> Judgement | None:
         if self.classifier is None:

@@ -138,7 +138,7 @@ def test_a_writers_rules_go_into_the_context(trained, monkeypatch):
     monkeypatch.setattr(model.model.backbone.prompt, "encode_context", encode)
 
     def writes(text):
-        monkeypatch.setattr(model.rot_model.backbone.prompt, "decode", lambda ids: text)
+        monkeypatch.setattr(model.rot_model.backbone.prompt, "reply", lambda context, ids: text)
         return model.reply(["Shall I lie?"])
 
     reply = writes("__needs_caution__\nrule of thumb: Don't lie.\nrule of thumb: Be kind.")
@@ -155,7 +155,7 @@ def test_a_model_that_writes_its_own_rules(trained, monkeypatch):
     """As one trained on ``prosocial:RotResponse`` does."""
     model = Prosocial.from_pretrained(trained("llama"))
     written = "rule of thumb: Don't lie.\nPlease tell them.\nToday."
-    monkeypatch.setattr(model.model.backbone.prompt, "decode", lambda ids: written)
+    monkeypatch.setattr(model.model.backbone.prompt, "reply", lambda context, ids: written)
     reply = model.reply(["Shall I lie?"])
     assert reply.rots == ["Don't lie."]
     assert reply.text == "Please tell them. Today."
@@ -206,3 +206,12 @@ def test_an_exported_folder_needs_no_parlai(trained, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == expected.strip()
+
+
+def test_a_thought_without_an_end_is_a_missing_reply(trained, judge, monkeypatch):
+    model = Prosocial.from_pretrained(trained("llama"), classifier=judge)
+    backbone = model.model.backbone
+    ids = backbone.prompt.tokenizer("<think>They", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(backbone, "generate", lambda *_, **__: torch.tensor([ids]))
+    reply = model.reply(["Hi!"])
+    assert reply.text is None and reply.safety is None and reply.turn_safety is not None

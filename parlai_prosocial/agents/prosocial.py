@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from parlai.core.message import Message
+from parlai.core.metrics import SumMetric
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
-from parlai.core.torch_agent import Batch
+from parlai.core.torch_agent import Batch, Output
 from parlai.utils import logging
 
 from parlai_prosocial.agents import options, parlai_flags
@@ -263,10 +264,37 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
                 alpha=self.opt["rerank_alpha"],
                 **generation_settings({**self.opt, "beam_size": beam_size}),
             )
+        prompt = self.backbone.prompt
+        self._texts = list(map(prompt.reply, batch.contexts, replies))
         return [(torch.tensor(reply), None, None) for reply in replies], []
 
-    def _v2t(self, vec: torch.Tensor) -> str:
-        return self.backbone.prompt.decode(self.backbone.reply_ids(vec))
+    def eval_step(self, batch: Batch) -> Output | None:
+        output = super().eval_step(batch)
+        if output is None or output.text is None:
+            return output
+        output.text = self._texts
+        unfinished = [text is None for text in self._texts]
+        if any(unfinished):
+            self.record_local_metric("unfinished_thoughts", SumMetric.many(unfinished))
+            logging.warning(
+                f"{sum(unfinished)} of {len(unfinished)} replies are missing: a thought without an "
+                f"end within --label-truncate {self.label_truncate}"
+            )
+        return output
+
+    def match_batch(
+        self, batch_reply: list[Message], valid_inds: Any, output: Output | None = None
+    ) -> list[Message]:
+        """A reply that is missing is none, not an empty one; people are shown that it is empty."""
+        for message in super().match_batch(batch_reply, valid_inds, output):
+            if message.get("text", "") is None:
+                del message["text"]
+                if self.opt.get("interactive_mode"):
+                    message["text"] = ""
+        return batch_reply
+
+    def self_observe(self, self_message: Message) -> None:
+        super().self_observe(Message({"text": ""} | self_message))
 
     def rank_eval_label_candidates(
         self, batch: Batch, batchsize: int

@@ -149,6 +149,8 @@ class ChatApp:
             assert written is not None  # the last one is the whole reply
             safety = self._judge([*turns, written.text])
             yield json.dumps({"text": written.text, "rots": written.rots, "safety": safety}) + "\n"
+        except UserError as error:
+            yield json.dumps({"error": f"{model.name}: {error}"}) + "\n"
         except Exception as error:
             logger.exception("%s", model.name)
             yield json.dumps({"error": f"{model.name}: {error}"}) + "\n"

@@ -10,9 +10,11 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from parlai_prosocial.chat.lines import as_line
 from parlai_prosocial.data.example import ROT_PREFIX, split_rots
+from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
+from parlai_prosocial.models.thoughts import reply_so_far
 from parlai_prosocial.zoo.resolve import OpenedModel
 
 ANOTHER_REPLY = {"inference": "nucleus", "topp": 0.9, "sampling_temperature": 0.8}
@@ -60,8 +62,11 @@ class StreamingModel:
             again: sample, where the model's own decoding would give the same reply.
 
         Yields:
-            What is written so far, and at last all of it. Where the model searches with beams, or
-            chooses among replies, only that.
+            What is written so far, without thoughts, and at last all of it. Where the model
+            searches with beams, or chooses among replies, only that.
+
+        Raises:
+            UserError: a thought has no end, so that there is no reply.
         """
         packed = "\n".join(map(as_line, turns))
         limit = self.backbone.context_limit(self.decoding["text_truncate"], self.max_tokens)
@@ -84,12 +89,11 @@ class StreamingModel:
             alpha=self.decoding["rerank_alpha"],
             **settings,
         )
-        return _read(self.backbone.prompt.decode(ids))
+        return self._read(context, ids)
 
     def _streamed(self, context: list[int], settings: dict[str, Any]) -> Iterator[Written]:
-        streamer = TextIteratorStreamer(
-            self.backbone.prompt.tokenizer, skip_prompt=True, skip_special_tokens=True
-        )
+        tokenizer = self.backbone.prompt.tokenizer
+        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=False)
         stopped = threading.Event()
         outcome: dict[str, Any] = {}
 
@@ -112,16 +116,23 @@ class StreamingModel:
             so_far = ""
             for chunk in streamer:
                 so_far += chunk
-                yield _read(_without_half_a_prefix(so_far))
+                said = reply_so_far(tokenizer, context, so_far)
+                yield _written(_without_half_a_prefix(said))
         finally:
             stopped.set()
             thread.join()
         if "error" in outcome:
             raise outcome["error"]
-        yield _read(self.backbone.prompt.decode(self.backbone.reply_ids(outcome["ids"])))
+        yield self._read(context, self.backbone.reply_ids(outcome["ids"]))
+
+    def _read(self, context: list[int], ids: list[int]) -> Written:
+        text = self.backbone.prompt.reply(context, ids)
+        if text is None:
+            raise UserError(f"its thoughts had no end within {self.max_tokens} tokens")
+        return _written(text)
 
 
-def _read(written: str) -> Written:
+def _written(written: str) -> Written:
     rots, text = split_rots(written)
     return Written(text, rots)
 

@@ -22,7 +22,6 @@ from parlai_prosocial.engines.reply_scores import (
 from parlai_prosocial.engines.seeds import own_seed
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.rerank import choose_replies
-from parlai_prosocial.models.thoughts import reply_text
 from parlai_prosocial.util.missing import Missing
 
 ROWS_PER_BATCH = 64
@@ -128,7 +127,7 @@ class TransformersEngine:
 
     def _reply(self, context: Sequence[int], ids: Sequence[int]) -> SampledReply | None:
         ended = self.prompt.ends_with_stop(ids)
-        text = reply_text(self.prompt.tokenizer, context, self.prompt.without_stop(ids))
+        text = self.prompt.reply(context, ids)
         if text is not None:
             return SampledReply(text, ended)
         self.missing.note(self.name, [UNFINISHED_THOUGHT])

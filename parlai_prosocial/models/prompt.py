@@ -9,6 +9,7 @@ from parlai_prosocial.data.example import SYSTEM_LINE_PREFIXES
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.chat_template import is_plain
 from parlai_prosocial.models.roles import with_roles
+from parlai_prosocial.models.thoughts import reply_text
 from parlai_prosocial.models.turn_format import TurnFormat, closed, render, turn_format
 
 DEFAULT_SYSTEM_PROMPT = "You are a kind, honest conversation partner."
@@ -182,6 +183,14 @@ class Prompt:
             ids = [*ids[: max_tokens - 1], self.end_of_turn_id]
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of a generated reply, without special tokens and what ended it."""
-        return self.tokenizer.decode(self.without_stop(ids), skip_special_tokens=True).strip()
+    def reply(self, context: Sequence[int], ids: Sequence[int]) -> str | None:
+        """The text of a generated reply, without thoughts, special tokens and what ended it.
+
+        Args:
+            context: token ids that it answers, from :meth:`encode_context`.
+            ids: its token ids.
+
+        Returns:
+            None where a thought has no end, so that there is no reply.
+        """
+        return reply_text(self.tokenizer, context, self.without_stop(ids))

@@ -17,6 +17,7 @@ _CLOSE = re.compile(
     rf"</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>",
     re.IGNORECASE,
 )
+_HALF_A_MARK = re.compile(r"[<\[◁][^<>\[\]◁▷\s]{0,24}\Z")
 
 
 def without_thoughts(text: str) -> str | None:
@@ -32,13 +33,20 @@ def without_thoughts(text: str) -> str | None:
     >>> without_thoughts("<think>They lied. I should") is None
     True
     """
+    said, unfinished = _parted(text)
+    return None if unfinished else said
+
+
+def _parted(text: str) -> tuple[str, bool]:
+    """What is said outside of thoughts, and whether the last thought has no end."""
     while opened := _OPEN.search(text):
         closed = _CLOSE.search(text, opened.end())
         if closed is None:
-            return None
+            text = text[: opened.start()]
+            break
         text = text[: opened.start()] + text[closed.end() :]
     *_, last = [None, *_CLOSE.finditer(text)]
-    return text[last.end() :] if last else text
+    return (text[last.end() :] if last else text), opened is not None
 
 
 def opens_thought(prompt: str) -> bool:
@@ -70,8 +78,28 @@ def reply_text(tokenizer: Any, prompt: Sequence[int], ids: Sequence[int]) -> str
     if opened and not _CLOSE.search(whole):
         return None
     reply = without_thoughts(whole)
-    if reply is None:
-        return None
-    for token in tokenizer.all_special_tokens:
-        reply = reply.replace(token, "")
-    return reply.strip()
+    return None if reply is None else _without_special(tokenizer, reply).strip()
+
+
+def reply_so_far(tokenizer: Any, prompt: Sequence[int], written: str) -> str:
+    """What is to be seen of a reply while it is written: no thought, and no half of a mark.
+
+    Args:
+        tokenizer, prompt: as for :func:`reply_text`.
+        written: the text until now, special tokens included.
+    """
+    opened = opens_thought(tokenizer.decode(prompt[-16:], skip_special_tokens=False))
+    if opened and not _CLOSE.search(written):
+        return ""
+    said, unfinished = _parted(written)
+    if not unfinished:
+        said = _HALF_A_MARK.sub("", said)
+    return _without_special(tokenizer, said)
+
+
+def _without_special(tokenizer: Any, text: str) -> str:
+    # A token may be special without having a role of its own, as <|eot_id|> is in Llama 3.
+    added = (str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)
+    for token in {*tokenizer.all_special_tokens, *added}:
+        text = text.replace(token, "")
+    return text

@@ -432,3 +432,25 @@ def test_token_losses_of_the_label_are_shown(make_agent, talk):
         assert len(losses) == length
         assert sum(losses) == pytest.approx(nll.item(), rel=1e-5)
         assert reply["token_losses"][-1][0] == agent.backbone.prompt.tokenizer.eos_token
+
+
+@pytest.mark.parametrize(
+    ("said", "reply"),
+    [("<think>Hm.</think>You could rest.<|im_end|>", "You could rest."), ("<think>You", None)],
+)
+@pytest.mark.parametrize("interactive", [False, True])
+def test_thoughts_are_no_reply(make_agent, talk, monkeypatch, said, reply, interactive):
+    agent = make_agent(datatype="valid", interactive_mode=interactive, use_reply="model")
+    ids = agent.backbone.prompt.tokenizer(said, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(
+        agent.backbone, "generate", lambda contexts, *_, **__: torch.tensor([ids] * len(contexts))
+    )
+    observations = [{"text": text, "eval_labels": ["Hello."]} for text in ("Hi!", "What?")]
+    acts = talk.act(agent, observations)
+    # People's programs read a text; a metric must not take an empty one for a reply.
+    assert [act.get("text") for act in acts] == [reply or ("" if interactive else None)] * 2
+    counted = [act.get("metrics", {}).get("unfinished_thoughts") for act in acts]
+    assert [m and m.value() for m in counted] == [None if reply else 1] * 2
+    agent.observe({"text": "Hi!", "episode_done": False})
+    agent.self_observe(agent.batch_act([agent.observation])[0])
+    assert agent.history.get_history_str() == "Hi!\n" + (reply or "")

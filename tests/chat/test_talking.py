@@ -20,7 +20,7 @@ def test_the_last_is_the_whole_greedy_reply(open_tiny, name):
         "Hi!\nHello there.\nHow are you? I walked in the park.", 256
     )
     ids = model.backbone.generate([context], 12, do_sample=False, min_new_tokens=1)[0]
-    expected = model.backbone.prompt.decode(model.backbone.reply_ids(ids))
+    expected = model.backbone.prompt.reply(context, model.backbone.reply_ids(ids))
     assert last.text == " ".join(expected.split("\n")).strip()
     for written in growing:
         assert last.text.startswith(written.text.rstrip("\ufffd"))
@@ -114,3 +114,30 @@ def test_the_label_is_the_classifiers(classifier):
     found = judge(classifier, turns)
     assert found["label"] == classifier.labels[expected.argmax()]
     assert found["probability"] == pytest.approx(expected.max().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "said", ["<think>Hm, so.</think>You could <b>rest.<|im_end|>", "<think>Hm"]
+)
+@pytest.mark.parametrize("decoding", [{}, {"inference": "beam", "beam_size": 2}])
+def test_thoughts_are_not_shown(open_tiny, monkeypatch, said, decoding):
+    model = open_tiny(**decoding)
+    ids = model.backbone.prompt.tokenizer(said, add_special_tokens=False)["input_ids"]
+
+    def generate(contexts, max_tokens, streamer=None, **settings):
+        if streamer is not None:
+            streamer.put(torch.tensor(contexts))
+            for token in ids:
+                streamer.put(torch.tensor([token]))
+            streamer.end()
+        return torch.tensor([ids])
+
+    monkeypatch.setattr(model.backbone, "generate", generate)
+    seen = []
+    if said.endswith("Hm"):
+        with pytest.raises(UserError, match="no end within 12 tokens"):
+            seen += model.reply(TURNS)
+    else:
+        seen += model.reply(TURNS)
+        assert seen[-1].text == "You could <b>rest."
+    assert not [written for written in seen if "Hm" in written.text or "think" in written.text]

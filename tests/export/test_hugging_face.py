@@ -63,7 +63,7 @@ def reply(opened, turns):
     backbone = opened.backbone
     context = backbone.prompt.encode_context("\n".join(turns))
     generated = backbone.generate([context], LENGTH, do_sample=False, num_beams=1, min_new_tokens=1)
-    return backbone.prompt.decode(backbone.reply_ids(generated[0]))
+    return backbone.prompt.reply([], backbone.reply_ids(generated[0]))
 
 
 def template_ids(tokenizer, chat):

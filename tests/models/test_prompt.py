@@ -126,7 +126,7 @@ def test_a_response_ends_with_one_end_of_turn(request, name):
     ids = prompt.encode_response("You could rest.")
     assert ids[-1] == prompt.end_of_turn_id
     assert ids.count(prompt.end_of_turn_id) == 1
-    assert prompt.decode(ids) == "You could rest."
+    assert prompt.reply([], ids) == "You could rest."
 
 
 @pytest.mark.parametrize("name", ["chat", "plain", "encoder"])

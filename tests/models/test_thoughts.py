@@ -2,7 +2,12 @@
 
 import pytest
 
-from parlai_prosocial.models.thoughts import opens_thought, reply_text, without_thoughts
+from parlai_prosocial.models.thoughts import (
+    opens_thought,
+    reply_so_far,
+    reply_text,
+    without_thoughts,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,7 @@ class Tokenizer:
 
     def __init__(self, *special):
         self.all_special_tokens = [*special, "<end>"]
+        self.added_tokens_decoder = {}
 
     def decode(self, ids, skip_special_tokens):
         words = [self.words[i] for i in ids]
@@ -65,3 +71,21 @@ def test_a_template_may_open_the_thought():
     assert reply_text(tokenizer, [5, 0], [2, 4]) is None
     assert reply_text(tokenizer, [5, 0, 1], [3, 4]) == "Hello."
     assert not opens_thought("")
+
+
+@pytest.mark.parametrize(
+    "opened, written, seen",
+    [
+        (False, "Hello.", "Hello."),
+        (False, "<think>Hm.", ""),
+        (False, "<think>Hm.</think>Hello.<end>", "Hello."),
+        (False, "Hello.<thi", "Hello."),
+        (False, "Hello.<think>Hm", "Hello."),
+        (False, "I <3 it", "I <3 it"),
+        (True, "Hm.", ""),
+        (True, "Hm.</thi", ""),
+        (True, "Hm.</think>Hello", "Hello"),
+    ],
+)
+def test_a_thought_is_not_seen_while_it_is_written(opened, written, seen):
+    assert reply_so_far(Tokenizer(), [5, 0] if opened else [5], written) == seen
