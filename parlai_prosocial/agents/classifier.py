@@ -22,6 +22,7 @@ from parlai.utils.distributed import is_distributed
 
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
 from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored
+from parlai_prosocial.agents.options import trains
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
@@ -93,7 +94,7 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
             _check(opt, self.checkpoint)
             if self.checkpoint is not None:
                 facts = {"backbone": self.checkpoint.info["backbone"]}
-                if _trains(opt):
+                if trains(opt):
                     facts["lora_rank"] = self.checkpoint.lora_rank
                 refuse_ignored(opt, self.checkpoint.path, facts)
             opt["class_weights"] = opt["class_weights"] or None
@@ -237,15 +238,9 @@ def _task_labels(opt: Opt) -> list[str] | None:
     return list(candidates) if candidates else None
 
 
-def _trains(opt: Opt) -> bool:
-    # `parlai interactive` leaves the datatype at its default, train.
-    datatype = opt.get("datatype", "")
-    return datatype.startswith("train") and not opt.get("interactive_mode")
-
-
 def _check(opt: Opt, checkpoint: ClassifierCheckpoint | None) -> None:
     classes, weights = opt["classes"], opt.get("class_weights")
-    if checkpoint is None and not _trains(opt):
+    if checkpoint is None and not trains(opt):
         raise UserError("-m prosocial/classifier: give a trained classifier's file by -mf")
     if len(set(classes)) < max(2, len(classes)):
         raise UserError(f"--classes {' '.join(classes)}: give at least two, each once")
@@ -268,5 +263,5 @@ def _check(opt: Opt, checkpoint: ClassifierCheckpoint | None) -> None:
         )
     if opt.get("update_classifier_head_only"):
         raise UserError("--update-classifier-head-only: use --lora-rank to train fewer weights")
-    if is_distributed():
+    if is_distributed() and trains(opt):
         raise UserError("-m prosocial/classifier trains in one process: use parlai train_model")

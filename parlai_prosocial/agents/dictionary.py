@@ -1,5 +1,6 @@
 """The tokenizer as ParlAI's dictionary and history see it."""
 
+from collections import Counter
 from typing import Any
 
 from parlai.core.dict import DictionaryAgent
@@ -19,6 +20,7 @@ class TokenizerDictionary(DictionaryAgent):
     def __init__(self, opt: Opt, shared: Any = None, tokenizer: Any = None, pad_id: int = 0):
         self.opt = opt
         self.hf_tokenizer = tokenizer
+        self.freq: Counter[str] = Counter()
         if tokenizer is None:  # asked by build_dict whether there is anything to build
             return
         self.tok2ind = tokenizer.get_vocab()
@@ -28,6 +30,14 @@ class TokenizerDictionary(DictionaryAgent):
         self.start_token = tokenizer.bos_token or tokenizer.eos_token
         self.unk_token = tokenizer.unk_token or tokenizer.eos_token
         self._unk_token_idx = self.tok2ind[self.unk_token]
+
+    def tokenize(self, text: str, building: bool = False) -> list[str]:
+        """The tokens of a text, for ``parlai eval_wordstat``.
+
+        A tokenizer has no counts of its training text: ``freq`` is 0 for all of them, and
+        ``--external-dict`` takes them from another dictionary.
+        """
+        return self.hf_tokenizer.tokenize(text)
 
     def is_prebuilt(self) -> bool:
         return True

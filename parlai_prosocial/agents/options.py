@@ -162,7 +162,7 @@ def check(opt: Opt) -> None:
             "only; use --contrast-score likelihood, or another --contrast-loss"
         )
     generation_settings(opt)  # an --inference that is not kept is named now, not after training
-    if _trains(opt):
+    if trains(opt):
         _check_training(opt)
     if not opt["sampling_temperature"] > 0:
         raise UserError(
@@ -178,7 +178,8 @@ def check(opt: Opt) -> None:
         raise UserError(f"--lora-rank {opt['lora_rank']}: must not be negative; 0 switches it off")
 
 
-def _trains(opt: Opt) -> bool:
+def trains(opt: Opt) -> bool:
+    """Whether an agent of these options trains."""
     # `parlai interactive` leaves the datatype at its default, train.
     is_training = DatatypeHelper.is_training(opt.get("datatype") or "")
     return is_training and not opt.get("interactive_mode")

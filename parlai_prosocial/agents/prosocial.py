@@ -14,6 +14,7 @@ from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import Batch, Output
 from parlai.utils import logging
+from parlai.utils.distributed import is_distributed
 
 from parlai_prosocial.agents import options, parlai_flags
 from parlai_prosocial.agents.contrast import ContrastiveLoss, Example
@@ -50,6 +51,9 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             self.fill_defaults(opt)
             options.check(opt)
             parlai_flags.refuse(opt)
+            if is_distributed() and not options.trains(opt):
+                # There are no gradients to average, and torch refuses a model without any.
+                opt["ddp_backend"] = "none"
             if opt.get("fp16"):
                 logging.info("--fp16: this agent uses bf16 instead, which needs no loss scaling")
                 opt["fp16"], opt["precision"] = False, "bf16"

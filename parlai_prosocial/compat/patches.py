@@ -23,6 +23,7 @@ from types import ModuleType
 
 from parlai_prosocial.compat import card as compat_card
 from parlai_prosocial.compat import chat as compat_chat
+from parlai_prosocial.compat import vacuum as compat_vacuum
 from parlai_prosocial.compat.downloads import mend_downloads
 from parlai_prosocial.compat.presets import mend_presets
 from parlai_prosocial.data.example import BINARY_LABELS
@@ -54,6 +55,7 @@ def apply() -> None:
     mend_offensive_classifier()
     mend_chats()
     mend_model_card()
+    mend_vacuum()
     mend_failed_downloads()
     mend_prosocial_dialog()
     mend_twitter()
@@ -203,6 +205,11 @@ def mend_chats() -> None:
 def mend_model_card() -> None:
     """``parlai generate_model_card`` fails on tasks with flags of their own; see compat_card."""
     _when_imported("parlai.scripts.generate_model_card", compat_card.mend)
+
+
+def mend_vacuum() -> None:
+    """``parlai vacuum`` unpickles every model file; see compat_vacuum. Needed in all versions."""
+    _when_imported("parlai.scripts.vacuum", compat_vacuum.mend)
 
 
 def mend_failed_downloads() -> None:
