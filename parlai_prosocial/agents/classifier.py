@@ -24,6 +24,7 @@ from parlai_prosocial.agents.dictionary import TokenizerDictionary
 from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored
 from parlai_prosocial.agents.options import trains
 from parlai_prosocial.compat import patches as compat
+from parlai_prosocial.compat.settings import add_flags
 from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
@@ -48,6 +49,7 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
         super().add_cmdline_args(parser, partial_opt)
+        add_flags(parser)
         group = parser.add_argument_group("Prosocial classifier")
         group.add_argument(
             "--backbone",

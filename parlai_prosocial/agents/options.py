@@ -4,6 +4,7 @@ from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.utils.data import DatatypeHelper
 
+from parlai_prosocial.compat.settings import add_flags
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
@@ -73,6 +74,7 @@ def add_contrast_arguments(
         default=False,
         help="A control: shuffle the social weights over the negatives of each batch.",
     )
+    add_flags(parser)
 
 
 def add_arguments(parser: ParlaiParser, partial_opt: Opt | None) -> None:

@@ -12,7 +12,6 @@ ours, left setuptools in version 81: hence ``setuptools<81`` in our requirements
 import contextlib
 import copy
 import functools
-import importlib.abc
 import importlib.util
 import inspect
 import sys
@@ -25,9 +24,11 @@ from parlai_prosocial.compat import card as compat_card
 from parlai_prosocial.compat import chat as compat_chat
 from parlai_prosocial.compat import vacuum as compat_vacuum
 from parlai_prosocial.compat.downloads import mend_downloads
+from parlai_prosocial.compat.importing import when_imported
 from parlai_prosocial.compat.presets import mend_presets
 from parlai_prosocial.data.example import BINARY_LABELS
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.util.stopping import Stopped
 
 PARLAI_INSTALL = "pip install --no-deps parlai==1.7.2"
 
@@ -61,6 +62,7 @@ def apply() -> None:
     mend_twitter()
     mend_cpu_workers()
     mend_presets()
+    mend_training()
 
 
 def mend_plateau_scheduler() -> None:
@@ -79,6 +81,24 @@ def mend_plateau_scheduler() -> None:
         self.scheduler = ReduceLROnPlateau(optimizer, "min", factor=decay, patience=patience)
 
     ReduceOnPlateauLRScheduler.__init__ = __init__
+
+
+def mend_training() -> None:
+    """``parlai train_model`` and ``multiprocessing_train``: see ``training.py`` beside this."""
+    when_imported("parlai.scripts.train_model", _mend_train_script)
+    when_imported("parlai.scripts.multiprocessing_train", _mend_many_script)
+
+
+def _mend_train_script(script: ModuleType) -> None:
+    from parlai_prosocial.compat.training import mend_training
+
+    mend_training(script)
+
+
+def _mend_many_script(script: ModuleType) -> None:
+    from parlai_prosocial.compat.training import mend_many
+
+    mend_many(script)
 
 
 def mend_array_vectors() -> None:
@@ -142,7 +162,7 @@ def mend_gpt2_cache() -> None:
     seconds; so it is mended when it is imported.
     """
     if int(metadata.version("transformers").split(".")[0]) >= 5:
-        _when_imported("parlai.agents.hugging_face.gpt2", _reorder_cache_objects)
+        when_imported("parlai.agents.hugging_face.gpt2", _reorder_cache_objects)
 
 
 def _reorder_cache_objects(gpt2: ModuleType) -> None:
@@ -153,19 +173,13 @@ def _reorder_cache_objects(gpt2: ModuleType) -> None:
     gpt2.HFGPT2Model.reorder_decoder_incremental_state = reorder_decoder_incremental_state
 
 
-CPU_SCRIPTS = {
-    "parlai.scripts.multiprocessing_train": "multiprocess_train",
-    "parlai.scripts.multiprocessing_eval": "multiprocess_eval",
-}
-
-
 def mend_offensive_classifier() -> None:
     """``OffensiveLanguageClassifier(custom_model_file=...)`` opens every file in one way.
 
     It says ``transformer/classifier`` whatever the file's own options name, so that no classifier
     of another agent can be used where ParlAI takes one. Needed in all versions.
     """
-    _when_imported("parlai.utils.safety", _open_by_its_own_agent)
+    when_imported("parlai.utils.safety", _open_by_its_own_agent)
 
 
 def _open_by_its_own_agent(safety: ModuleType) -> None:
@@ -195,21 +209,21 @@ def _open_by_its_own_agent(safety: ModuleType) -> None:
 def mend_chats() -> None:
     """``parlai safe_interactive`` and the chat services: see ``compat_chat.py``."""
     human = "parlai.agents.safe_local_human.safe_local_human"
-    _when_imported(human, compat_chat.mend_safe_human)
-    _when_imported("parlai.scripts.safe_interactive", compat_chat.mend_safe_script)
-    _when_imported("parlai.scripts.interactive_web", compat_chat.mend_web_script)
+    when_imported(human, compat_chat.mend_safe_human)
+    when_imported("parlai.scripts.safe_interactive", compat_chat.mend_safe_script)
+    when_imported("parlai.scripts.interactive_web", compat_chat.mend_web_script)
     manager = "parlai.chat_service.services.websocket.websocket_manager"
-    _when_imported(manager, compat_chat.mend_websocket_manager)
+    when_imported(manager, compat_chat.mend_websocket_manager)
 
 
 def mend_model_card() -> None:
     """``parlai generate_model_card`` fails on tasks with flags of their own; see compat_card."""
-    _when_imported("parlai.scripts.generate_model_card", compat_card.mend)
+    when_imported("parlai.scripts.generate_model_card", compat_card.mend)
 
 
 def mend_vacuum() -> None:
     """``parlai vacuum`` unpickles every model file; see compat_vacuum. Needed in all versions."""
-    _when_imported("parlai.scripts.vacuum", compat_vacuum.mend)
+    when_imported("parlai.scripts.vacuum", compat_vacuum.mend)
 
 
 def mend_failed_downloads() -> None:
@@ -227,7 +241,7 @@ def mend_prosocial_dialog() -> None:
     Its teachers count examples in a field that their clones do not have. DialogTeacher, of which
     they are, counts rightly without that. Needed in all versions.
     """
-    _when_imported("parlai.tasks.prosocial_dialog.agents", _count_as_dialog_teacher)
+    when_imported("parlai.tasks.prosocial_dialog.agents", _count_as_dialog_teacher)
 
 
 def _count_as_dialog_teacher(agents: ModuleType) -> None:
@@ -241,13 +255,19 @@ def mend_twitter() -> None:
     ParlAI then asks to install emoji, which does not help. Needed from emoji 2 on; 1.x has a table
     of tables under the name, in which ParlAI finds nothing.
     """
-    _when_imported("emoji.unicode_codes", _restore_flat_emoji_table)
+    when_imported("emoji.unicode_codes", _restore_flat_emoji_table)
 
 
 def _restore_flat_emoji_table(unicode_codes: ModuleType) -> None:
     if "EMOJI_DATA" in vars(unicode_codes):
         table = {emoji: names["en"] for emoji, names in unicode_codes.EMOJI_DATA.items()}
         unicode_codes.UNICODE_EMOJI = table  # type: ignore[attr-defined]
+
+
+CPU_SCRIPTS = {
+    "parlai.scripts.multiprocessing_train": "multiprocess_train",
+    "parlai.scripts.multiprocessing_eval": "multiprocess_eval",
+}
 
 
 def mend_cpu_workers() -> None:
@@ -261,7 +281,7 @@ def mend_cpu_workers() -> None:
     the worker processes do not get here.
     """
     for script in CPU_SCRIPTS:
-        _when_imported(script, _mend_cpu_script)
+        when_imported(script, _mend_cpu_script)
 
 
 _parlai_workers: dict[str, Callable] = {}
@@ -289,7 +309,11 @@ def _mend_and_run(script: str, rank: int, opt, *args, **kwargs):
     importlib.import_module(script)
     if opt.get("no_cuda") or not torch.cuda.is_available():
         _use_gloo()
-    return _parlai_workers[script](rank, opt, *args, **kwargs)
+    try:
+        return _parlai_workers[script](rank, opt, *args, **kwargs)
+    except Stopped as stopped:
+        # All processes stop at one step; ParlAI would interrupt the others once more.
+        sys.exit(stopped.status)
 
 
 @functools.cache
@@ -365,34 +389,3 @@ def _replace_everywhere(original: Callable, replacement: Callable) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("parlai.") and vars(module).get(original.__name__) is original:
             setattr(module, original.__name__, replacement)
-
-
-class _WhenImported(importlib.abc.MetaPathFinder):
-    """Calls ``mend(module)`` once, right after the module called ``name`` has been imported."""
-
-    def __init__(self, name: str, mend: Callable[[ModuleType], None]):
-        self.name = name
-        self.mend = mend
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname != self.name:
-            return None
-        sys.meta_path.remove(self)  # the search below must find the real one, not this again
-        spec = importlib.util.find_spec(fullname)
-        assert spec is not None and spec.loader is not None  # it is one of ParlAI's own files
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            self.mend(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-def _when_imported(name: str, mend: Callable[[ModuleType], None]) -> None:
-    """Call ``mend(module)`` on the module called ``name``: now, or when it is imported."""
-    if name in sys.modules:
-        mend(sys.modules[name])
-    else:
-        sys.meta_path.insert(0, _WhenImported(name, mend))

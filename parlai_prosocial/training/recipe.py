@@ -191,6 +191,8 @@ def train_step(arguments: list[str], title: str, out: Path, say: Say = print) ->
     from parlai.utils.logging import set_log_level
     from transformers.utils.logging import disable_progress_bar
 
+    from parlai_prosocial.compat.training import release
+
     command = shlex.join(["parlai", "train_model", *arguments])
     if before := finished_before(out, command):
         say(f"{title}: finished before, {out}")
@@ -201,21 +203,24 @@ def train_step(arguments: list[str], title: str, out: Path, say: Say = print) ->
     opt = TrainModel.setup_args().parse_args(arguments)
     set_log_level(logging.WARNING)
     loop = TrainLoop(opt)
-    if opt["seed"] is not None:
-        set_seed(opt["seed"])
-    total, world = int(loop.max_train_steps), loop.world
-    with tqdm(total=total, initial=loop._train_steps, desc=title, unit="step") as bar:
-        for report in loop.train_steps():
-            bar.set_postfix(ppl=f"{float(report['ppl']):.1f}", refresh=False)
-            bar.update(loop._train_steps - bar.n)
-        bar.update(total - bar.n)
-    result = StepResult(
-        model_file=str(opt["model_file"]),
-        steps=total,
-        tokens=_processed_tokens(loop, world),
-        seconds=loop.train_time.time(),
-        command=command,
-    )
+    try:
+        if opt["seed"] is not None:
+            set_seed(opt["seed"])
+        total, world = int(loop.max_train_steps), loop.world
+        with tqdm(total=total, initial=loop._train_steps, desc=title, unit="step") as bar:
+            for report in loop.train_steps():
+                bar.set_postfix(ppl=f"{float(report['ppl']):.1f}", refresh=False)
+                bar.update(loop._train_steps - bar.n)
+            bar.update(total - bar.n)
+        result = StepResult(
+            model_file=str(opt["model_file"]),
+            steps=total,
+            tokens=_processed_tokens(loop, world),
+            seconds=loop.train_time.time(),
+            command=command,
+        )
+    finally:
+        release(loop)
     write_finished(out, result)
     return result
 
@@ -249,8 +254,8 @@ def _processed_tokens(loop: Any, world: Any) -> int:
     The loop ends before it logs its last steps, so their metrics still lie in the world.
     """
     reports = [(report["useful_tokens"], report["train_steps"]) for report in loop.train_reports]
-    if not reports or reports[-1][1] < loop._train_steps:
-        reports.append((float(world.report()["useful_tokens"]), loop._train_steps))
+    if "useful_tokens" in (last := world.report()):
+        reports.append((float(last["useful_tokens"]), loop._train_steps))
     tokens, before = 0.0, 0
     for mean, steps in reports:
         tokens += mean * (steps - before)

@@ -1,0 +1,209 @@
+"""Kill training at random points and check that it ends with the weights it would have had.
+
+A tiny random model is trained by `prosocial train` in two steps, once without interruption. Then,
+for every point, the same command is killed with SIGKILL (all its processes) after a random time and
+run again until it has ended; the sha256 of both steps' weights must be those of the first run. The
+points under two processes do the same with `parlai multiprocessing_train`, step 1 and then step 2.
+On the CPU in float32.
+
+Run it through `make kill-test`. The exit status is 1 if a single weight differs.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+STEPS = ("step1", "step2")
+PRESET = {
+    "model": "prosocial",
+    "optimizer": "adamw",
+    "lr_scheduler": "linear",
+    "warmup_updates": 5,
+    "learningrate": 0.001,
+    "lora_rank": 4,
+    "precision": "fp32",
+    "text_truncate": 64,
+    "label_truncate": 24,
+    "batchsize": 4,
+    "negatives": 2,
+    "in_batch_negatives": 1,
+    "max_train_steps": 120,
+    "save_every_n_secs": 0.05,
+    "log_every_n_steps": 10,
+    "validation_max_exs": 8,
+    "short_final_eval": True,
+    "skip_generation": True,
+    "seed": 3,
+}
+TASKS = {
+    "step1": {"task": "diasafety:Contrastive", "diasafety_cross_negatives": 2},
+    "step2": {
+        "task": "self_dialogue,diasafety:Contrastive",
+        "multitask_weights": [1.0, 1.0],
+        # The result is then the best by perplexity, of step 50 or 100.
+        "validation_every_n_steps": 50,
+        "validation_metric": "ppl",
+    },
+}
+BIN = Path(sys.executable).parent
+
+
+def write_inputs(folder: Path) -> None:
+    """The recipe and a random model of 40,000 parameters with a byte tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    recipe = folder / "recipe"
+    recipe.mkdir()
+    for step in STEPS:
+        (recipe / f"{step}.opt").write_text(json.dumps(PRESET | TASKS[step]))
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {token: i for i, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=special[1], eos_token=special[2], pad_token=special[2]
+    )
+    fast.add_special_tokens({"additional_special_tokens": special})
+    fast.save_pretrained(folder / "base")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "base")
+
+
+def train_commands(folder: Path, out: Path, processes: int) -> list[list[str]]:
+    """The commands that train both steps into ``out``."""
+    base = str(folder / "base")
+    if processes == 1:
+        arguments = ["--recipe", str(folder / "recipe"), "--base", base, "--out", str(out)]
+        return [[str(BIN / "prosocial"), "train", *arguments]]
+    commands = []
+    for step in STEPS:
+        command = [str(BIN / "parlai"), "multiprocessing_train", "--no-cuda"]
+        command += ["--distributed-world-size", str(processes), "--ddp-backend", "ddp"]
+        command += ["-o", str(folder / "recipe" / f"{step}.opt"), "--backbone", base]
+        command += ["-mf", str(out / step / "model")]
+        if step == "step2":
+            command += ["--init-model", str(out / "step1" / "model")]
+        commands.append(command)
+    return commands
+
+
+def run(commands: Sequence[Sequence[str]], log: Path, kill_after: float | None) -> bool:
+    """Run commands one after the other; whether they ended before they were killed."""
+    began = time.monotonic()
+    for command in commands:
+        left = None if kill_after is None else kill_after - (time.monotonic() - began)
+        with log.open("a") as stream:
+            process = subprocess.Popen(
+                command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            status = process.wait(max(left, 0) if left is not None else None)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return False
+        if status:
+            raise SystemExit(f"exit status {status}; see {log}:\n{log.read_text()[-2000:]}")
+    return True
+
+
+def weights_sha256(out: Path) -> dict[str, str]:
+    """Step -> hash of its result's weights."""
+    hashes = {}
+    for step in STEPS:
+        manifest = json.loads((out / step / "model").read_text())
+        digest = hashlib.sha256()
+        for file in sorted((out / step / manifest["weights"]).glob("*.safetensors")):
+            digest.update(file.read_bytes())
+        hashes[step] = digest.hexdigest()
+    return hashes
+
+
+def where(out: Path) -> str:
+    """The step and the last checkpoint that a kill has left."""
+    for step in reversed(STEPS):
+        for name in ("model", "model.checkpoint"):
+            stats = out / step / f"{name}.trainstats"
+            if stats.exists():
+                try:
+                    steps = json.loads(stats.read_text())["train_steps"]
+                except ValueError:
+                    steps = "a torn file"
+                return f"{step}, {name} of step {steps}"
+    return "no checkpoint yet"
+
+
+def test_points(folder: Path, processes: int, points: int, rng: random.Random) -> int:
+    """Kill at so many points; returns at how many the weights differed."""
+    whole = folder / f"whole-{processes}"
+    began = time.monotonic()
+    run(train_commands(folder, whole, processes), folder / f"whole-{processes}.log", None)
+    seconds = time.monotonic() - began
+    expected = weights_sha256(whole)
+    print(f"{processes} process(es), uninterrupted: {seconds:.0f} s, weights", flush=True)
+    for step, digest in expected.items():
+        print(f"  {step} sha256 {digest}", flush=True)
+    wrong = 0
+    for point in range(points):
+        out = folder / f"killed-{processes}-{point}"
+        log = folder / f"killed-{processes}-{point}.log"
+        commands = train_commands(folder, out, processes)
+        after = rng.uniform(0, seconds)
+        ended = run(commands, log, after)
+        left = "ended before" if ended else where(out)
+        run(commands, log, None)
+        same = weights_sha256(out) == expected
+        wrong += not same
+        print(
+            f"[{point + 1}/{points}] SIGKILL after {after:5.1f} s ({left}): "
+            f"{'bit-identical' if same else 'OTHER WEIGHTS'}",
+            flush=True,
+        )
+    return wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--points", type=int, default=50, help="kills of one process")
+    parser.add_argument("--two-process-points", type=int, default=10, help="kills of two")
+    parser.add_argument("--seed", type=int, default=0, help="of the random points")
+    arguments = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    rng = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["PARLAI_DATAPATH"] = str(folder / "data")
+        write_inputs(folder)
+        wrong = test_points(folder, 1, arguments.points, rng)
+        wrong += test_points(folder, 2, arguments.two_process_points, rng)
+    total = arguments.points + arguments.two_process_points
+    print(f"{total - wrong} of {total} points bit-identical")
+    sys.exit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()
