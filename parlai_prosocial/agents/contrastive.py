@@ -18,12 +18,13 @@ import torch
 from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric, GlobalAverageMetric, SumMetric
 from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import Batch
 from parlai.core.torch_generator_agent import PPLMetric, TorchGeneratorAgent
 from parlai.utils import logging
 from parlai.utils.misc import warn_once
 
-from parlai_prosocial.agents import distributed
+from parlai_prosocial.agents import distributed, shown
 from parlai_prosocial.agents.contrast import (
     ContrastiveLoss,
     Example,
@@ -33,7 +34,6 @@ from parlai_prosocial.agents.contrast import (
     sample_negatives,
     without_equal,
 )
-from parlai_prosocial.agents.shown import ShownTurns
 from parlai_prosocial.data.example import CASUAL
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
@@ -73,7 +73,7 @@ def averages(values: Sequence[float], weights: Sequence[float]) -> list[AverageM
     ]
 
 
-class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
+class ContrastiveAgent(TorchGeneratorAgent):
     """Trains on responses and their negatives.
 
     Message fields beyond ParlAI's own, all optional: ``negatives``, ``negative_weights`` and
@@ -84,12 +84,31 @@ class ContrastiveAgent(ShownTurns, TorchGeneratorAgent):
     temperature_flag = "temperature"
     """The flag of the n-pair loss's temperature."""
 
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        super().add_cmdline_args(parser, partial_opt)
+        shown.add_arguments(parser)
+        return parser
+
     def __init__(self, opt: Opt, shared: Any = None):
+        self.shown: shown.ShownTurns = shared["shown"] if shared else shown.ShownTurns(opt)
         self.drift: list[float] = []
         self.pending: list[Any] = []
         super().__init__(opt, shared)
         self.contrastive_loss = self.build_contrastive_loss()
         self.random.seed(f"labels {self._seed}")
+
+    def share(self) -> dict[str, Any]:
+        return super().share() | {"shown": self.shown}
+
+    def act(self) -> Message:
+        message = super().act()
+        return self.shown.for_people(
+            self.opt, message, (self.observation or {}).get("full_text", "")
+        )
+
+    def self_observe(self, self_message: Message) -> None:
+        super().self_observe(self.shown.for_history(self.opt, self_message))
 
     @property
     def _seed(self) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 from parlai.core.message import Message
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
-from parlai.core.torch_agent import TorchAgent
 
 from parlai_prosocial.data.example import split_rots
 from parlai_prosocial.errors import UserError
@@ -27,44 +26,47 @@ SHOWN_FIELDS = {
 """Fields of a reply, and what people are told that they are."""
 
 
-class ShownTurns(TorchAgent):
+def add_arguments(parser: ParlaiParser) -> None:
+    group = parser.add_argument_group("Shown to people in interactive mode")
+    group.add_argument(
+        "--show-rot",
+        type="bool",
+        default=False,
+        help="Show the rules of thumb that the model wrote before its reply; one trained on "
+        "-t prosocial:RotResponse does.",
+    )
+    group.add_argument(
+        "--show-safety",
+        type="bool",
+        default=False,
+        help="Show the label that --safety-model gives your message and the reply.",
+    )
+    group.add_argument(
+        "--safety-model",
+        type=str,
+        default=None,
+        help="File of a -m prosocial/classifier. `parlai safe_interactive` filters by it too.",
+    )
+    # Printed where a message has them.
+    parser.set_defaults(display_add_fields=",".join(SHOWN_FIELDS))
+
+
+class ShownTurns:
     """Tells people of a reply's rules of thumb and of the turn's safety, where they ask for it.
 
-    In interactive mode only. The history has the reply alone.
+    In interactive mode only. The history has the reply alone. An agent has one, and its clones
+    share it.
+
+    Args:
+        opt: has the flags of :func:`add_arguments`.
+
+    Raises:
+        UserError: ``--show-safety`` without a classifier, or one that cannot be opened.
     """
 
-    @classmethod
-    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
-        super().add_cmdline_args(parser, partial_opt)
-        group = parser.add_argument_group("Shown to people in interactive mode")
-        group.add_argument(
-            "--show-rot",
-            type="bool",
-            default=False,
-            help="Show the rules of thumb that the model wrote before its reply; one trained on "
-            "-t prosocial:RotResponse does.",
-        )
-        group.add_argument(
-            "--show-safety",
-            type="bool",
-            default=False,
-            help="Show the label that --safety-model gives your message and the reply.",
-        )
-        group.add_argument(
-            "--safety-model",
-            type=str,
-            default=None,
-            help="File of a -m prosocial/classifier. `parlai safe_interactive` filters by it too.",
-        )
-        # Printed where a message has them.
-        parser.set_defaults(display_add_fields=",".join(SHOWN_FIELDS))
-        return parser
-
-    def __init__(self, opt: Opt, shared: Any = None):
+    def __init__(self, opt: Opt):
         self.safety: SafetyClassifier | None = None
-        if shared is not None:
-            self.safety = shared["safety"]
-        elif opt.get("show_safety"):
+        if opt.get("show_safety"):
             if not opt.get("safety_model"):
                 raise UserError(
                     "--show-safety: needs a classifier; give its file by --safety-model (train "
@@ -73,30 +75,26 @@ class ShownTurns(TorchAgent):
             self.safety = open_classifier(
                 opt["safety_model"], "--safety-model", opt.get("datapath")
             )
-        super().__init__(opt, shared)
 
-    def share(self) -> dict[str, Any]:
-        return super().share() | {"safety": self.safety}
+    def for_history(self, opt: Opt, reply: Message) -> Message:
+        """What the agent remembers of its own message: the reply without rules of thumb."""
+        if opt.get("interactive_mode") and reply.get("text"):
+            reply = Message(reply)
+            reply.force_set("text", split_rots(reply["text"])[1])
+        return reply
 
-    def self_observe(self, self_message: Message) -> None:
-        if self.opt.get("interactive_mode") and self_message.get("text"):
-            self_message = Message(self_message)
-            self_message.force_set("text", split_rots(self_message["text"])[1])
-        super().self_observe(self_message)
-
-    def act(self) -> Message:
-        message = super().act()
-        if not self.opt.get("interactive_mode") or "text" not in message:
+    def for_people(self, opt: Opt, message: Message, context: str) -> Message:
+        """What people get of an agent's message in a newline-packed context."""
+        if not opt.get("interactive_mode") or "text" not in message:
             return message
         rots, text = split_rots(message["text"])
         shown: dict[str, Any] = {}
-        if self.opt.get("show_rot"):
+        if opt.get("show_rot"):
             shown["written_rots"] = rots
         if self.safety is not None:
-            context = self.observation["full_text"]
             shown["message_safety"] = self._judge(*split_last_line(context))
             shown["reply_safety"] = self._judge(context, text)
-        if not _prints_fields(self.opt):
+        if not _prints_fields(opt):
             notes = {SHOWN_FIELDS[name]: value for name, value in shown.items()}
             text = "\n".join([text, *(f"[{name}: {_line(v)}]" for name, v in notes.items())])
         message.force_set("text", text)

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 
 import pytest
+from parlai.agents.repeat_query.repeat_query import RepeatQueryAgent
+from parlai.core.loader import AGENT_REGISTRY
 from parlai.core.script import superscript_main
 
 TOD = "parlai.core.tod.tod_agents:"
@@ -49,10 +51,16 @@ def test_runs(script, flags, trained, data, tmp_path):
     superscript_main([script, "-mf", str(path), *task, *flags])
 
 
-def test_the_world_of_task_oriented_dialogue(trained):
+class SilentApi(RepeatQueryAgent):
+    def self_observe(self, message):
+        pass
+
+
+def test_the_world_of_task_oriented_dialogue(trained, monkeypatch):
+    monkeypatch.setitem(AGENT_REGISTRY, "silent_api", SilentApi)
     flags = ["--api-schema-grounding-model", TOD + "EmptyApiSchemaAgent"]
     flags += ["--goal-grounding-model", TOD + "EmptyGoalAgent", "--user-model-file", trained]
-    flags += ["--system-model-file", trained, "--api-resp-model-file", trained]
+    flags += ["--system-model-file", trained, "--api-resp-model", "silent_api"]
     superscript_main(["tod_world_script", *flags, "--num-episodes", "1", "--max-turns", "2"])
 
 

@@ -74,7 +74,7 @@ def test_evaluation_gets_what_was_written(reply_of):
 
 def test_a_clone_judges_too(make_agent, judge):
     agent = make_agent("llama", datatype="valid", show_safety=True, safety_model=judge)
-    assert agent.clone().safety is agent.safety is not None
+    assert agent.clone().shown.safety is agent.shown.safety is not None
 
 
 def test_no_label_without_a_classifier(make_agent):
