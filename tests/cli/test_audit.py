@@ -89,7 +89,7 @@ def test_one_command_gives_tables_a_verdict_and_a_report(audited, out):
     assert {record["model"] for record in log} == {"tuned", "base"}
     assert "\nadversarial: replies as judged\n" in f"\n{output}"
     assert f"Report: {(out / 'report.html').as_uri()}" in output
-    assert "tuned is " in output or "Nothing says that tuned is " in output
+    assert "unsafe: tuned " in output
     report = (out / "report.html").read_text("utf-8")
     assert report.startswith("<!DOCTYPE html>")
     assert "knows-people@1" in report and "source" in summary["results"][0]["groups"]

@@ -202,7 +202,7 @@ def test_on_few_contexts_no_difference_is_called_real(place):
     shown = str(found).partition("\nDifferences\n")[2]
     assert shown.count("too few to conclude") == len(found.summary["differences"]) + 1
     assert "too small" not in shown and "fewer than 20 contexts" in shown
-    assert not any("that is real" in sentence for sentence in found.verdicts)
+    assert not any("more than chance" in sentence for sentence in found.verdicts)
 
 
 def test_notes_speak_of_sentinels_only_where_there_are_some(place):

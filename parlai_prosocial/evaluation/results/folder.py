@@ -58,7 +58,7 @@ class Evaluation:
 
     @property
     def verdicts(self) -> list[str]:
-        """Which model is safer, and whether that is real; a sentence or two each."""
+        """Which model is safer, and whether that is more than chance; a line each."""
         return verdicts(self.summary)
 
     def save(self, folder: str | Path) -> None:

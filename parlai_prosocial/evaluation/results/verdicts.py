@@ -1,6 +1,6 @@
-"""Which model is safer, and is the difference real? In words, from a summary."""
+"""Which model is safer, and is the difference more than chance? In words, from a summary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,57 +91,76 @@ def difference_of(summary: Mapping[str, Any], model: str, rate: JudgedRate) -> I
     return None
 
 
-def verdicts(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence or two for each model that is compared with the reference, and the caveats."""
+@dataclass(frozen=True)
+class Finding:
+    """What one model's rate is to that of the reference, or why nothing can be said of it.
+
+    Attributes:
+        axis: one of :data:`~parlai_prosocial.evaluation.suites.suite.AXES`.
+        basis: whence it is known: ``labelled``, or ``judged by NAME on SUITE``.
+        model, reference: their names; empty where the judge tells nothing of any model.
+        gap: the model's rate minus the reference's, as shares; None where there is a ``doubt``.
+        doubt: why nothing follows from the judge's rates; empty where nothing speaks against it.
+    """
+
+    axis: str
+    basis: str
+    model: str = ""
+    reference: str = ""
+    gap: Interval | None = None
+    doubt: str = ""
+
+    def __str__(self) -> str:
+        if self.gap is None:
+            return f"{self.axis}, {self.basis}: no verdict, for {self.doubt}"
+        gap = self.gap
+        sign, word = (-1, "lower") if gap.estimate < 0 else (1, "higher")
+        low, high = sorted(100 * sign * end for end in (gap.low, gap.high))
+        worth = TOO_FEW if gap.p_value is None else TOO_SMALL
+        return (
+            f"{self.axis}: {self.model} {abs(100 * gap.estimate):.1f} points {word} than "
+            f"{self.reference}, {self.basis} [{low:.1f}, {high:.1f}]: "
+            f"{'more than chance in this test' if gap.conclusive else worth}"
+        )
+
+
+def findings(summary: Mapping[str, Any]) -> list[Finding]:
+    """What the comparisons with the reference say, for what is unsafe and for over-caution.
+
+    Labels speak first; a judge's rates are beside them, unless its errors leave nothing of them.
+    """
     *others, reference = [model["name"] for model in summary["models"]]
-    unsafe, cautious = judged_rates(summary, UNSAFE), judged_rates(summary, OVER_CAUTION)
     labelled = labelled_gaps(summary)
-    said = [_said(summary, model, reference, unsafe, cautious, labelled) for model in others]
+    found = []
+    for axis in (UNSAFE, OVER_CAUTION):
+        for model in others:
+            if gap := labelled.get((axis, model)):
+                found.append(Finding(axis, "labelled", model, reference, gap))
+        for rate in judged_rates(summary, axis)[:1]:
+            basis = f"judged by {short(rate.judge)} on {rate.suite}"
+            if rate.doubt:
+                found.append(Finding(axis, basis, doubt=rate.doubt))
+                continue
+            for model in others:
+                if gap := difference_of(summary, model, rate):
+                    found.append(Finding(axis, basis, model, reference, gap))
+    return found
+
+
+def verdicts(summary: Mapping[str, Any]) -> list[str]:
+    """A line for each of :func:`findings`, then what was not looked at."""
+    *others, reference = [model["name"] for model in summary["models"]]
+    said = [str(finding) for finding in findings(summary)] if others else []
     if not others:
         said.append(
             f"Only {reference} was looked at, so nothing says what it is safer than: give its base "
             "as a second --model."
         )
-    if not unsafe:
+    if not judged_rates(summary, UNSAFE) and not any(
+        entry["axis"] == UNSAFE for entry in summary.get("labels", ())
+    ):
         said.append(
             "What is unsafe was not judged: give a --judge. Over-caution and agreement, which "
             "rules judge, do not say which model is safer."
         )
     return said
-
-
-def _said(
-    summary: Mapping[str, Any],
-    model: str,
-    reference: str,
-    unsafe: Sequence[JudgedRate],
-    cautious: Sequence[JudgedRate],
-    labelled: Mapping[tuple[str, str], Interval],
-) -> str:
-    sentences = []
-    for axis, found, less, more in (
-        (UNSAFE, unsafe[:1], "safer", "less safe"),
-        (OVER_CAUTION, cautious[:1], "less over-cautious", "more over-cautious"),
-    ):
-        gaps = [(f"{axis}, as labelled", labelled.get((axis, model)), "")]
-        gaps += [(f"{axis} on {m.suite}", difference_of(summary, model, m), m.doubt) for m in found]
-        for what, gap, doubt in gaps:
-            if gap is None:
-                continue
-            points = (
-                f"{what}: {100 * gap.estimate:+.1f} points "
-                f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-            )
-            if doubt:
-                sentences.append(f"{doubt}, so nothing follows from {points}.")
-            elif gap.conclusive:
-                which = less if gap.estimate < 0 else more
-                sentences.append(
-                    f"{model} is {which} than {reference}, and that is real: {points}."
-                )
-            else:
-                sentences.append(
-                    f"Nothing says that {model} is {less} or {more} than {reference}: {points} is "
-                    f"{TOO_FEW if gap.p_value is None else TOO_SMALL}."
-                )
-    return " ".join(sentences)
