@@ -121,6 +121,7 @@ setup(
             "pytest-regressions>=2.5",
             "pytest-datadir>=1.5",
             "pytest-xdist>=3.6",
+            "axe-playwright-python>=0.1.4",  # axe-core, which it brings, in that Chromium
             "playwright>=1.45",  # drives the machine's own Chromium; brings none
             "sacrebleu>=2.4",  # what our BLEU-4 is checked against
             "ruff>=0.9",

@@ -284,6 +284,20 @@ def browser():
         started.close()
 
 
+@pytest.fixture(scope="session")
+def axe():
+    """``axe(tab)``: what axe-core finds wrong with a page, a line each."""
+    axe_core = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    # It would ask the network for style sheets that it cannot read otherwise.
+    options = {"preload": False, "resultTypes": ["violations"]}
+
+    def violations(tab):
+        found = axe_core.run(tab, options=options).response["violations"]
+        return [f"{v['id']}: {n['html'][:200]}" for v in found for n in v["nodes"]]
+
+    return violations
+
+
 class ChatServer:
     """Speaks ``/v1/chat/completions``.
 

@@ -8,6 +8,7 @@ warning. Without the script only the search is gone.
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,12 @@ import jinja2
 from markupsafe import Markup
 
 from parlai_prosocial.evaluation.records import Record
-from parlai_prosocial.evaluation.report.plots import (
-    HEIGHT,
-    LEFT,
-    TOP,
-    WIDTH,
-    calibration_plot,
-    two_axes,
-)
-from parlai_prosocial.evaluation.report.samples import disagreements, samples
+from parlai_prosocial.evaluation.report.plots import HEIGHT, LEFT, TOP, WIDTH, calibration_plot
+from parlai_prosocial.evaluation.report.samples import Tells, disagreements, samples
+from parlai_prosocial.evaluation.report.scorecard import scorecard
 from parlai_prosocial.evaluation.results.tables import make_table, numeric_columns, table_cells
-from parlai_prosocial.evaluation.results.verdicts import judged_rates, verdicts
-from parlai_prosocial.evaluation.suites.suite import AGREEMENT, OVER_CAUTION, UNSAFE
+from parlai_prosocial.evaluation.results.verdicts import Finding, caveats, findings, judged_rates
+from parlai_prosocial.evaluation.suites.suite import AXES
 from parlai_prosocial.evaluation.validation.labels.tables import corrected_of, correction_notes
 from parlai_prosocial.judges.judge import short
 
@@ -62,9 +57,9 @@ def render(summary: Mapping[str, Any], log: Sequence[Record]) -> str:
         "style_hash": _csp_hash(style),
         "script_hash": _csp_hash(script),
         "area": {"left": LEFT, "top": TOP, "width": WIDTH, "height": HEIGHT},
-        "verdicts": verdicts(summary),
-        "plots": _plots(summary),
-        "unsafe_judged": bool(judged_rates(summary, UNSAFE)),
+        "findings": _findings(summary),
+        "caveats": caveats(summary),
+        "scorecard": scorecard(summary),
         "rates": _shown(_rate_table(summary)),
         "tables": [_shown(table) for table in summary["tables"]],
         "quality": _quality(summary),
@@ -77,10 +72,18 @@ def render(summary: Mapping[str, Any], log: Sequence[Record]) -> str:
         ],
         "gates": summary.get("gates", []),
     }
+    tells = _tells(summary)
     for most in SAMPLES:
-        cards, contexts = samples(log, most)
-        comparisons = _comparisons(summary, log, most // 4)
-        text = template.render(fixed, cards=cards, contexts=contexts, comparisons=comparisons)
+        cards, contexts = samples(log, most, tells)
+        differing, differ = disagreements(log, most // 4, tells)
+        text = template.render(
+            fixed,
+            cards=cards,
+            contexts=contexts,
+            differing=differing,
+            differ=differ,
+            choices=_choices([*differing, *cards], summary),
+        )
         if len(text.encode("utf-8")) <= MOST_BYTES:
             break
     return text
@@ -90,12 +93,26 @@ def _csp_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
 
 
-def _plots(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Unsafe against each suite's over-caution; agreement where nobody judged what is unsafe."""
-    across = judged_rates(summary, UNSAFE) or judged_rates(summary, AGREEMENT)
-    up = judged_rates(summary, OVER_CAUTION)
-    judge = up[0].judge if up else None
-    return [two_axes(summary, across[0], own) for own in up if across and own.judge == judge]
+def _findings(summary: Mapping[str, Any]) -> list[Finding]:
+    """Without the doubts of judges whose place the labels have taken."""
+    found = findings(summary)
+    labelled = {finding.axis for finding in found if finding.basis == "labelled"}
+    return [finding for finding in found if finding.gap or finding.axis not in labelled]
+
+
+def _tells(summary: Mapping[str, Any]) -> Tells:
+    rates = [rate for axis in AXES for rate in judged_rates(summary, axis)]
+    doubtful = {(rate.suite, rate.axis, rate.judge) for rate in rates if rate.doubt}
+    return cache(lambda suite, axis, judge: (suite, axis, judge) not in doubtful)
+
+
+def _choices(cards: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the samples can be filtered by: ``suites``, ``labels`` and ``models``."""
+    return {
+        "suites": sorted({card["suite"] for card in cards}),
+        "labels": sorted({card["label"] for card in cards} - {""}),
+        "models": [model["name"] for model in summary["models"]],
+    }
 
 
 def _shown(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,14 +227,3 @@ def _unlabelled(summary: Mapping[str, Any]) -> list[str]:
         for judge in summary["judges"]
         if (judge["axis"], judge["name"]) not in known
     ]
-
-
-def _comparisons(
-    summary: Mapping[str, Any], log: Sequence[Record], most: int
-) -> list[dict[str, Any]]:
-    *others, reference = [model["name"] for model in summary["models"]]
-    found = []
-    for model in others:
-        cards, count = disagreements(log, model, reference, most)
-        found.append({"model": model, "reference": reference, "cards": cards, "count": count})
-    return found

@@ -114,13 +114,19 @@ class Finding:
         if self.gap is None:
             return f"{self.axis}, {self.basis}: no verdict, for {self.doubt}"
         gap = self.gap
-        sign, word = (-1, "lower") if gap.estimate < 0 else (1, "higher")
+        sign = -1 if gap.estimate < 0 else 1
         low, high = sorted(100 * sign * end for end in (gap.low, gap.high))
-        worth = TOO_FEW if gap.p_value is None else TOO_SMALL
+        points = f"{abs(100 * gap.estimate):.1f}"
+        word = "from" if points == "0.0" else "lower than" if sign < 0 else "higher than"
+        if gap.conclusive:
+            worth = "more than chance in this test"
+        elif gap.p_value is None:
+            worth = TOO_FEW
+        else:
+            worth = TOO_SMALL + (", among so many comparisons" if low > 0 else "")
         return (
-            f"{self.axis}: {self.model} {abs(100 * gap.estimate):.1f} points {word} than "
-            f"{self.reference}, {self.basis} [{low:.1f}, {high:.1f}]: "
-            f"{'more than chance in this test' if gap.conclusive else worth}"
+            f"{self.axis}: {self.model} {points} points {word} {self.reference}, {self.basis} "
+            f"[{low:.1f}, {high:.1f}]: {worth}"
         )
 
 
@@ -130,6 +136,8 @@ def findings(summary: Mapping[str, Any]) -> list[Finding]:
     Labels speak first; a judge's rates are beside them, unless its errors leave nothing of them.
     """
     *others, reference = [model["name"] for model in summary["models"]]
+    if not others:
+        return []
     labelled = labelled_gaps(summary)
     found = []
     for axis in (UNSAFE, OVER_CAUTION):
@@ -147,20 +155,24 @@ def findings(summary: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def verdicts(summary: Mapping[str, Any]) -> list[str]:
-    """A line for each of :func:`findings`, then what was not looked at."""
+def caveats(summary: Mapping[str, Any]) -> list[str]:
+    """What was not looked at, and so cannot be said; a line each."""
     *others, reference = [model["name"] for model in summary["models"]]
-    said = [str(finding) for finding in findings(summary)] if others else []
+    said = []
     if not others:
         said.append(
             f"Only {reference} was looked at, so nothing says what it is safer than: give its base "
             "as a second --model."
         )
-    if not judged_rates(summary, UNSAFE) and not any(
-        entry["axis"] == UNSAFE for entry in summary.get("labels", ())
-    ):
+    labelled = any(entry["axis"] == UNSAFE for entry in summary.get("labels", ()))
+    if not labelled and not judged_rates(summary, UNSAFE):
         said.append(
             "What is unsafe was not judged: give a --judge. Over-caution and agreement, which "
             "rules judge, do not say which model is safer."
         )
     return said
+
+
+def verdicts(summary: Mapping[str, Any]) -> list[str]:
+    """A line for each of :func:`findings`, then the :func:`caveats`."""
+    return [*map(str, findings(summary)), *caveats(summary)]

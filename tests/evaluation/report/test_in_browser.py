@@ -38,36 +38,61 @@ def visit(browser, address):
     assert faults == []
 
 
-def test_search(visit):
+def test_one_click_shows_what_differs(visit):
     tab = visit()
     assert tab.title() == "Safety of tuned, base"  # no text has run
+    first = tab.locator("#differing .card").first
+    assert not first.is_visible()
+    tab.locator("#samples > .warning > summary").click()
+    assert first.is_visible()
+    texts = first.locator(".text")
+    assert texts.count() == 4 and all(text.is_visible() for text in texts.all())
+
+
+def test_filters(visit):
+    tab = visit()
+    tab.locator("#samples > .warning > summary").click()
     cards = tab.locator("#samples .card")
     total = cards.count()
-    assert total == 80 and not cards.first.is_visible()
-    tab.locator("#samples > .warning > summary").click()
-    assert cards.first.is_visible()
-    assert not tab.locator("#samples .text").first.is_visible()  # each one opens by itself
     count = tab.locator("#find-count")
     assert count.text_content() == f"{total} of {total} shown"
 
-    tab.get_by_label("Search texts").fill("CASUAL-7 onmouseover")
-    assert count.text_content() == f"1 of {total} shown"
-    shown = tab.locator("#samples .card:visible")
-    assert shown.count() == 1
-    shown.locator("summary").click()
-    assert shown.locator(".text").first.is_visible()
-    tab.get_by_label("Search texts").fill("")
-    tab.get_by_label("only what a judge flagged").check()
-    flagged = tab.locator("#samples .card[data-flagged]").count()
-    assert count.text_content() == f"{flagged} of {total} shown"
-    assert 0 < flagged < total
+    def shown():
+        number = tab.locator("#samples .card:visible").count()
+        assert count.text_content() == f"{number} of {total} shown"
+        return number
+
+    tab.get_by_label("Search").fill("CASUAL-7 onmouseover")
+    assert 1 <= shown() <= 2  # drawn evenly, and perhaps where they differ too
+    tab.get_by_label("Search").fill("")
+    tab.get_by_role("combobox", name="Suite").select_option("casual")
+    of_suite = tab.locator("#samples [data-suite=casual]").count()
+    assert 0 < shown() == of_suite < total
+    tab.get_by_role("combobox", name="Label of the context").select_option("<b>Risk")
+    assert 0 < shown() < of_suite
+    tab.get_by_role("combobox", name="Label of the context").select_option("")
+    tab.get_by_role("combobox", name="Model").select_option("tuned")
+    assert tab.locator("[data-model=base]:visible").count() == 0
+    assert tab.locator("[data-model=tuned]:visible").count() == of_suite
+    tab.get_by_label("only replies that a judge flags").check()
+    assert 0 < shown() < of_suite
+    flagged = tab.locator("[data-model=tuned][data-flagged]:visible").count()
+    assert flagged == shown() == tab.locator("blockquote:visible").count()
 
 
-def test_without_scripts_all_is_there_but_the_search(visit):
+def test_without_scripts_all_is_there_but_the_filters(visit):
     tab = visit(java_script_enabled=False)
     tab.locator("#samples > .warning > summary").click()
-    assert tab.locator("#samples .card:visible").count() == 80
+    assert tab.locator("#drawn .card:visible").count() == 80
     assert not tab.locator(".find").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit, axe, scheme):
+    tab = visit(color_scheme=scheme)
+    assert axe(tab) == []
+    tab.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert axe(tab) == []
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(visit):
@@ -76,7 +101,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(visit):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     # Tables are wider, and are moved in their own frames.
     assert tab.evaluate(
-        "[...document.querySelectorAll('table')].every((t) => t.closest('.wide[tabindex]'))"
+        "[...document.querySelectorAll('details table')].every((t) => t.closest('.wide[tabindex]'))"
     )
 
 
@@ -116,9 +141,15 @@ CONTRAST = """
 """
 
 
-def test_prints(visit):
+def test_prints_what_is_closed_on_the_screen(visit):
     tab = visit(color_scheme="dark")
+    opened = "document.querySelectorAll('details[open]').length"
+    tab.evaluate(f"addEventListener('beforeprint', () => {{ document.title = {opened}; }})")
     pdf = tab.pdf()
     assert pdf.startswith(b"%PDF") and len(pdf) > 10_000
+    assert tab.title() == str(tab.locator("details").count())
+    assert tab.evaluate(opened) == 0  # and all is as it was
     tab.emulate_media(media="print")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    # Without scripts too.
+    assert tab.locator("#tables-behind table").first.is_visible()

@@ -9,7 +9,7 @@ import lxml.html
 import pytest
 
 from parlai_prosocial.evaluation.report import page
-from parlai_prosocial.evaluation.report.samples import LONGEST
+from parlai_prosocial.evaluation.report.samples import LONGEST, disagreements
 from parlai_prosocial.evaluation.results.tables import table_cells
 
 
@@ -51,23 +51,41 @@ def test_hostile_texts_are_escaped_and_cut(text, tree, hostile_run):
     assert any("(empty reply)" in e.text_content() for e in tree.xpath("//blockquote"))
 
 
-def test_what_models_said_stands_behind_a_warning(tree):
+def test_what_models_said_is_one_click_behind_a_warning(tree):
     texts = tree.xpath("//*[@class='text']")
     assert texts
     for element in texts:
-        closed = [d for d in element.iterancestors("details") if d.get("open") is None]
-        assert len(closed) == 2
-        assert closed[-1].find("summary").text_content().startswith("Content warning")
+        [closed] = [d for d in element.iterancestors("details") if d.get("open") is None]
+        assert closed.find("summary").text_content().startswith("Content warning")
         assert element.getparent().tag in ("li", "blockquote")
-    for summary in tree.xpath("//details[contains(@class, 'card')]/summary"):
-        assert "owned" not in summary.text_content()
+    for heading in tree.xpath("//article/h4"):
+        assert "owned" not in heading.text_content()
 
 
-def test_a_reader_finds_everything(tree, hostile_run):
+def test_at_first_sight_there_are_findings_only(text):
+    tree = lxml.html.document_fromstring(text)
+    for closed in tree.xpath("//details"):
+        for part in closed.xpath("./*[not(self::summary)]"):
+            closed.remove(part)
+    for script in tree.xpath("//script"):
+        script.drop_tree()
+    lines = [line.strip() for line in tree.find("body").itertext() if line.strip()]
+    scorecard = tree.get_element_by_id("scorecard")
+    beside = set(lines) - {line.strip() for line in scorecard.itertext()}
+    assert len(" ".join(beside).split()) < 60  # the title and what the parts behind are called
+    assert not scorecard.xpath(".//p")
+
+
+def test_a_reader_finds_everything(text, hostile_run):
     summary, _ = hostile_run
+    tree = lxml.html.document_fromstring(text)
     body = tree.text_content()
     assert summary["command"] in body
-    assert "tuned is safer than base, and that is real: unsafe on adversarial: -" in body
+    assert re.search(
+        r"unsafe: tuned [\d.]+ points lower than base, judged by hf@1 on adversarial \[[\d., ]+\]: "
+        "more than chance in this test",
+        body,
+    )
     for name in summary["suites"]:
         assert summary["suites"][name]["sha256"] in body
     for table in summary["tables"]:
@@ -90,37 +108,56 @@ def test_tables_and_plots_speak_without_colour(tree):
     for plot in tree.xpath("//figure/svg[@role='img']"):
         labels = plot.get("aria-labelledby").split()
         assert [e.get("id") for e in plot if e.tag in ("title", "desc")] == labels
-    names = [figure.xpath(".//figcaption//li") for figure in tree.xpath("//figure")]
-    assert "1 (circle) tuned" in names[0][0].text_content()
-    assert "2 (square) base" in names[0][1].text_content()
+    for bar in tree.xpath("//svg[@class='rate']"):  # the numbers stand beside it
+        assert bar.get("aria-hidden") == "true"
+        assert re.search(r"\d+\.\d %\s+\[", bar.getparent().text_content())
+    for verdict in tree.xpath("//*[@class='judgements']/li"):
+        assert verdict.text_content().strip()[0] in "✗✓?"
     ids = tree.xpath("//@id")
     assert len(set(ids)) == len(ids)
-    assert {href[1:] for href in tree.xpath("//nav//@href")} <= set(ids)
     levels = [int(element.tag[1]) for element in tree.xpath("//h1|//h2|//h3|//h4")]
     assert levels[0] == 1 and all(b - a <= 1 for a, b in pairwise(levels))
 
 
-def test_plots_stand_in_their_area(tree, hostile_run):
-    [plot] = page._plots(hostile_run[0])
-    assert (plot["x"].suite, plot["y"].suite) == ("adversarial", "casual")
-    for point in plot["points"]:
-        assert 52 <= point["x"]["low"] <= point["x"]["estimate"] <= point["x"]["high"] <= 388
-        assert 12 <= point["y"]["high"] <= point["y"]["estimate"] <= point["y"]["low"] <= 292
-    tuned, base = plot["points"]
-    assert tuned["x"]["estimate"] < base["x"]["estimate"]
-
-
 def test_where_they_differ_the_most_different_come_first(run_of):
-    summary, log = run_of(count=40)
-    [pair] = page._comparisons(summary, log, most=6)
-    assert len(pair["cards"]) == 6 < pair["count"]
+    _, log = run_of(count=40)
+    cards, count = disagreements(log, 6, lambda suite, axis, judge: True)
+    assert len(cards) == 6 < count
     gaps = []
-    for card in pair["cards"]:
-        sides = [{(j["axis"]): j for j in reply["judgements"]} for reply in card["replies"]]
+    for card in cards:
+        sides = [{j["axis"]: j for j in reply["judgements"]} for reply in card["replies"]]
         differing = [a for a in sides[0] if sides[0][a]["unfit"] != sides[1][a]["unfit"]]
-        assert differing and card["flagged"]
+        assert differing and any(reply["flagged"] for reply in card["replies"])
         gaps.append(sum(abs(sides[0][a]["p_unsafe"] - sides[1][a]["p_unsafe"]) for a in differing))
     assert gaps == sorted(gaps, reverse=True)
+
+
+def test_all_models_stand_side_by_side(run_of):
+    summary, log = run_of(count=40, models=("tuned", "other", "base"))
+    tree = lxml.html.document_fromstring(page.render(summary, log))
+    for card in tree.xpath("//*[@id='differing']/article"):
+        assert card.xpath(".//blockquote/@data-model") == ["tuned", "other", "base"]
+
+
+def test_a_judge_that_tells_nothing_ranks_nothing(run_of):
+    summary, log = run_of(count=40)
+    sees_nothing = {"suite": "adversarial", "axis": "unsafe", "judge": "hf@1"}
+    summary["misordered"] = [sees_nothing | {"worse": "a", "better": "b"}]
+    for record in log[::3]:  # these agree by the one that tells something
+        for of_axis in ("agreement", "over-caution"):
+            for judgement in record["judgements"].get(of_axis, {}).values():
+                judgement["p_unsafe"] = 0.1
+    cards, _ = disagreements(log, 100, page._tells(summary))
+    believed = []
+    for card in cards:
+        sides = [
+            {j["axis"]: j["unfit"] for j in reply["judgements"] if j["tells"]}
+            for reply in card["replies"]
+        ]
+        believed.append(sides[0] != sides[1])
+    assert 0 < sum(believed) < len(believed)
+    assert believed == sorted(believed, reverse=True)
+    assert "which tells nothing here" in page.render(summary, log)
 
 
 def test_it_stays_small(run_of, monkeypatch):
@@ -135,9 +172,9 @@ def test_what_is_not_there_is_said(run_of):
     text = page.render(summary, log)
     assert "What is unsafe was not judged: give a --judge" in text
     assert "Only alone was looked at" in text
-    assert "The plots show agreement with the unsafe instead" in text
+    assert "agreement <span" in text.partition("<tbody>")[0]
     assert "No confusion matrix and no calibration curve for preachy-rules@2" in text
-    assert "Where they differ" not in text
+    assert "judged differently" not in text
 
     for record in log:
         record["reply"] = None
@@ -146,14 +183,17 @@ def test_what_is_not_there_is_said(run_of):
     assert "(no reply)" in text and ": missing" in text
 
 
-def test_a_doubtful_judge_is_named_where_its_rates_are(run_of):
+def test_a_doubtful_judge_has_no_bars(run_of):
     summary, log = run_of()
     entry = {"suite": "adversarial", "axis": "unsafe", "judge": "hf@1"}
     summary["misordered"] = [entry | {"worse": "people's unfit reply", "better": "a fitting one"}]
-    text = page.render(summary, log)
-    assert "Do not believe the unsafe rates:" in text
-    assert "does not tell the sentinels of adversarial apart, so nothing follows from" in text
-    assert "that is real: unsafe" not in text
+    tree = lxml.html.document_fromstring(page.render(summary, log))
+    scorecard = tree.get_element_by_id("scorecard")
+    said = scorecard.xpath(".//li")[0].text_content()
+    assert said.startswith("unsafe, judged by hf@1 on adversarial: no verdict, for hf@1 does not")
+    rows = scorecard.xpath(".//tbody/tr")
+    assert [len(row.xpath(".//svg")) for row in rows] == [1, 1]  # over-caution's
+    assert "no rate: hf@1 does not tell" in rows[0].text_content()
 
 
 def test_a_judge_that_says_yes_or_no_has_no_curve(run_of):

@@ -72,7 +72,14 @@ def test_a_correction_can_make_a_difference_too_small():
     found = summary()
     for entry in found["differences"]:
         entry["interval"]["p_value"] = 0.06
-    assert "too small to conclude" in verdicts(found)[0]
+    assert verdicts(found)[0].endswith("too small to conclude, among so many comparisons")
+
+
+def test_no_difference_has_no_direction():
+    assert verdicts(summary(gap=0.0, p_value=1.0)) == [
+        "unsafe: tuned 0.0 points from base, judged by j@1 on adversarial [-50.0, 50.0]: too small "
+        "to conclude"
+    ]
 
 
 def test_a_doubtful_judge_says_nothing():
