@@ -24,6 +24,7 @@ from parlai.core.params import ParlaiParser
 from parlai.core.script import superscript_main
 from transformers.utils.logging import disable_progress_bar
 
+from parlai_prosocial.cards.card import without_folders
 from parlai_prosocial.compat.flags import parse_setting
 from parlai_prosocial.data import diasafety
 from parlai_prosocial.data.example import NOT_OK_LABEL, OK_LABEL
@@ -90,6 +91,15 @@ def trained(arm: str, fold: int, out: Path, settings: tuple[str, ...]) -> dict[s
     }
     write_aside(finished, json.dumps(record, indent=2) + "\n")
     return record
+
+
+def without_this_machine(record: Any, out: Path) -> Any:
+    """A record with paths as others have them: of the repository, and within the runs' folder."""
+    if isinstance(record, dict):
+        return {key: without_this_machine(value, out) for key, value in record.items()}
+    if not isinstance(record, str):
+        return record
+    return without_folders(record.replace(f"{REPOSITORY}/", "").replace(f"{out}/", f"{out.name}/"))
 
 
 def predictions_of(record: dict[str, Any]) -> tuple[Predictions, Predictions]:
@@ -196,7 +206,8 @@ def main(folds: tuple[int, ...], out: Path, results: Path, settings: tuple[str, 
     )
     facts = environment(best_device(), False, sum(record["seconds"] for record in records))
     facts |= {"command": command}
-    content = {"environment": facts, "tables": [table], "models": records}
+    models = [without_this_machine(record, out) for record in records]
+    content = {"environment": facts, "tables": [table], "models": models}
     write_aside(results / "classifier.json", json.dumps(content, indent=2) + "\n")
     write_aside(
         results / "classifier.md",

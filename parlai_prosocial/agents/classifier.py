@@ -90,7 +90,8 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
                 logging.info("--fp16: this agent computes in float32 instead")
                 opt["fp16"] = False
             path, self.is_finetune = self._get_init_model(opt, None)
-            self.checkpoint = ClassifierCheckpoint(path) if path else None
+            with named("--init-model" if self.is_finetune else "-mf", path or ""):
+                self.checkpoint = ClassifierCheckpoint(path) if path else None
             opt["classes"] = self._choose_classes(opt)
             opt["classes_from_file"] = None
             _check(opt, self.checkpoint)

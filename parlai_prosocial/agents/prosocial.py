@@ -93,14 +93,15 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
     def build_dictionary(self) -> TokenizerDictionary:
         """Load the backbone: ParlAI asks for the dictionary first, and the tokenizer is in it."""
         path, is_finetune = self._get_init_model(self.opt, None)
-        checkpoint = Checkpoint(path) if path else None
+        flag = ("--init-model" if is_finetune else "-mf") if path else "--backbone"
+        with named(flag, path or ""):
+            checkpoint = Checkpoint(path) if path else None
         self.resumed = checkpoint is not None and not is_finetune
         info = checkpoint.info if checkpoint else {}
         self.backbone_name = info.get("backbone", self.opt["backbone"])
         device = torch.device("cuda" if self.use_cuda else "cpu")
         precision = self.opt["precision"]
         self.bf16 = bf16_is_faster(device) if precision == "auto" else precision == "bf16"
-        flag = ("--init-model" if is_finetune else "-mf") if path else "--backbone"
         if checkpoint is None:
             folder, adapter = find_base(self.backbone_name, flag, self.opt["datapath"]), None
         elif checkpoint.is_adapter:

@@ -1,19 +1,14 @@
 """``prosocial zoo``: what models there are, whether their files are intact, how to add more."""
 
-import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from parlai_prosocial.compat.installation import default_datapath
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.zoo.entry import ENTRIES, KINDS, Entry, ZooFile, entry_names, find_entry
+from parlai_prosocial.zoo.entry import ENTRIES, KINDS, entry_names, find_entry
 
-RECIPES = "parlai_prosocial/recipes/"
 DATAPATH = click.option(
     "--datapath",
     envvar="PARLAI_DATAPATH",
@@ -35,6 +30,7 @@ def zoo() -> None:
 @DATAPATH
 def list_entries(datapath: Path | None) -> None:
     """List the models, one a line."""
+    from parlai_prosocial.cards.description import megabytes
     from parlai_prosocial.evaluation.results.tables import make_table, terminal_table
     from parlai_prosocial.zoo.install import installed_folder
 
@@ -47,7 +43,7 @@ def list_entries(datapath: Path | None) -> None:
             {
                 "name": entry.name,
                 "kind": KINDS[entry.kind],
-                "size": _megabytes(entry.size),
+                "size": megabytes(entry.size),
                 "installed": "yes" if installed else "-",
                 "what": entry.what,
             }
@@ -60,6 +56,8 @@ def list_entries(datapath: Path | None) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show all that is known of a model."""
+    from parlai_prosocial.cards.description import description
+
     click.echo(description(find_entry(name)))
 
 
@@ -99,6 +97,8 @@ def verify(names: tuple[str, ...], datapath: Path | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def build(name: str, yes: bool) -> None:
     """Run the commands that train a model, in this folder."""
+    from parlai_prosocial.zoo.build import run_commands
+
     entry = find_entry(name)
     if not entry.commands:
         raise UserError(f"{entry.name} is not trained but {KINDS[entry.kind]}: just use it")
@@ -109,12 +109,7 @@ def build(name: str, yes: bool) -> None:
         click.echo(f"  {command}")
     if not yes:
         click.confirm("Go on?", default=True, abort=True)
-    for command in entry.commands:
-        program, *arguments = shlex.split(command)
-        beside = shutil.which(program, path=str(Path(sys.executable).parent))
-        status = subprocess.run([beside or program, *map(_of_the_package, arguments)]).returncode
-        if status:
-            raise UserError(f"`{command}` ended with status {status}; its own message is above")
+    run_commands(entry)
     click.echo(f"Talk to it:\n  parlai interactive -m {entry.agent} -mf {entry.builds[-1]}")
 
 
@@ -159,69 +154,11 @@ def add(
     trained, on what, and how it measured. Run it where the run's relative paths hold.
     """
     from parlai_prosocial.cards.add import add_entry
+    from parlai_prosocial.cards.description import megabytes
 
     entry, change = add_entry(name, model, what, results, commands, out, str(_datapath(datapath)))
     click.echo(f"Greatest change of a score by bfloat16: {change:.4f}")
-    click.echo(f"{_megabytes(entry.size)} in {entry.folder}, described in {entry.folder}.json")
-
-
-def description(entry: Entry) -> str:
-    """An entry as text; nothing of it is left out."""
-    from parlai_prosocial.evaluation.results.tables import terminal_table
-
-    lines = [f"{entry.path}: {entry.what}", ""]
-    facts: dict[str, Any] = {
-        "kind": KINDS[entry.kind],
-        "agent": f"-m {entry.agent}",
-        "base": _one_line(entry.base),
-        "source": _one_line(entry.source),
-        "licence": entry.licence,
-        "needs": ", ".join(f"{name}>={oldest}" for name, oldest in entry.needs.items()),
-        "size": entry.size and _megabytes(entry.size),
-        "recipe": entry.recipe,
-        "log": entry.log and str(entry.folder / entry.log),
-    }
-    lines += [f"{key:<8} {value}" for key, value in facts.items() if value]
-    sections: dict[str, list[str]] = {
-        "Notes": list(entry.notes),
-        "Data": [f"{d['name']}: {d['source']}; licence: {d['licence']}" for d in entry.data],
-        "Training": list(entry.commands),
-        "It leaves": list(entry.builds),
-        "Runs": [_one_line(run | {"command": None}) for run in entry.training],
-        "Files": [_file_line(f) for f in entry.files],
-    }
-    for title, texts in sections.items():
-        if texts:
-            lines += ["", title, *(f"  {text}" for text in texts)]
-    for measured in entry.metrics:
-        lines += ["", f"Measured: {measured['source']}, row {measured['row']!r}"]
-        for table in measured["tables"]:
-            lines += ["", terminal_table(table)]
-        lines += ["", f"Measured with: {_one_line(measured['environment'])}"]
-        for sample in measured["samples"]:
-            lines += ["", *(f"  {key}: {text}" for key, text in sample.items())]
-    return "\n".join(lines)
-
-
-def _file_line(file: ZooFile) -> str:
-    shown = "size not recorded" if file.size is None else f"{file.size:,} bytes"
-    return f"{file.name}  {shown}  sha256 {file.sha256}"
-
-
-def _one_line(facts: dict[str, Any] | None) -> str:
-    shown = {k: _one_line(v) if isinstance(v, dict) else v for k, v in (facts or {}).items()}
-    return ", ".join(f"{key} {value}" for key, value in shown.items() if value is not None)
-
-
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1e6:,.1f} MB"
-
-
-def _of_the_package(word: str) -> str:
-    """A preset of ours by its path in the package, from whatever folder."""
-    if word.startswith(RECIPES) and not Path(word).exists():
-        return str(Path(__file__).parents[2] / word)
-    return word
+    click.echo(f"{megabytes(entry.size)} in {entry.folder}, described in {entry.folder}.json")
 
 
 def _datapath(given: Path | None) -> Path:

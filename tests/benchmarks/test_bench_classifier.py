@@ -31,7 +31,7 @@ def bench(tmp_path_factory, tiny_encoder):
 
     def run(*arguments):
         command = [sys.executable, REPOSITORY / "benchmarks" / "bench_classifier.py"]
-        command += ["--fold", "0", "--out", "models", "--results", "results", *arguments]
+        command += ["--fold", "0", "--out", folder / "models", "--results", "results", *arguments]
         for key, value in settings.items():
             command += ["--set", f"{key}={value}"]
         return subprocess.run(
@@ -50,7 +50,9 @@ def bench(tmp_path_factory, tiny_encoder):
 def test_compares_and_goes_on(bench):
     done = bench()
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads((bench.folder / "results" / "classifier.json").read_text())
+    text = (bench.folder / "results" / "classifier.json").read_text()
+    assert str(bench.folder) not in text and str(REPOSITORY) not in text
+    result = json.loads(text)
     arms = [model["arm"] for model in result["models"]]
     assert arms == ["context and reply", "reply only"]
     rows = {row["measure"]: row for row in result["tables"][0]["rows"]}

@@ -1,12 +1,16 @@
 """Replies while they are written: the same as the agent's, and stopped when nobody listens."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
 from parlai_prosocial.chat.lines import as_line
-from parlai_prosocial.chat.talking import Written, judge
+from parlai_prosocial.chat.talking import StreamingModel, Written, judge
 from parlai_prosocial.data.example import ROT_PREFIX
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.zoo.resolve import open_generator
 
 TURNS = ["Hi!", "Hello there.", "How are you?\nI walked in the park."]
 
@@ -141,3 +145,14 @@ def test_thoughts_are_not_shown(open_tiny, monkeypatch, said, decoding):
         seen += model.reply(TURNS)
         assert seen[-1].text == "You could <b>rest."
     assert not [written for written in seen if "Hm" in written.text or "think" in written.text]
+
+
+def test_a_base_that_says_beams_still_streams(open_tiny, tiny_backbones, tmp_path):
+    folder = shutil.copytree(tiny_backbones["llama"], tmp_path / "beams")
+    (folder / "generation_config.json").write_text(json.dumps({"num_beams": 3, "eos_token_id": 2}))
+    model = StreamingModel("beams", open_generator(folder))
+    *growing, last = model.reply(TURNS)
+    assert len(growing) > 1
+    model.max_tokens = 12
+    assert list(model.reply(TURNS))[-1] == list(open_tiny().reply(TURNS))[-1]
+    assert last.text

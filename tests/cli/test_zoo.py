@@ -28,7 +28,7 @@ from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.models.classifier import SafetyClassifier, set_temperature
 from parlai_prosocial.training.recipe import train, train_step
-from parlai_prosocial.zoo import resolve
+from parlai_prosocial.zoo import build, resolve
 from parlai_prosocial.zoo.bases import minilm, smollm2
 from parlai_prosocial.zoo.entry import find_entry
 from parlai_prosocial.zoo.install import install, verify_bundled
@@ -448,7 +448,7 @@ def test_build_finds_a_preset_from_any_folder(runs, add, tmp_path, monkeypatch):
 def test_build_of_what_needs_none_and_failure(monkeypatch):
     assert "not trained but base, from the package index" in message(run("build", "smollm2_135m"))
     monkeypatch.setattr(
-        module.subprocess, "run", lambda command: subprocess.CompletedProcess(command, 3)
+        build.subprocess, "run", lambda command: subprocess.CompletedProcess(command, 3)
     )
     assert "ended with status 3" in message(run("build", "t5_base", "--yes"))
 

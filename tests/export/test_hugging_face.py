@@ -268,3 +268,51 @@ def test_a_kill_leaves_no_folder(trained, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export_model(opened, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_only_what_is_promised_is_exported(tiny_backbones, trained, tmp_path):
+    """A base's own beams, min_p or lengths are not: they would act, or be refused."""
+    folder = shutil.copytree(tiny_backbones["llama"], tmp_path / "base")
+    file = folder / "generation_config.json"
+    said = {"do_sample": True, "temperature": 0.3, "min_p": 0.15, "num_beams": 3, "top_p": 0.5}
+    said |= {"eos_token_id": [2, 40], "repetition_penalty": 1.3, "max_length": 9}
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+    opened = open_generator(trained("llama", folder=folder))
+    expected = reply(opened, CHATS[1])
+    export_model(opened, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert written.pop("transformers_version")
+    written = {key: value for key, value in written.items() if value is not None}
+    assert written | {"_from_model_config": False} == {
+        "_from_model_config": False,
+        "bos_token_id": 1,
+        "do_sample": False,
+        "eos_token_id": [2, 40],
+        "max_new_tokens": LENGTH,
+        "min_new_tokens": 1,
+        "num_beams": 1,
+        "pad_token_id": 0,
+    }
+    assert reply(open_generator(tmp_path / "out"), CHATS[1]) == expected
+
+
+@pytest.mark.parametrize(
+    "inference", [{"inference": "beam", "beam_size": 1}, {"inference": "nucleus", "rerank": 0}]
+)
+def test_every_decoding_of_the_agent_can_be_saved(trained, tmp_path, inference):
+    export_model(open_generator(trained("llama", opt=inference)), tmp_path / "out")
+    assert GenerationConfig.from_pretrained(tmp_path / "out").max_new_tokens == LENGTH
+
+
+@pytest.mark.parametrize("what", ["GenerationConfig", "LlamaForCausalLM"])
+def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch, what):
+    opened = open_generator(trained("llama"))
+
+    def refuse(*args, **kwargs):
+        raise ValueError("no room")
+
+    monkeypatch.setattr(f"transformers.{what}.save_pretrained", refuse)
+    error = UserError if what == "GenerationConfig" else ValueError
+    with pytest.raises(error, match="no room"):
+        export_model(opened, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))

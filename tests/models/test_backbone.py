@@ -8,6 +8,7 @@ import torch
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
+from parlai_prosocial.models.decoding import generation_settings
 
 NAMES = ["gpt2", "llama", "t5", "blenderbot"]
 CONTEXTS = [
@@ -181,3 +182,75 @@ def test_a_tokenizer_of_another_model(tiny_backbones, tmp_path):
     with pytest.raises(UserError) as error:
         Backbone(copy)
     assert "its tokenizer has 400 tokens but the model only 360 embeddings" in one_line(error)
+
+
+LEAKS = {
+    "num_beams": 3,
+    "do_sample": True,
+    "top_p": 0.01,
+    "top_k": 2,
+    "min_p": 0.5,
+    "temperature": 5.0,
+    "repetition_penalty": 9.0,
+    "no_repeat_ngram_size": 1,
+    "length_penalty": -3.0,
+    "early_stopping": True,
+    "min_new_tokens": 6,
+    "suppress_tokens": [20, 21, 22],
+    "bad_words_ids": [[30], [31]],
+    "forced_eos_token_id": 2,
+    "exponential_decay_length_penalty": [1, 4.0],
+    "typical_p": 0.1,
+    "epsilon_cutoff": 0.2,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("inference", ["greedy", "beam", "topk", "nucleus"])
+def test_what_the_base_says_of_decoding_does_not_act(tiny_backbones, name, inference, tmp_path):
+    told = shutil.copytree(tiny_backbones[name], tmp_path / "told")
+    file = told / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | LEAKS))
+    settings = generation_settings({"inference": inference, "beam_size": 2})
+
+    def replies(folder):
+        backbone = Backbone(folder, trainable=False)
+        torch.manual_seed(0)
+        rows = [backbone.generate(encode(backbone), 8, **settings) for _ in range(3)]
+        return [backbone.reply_ids(row) for batch in rows for row in batch]
+
+    assert replies(told) == replies(tiny_backbones[name])
+    # Older models say it in their config.json.
+    file.unlink()
+    config = json.loads((told / "config.json").read_text()) | {"num_beams": 3, "min_length": 7}
+    (told / "config.json").write_text(json.dumps(config))
+    assert replies(told) == replies(tiny_backbones[name])
+
+
+def test_every_named_stop_ends_a_reply(tiny_backbones, tmp_path):
+    folder = shutil.copytree(tiny_backbones["llama"], tmp_path / "stops")
+    plain = Backbone(folder, trainable=False)
+    assert plain.prompt.stop_ids == [2]
+    [whole] = plain.generate([plain.prompt.encode_context("Hi!")], 8, do_sample=False)
+    third = whole.tolist()[2]
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": [2, third]}))
+    told = Backbone(folder, trainable=False)
+    assert told.prompt.stop_ids == [2, third]
+    assert told.prompt.end_of_turn_id == 2  # what is written at the end of a reply
+    [row] = told.generate([told.prompt.encode_context("Hi!")], 8, do_sample=False)
+    ids = told.reply_ids(row)
+    assert ids == whole.tolist()[: ids.index(third) + 1]
+    assert told.prompt.ends_with_stop(ids)
+    assert told.prompt.decode(ids) == told.prompt.tokenizer.decode(ids[:-1]).strip()
+
+
+def test_contexts_and_replies_fit_the_positions(tiny_backbones):
+    causal, encoder, relative = (Backbone(tiny_backbones[n]) for n in ("gpt2", "blenderbot", "t5"))
+    assert causal.context_limit(None, 128) == 512 - 128
+    assert causal.context_limit(256, 128) == 256
+    assert causal.reply_limit(400) == 256 and causal.reply_limit(None) == 256
+    assert encoder.context_limit(9999, 128) == 512 and encoder.reply_limit(9999) == 512
+    assert relative.context_limit(9999, 9999) == 9999 and relative.reply_limit(None) is None
+    with pytest.raises(UserError, match="the model has 512 positions; ask for shorter ones"):
+        causal.context_limit(256, 500)

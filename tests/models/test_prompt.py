@@ -1,12 +1,16 @@
 """Contexts and responses as token ids: roles, the system turn, truncation, the end of turn."""
 
+import json
+import shutil
 import time
 
 import pytest
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import pad_token_id
+from parlai_prosocial.models.chat_template import load_tokenizer
 from parlai_prosocial.models.prompt import Prompt, split_context
 
 SYSTEM = "Be kind."
@@ -208,3 +212,43 @@ def test_a_tokenizer_without_an_end_is_refused(tiny_backbones):
     tokenizer.eos_token = None
     with pytest.raises(UserError, match=r"gpt2: .*no end-of-sequence token.*eos_token"):
         Prompt(tokenizer, SYSTEM, False)
+
+
+GEMMA = (
+    "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}<e>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_the_templates_own_end_of_turn_ends_a_reply(tiny_backbones, special):
+    """As Gemma's <end_of_turn>, which is not its tokenizer's end of sequence."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbones["gpt2"])
+    tokenizer.add_tokens([AddedToken(t, special=special) for t in ("<s>", "<e>")])
+    tokenizer.chat_template = GEMMA
+    end = tokenizer.convert_tokens_to_ids("<e>")
+    prompt = Prompt(tokenizer, SYSTEM, False, [end])
+    eos = tokenizer.eos_token_id
+    assert prompt.stop_ids == ([end, eos] if special else [eos, end])
+    assert prompt.encode_response("Hello.")[-1] == prompt.stop_ids[0]
+    for stop in prompt.stop_ids:
+        ids = [*tokenizer("Hello.", add_special_tokens=False)["input_ids"], stop]
+        assert prompt.ends_with_stop(ids) and prompt.decode(ids) == "Hello."
+    assert not prompt.ends_with_stop(ids[:-1])
+
+
+def test_of_named_templates_the_default_is_taken(tiny_backbones, tmp_path):
+    shutil.copytree(tiny_backbones["llama"], tmp_path / "named")
+    file = tmp_path / "named" / "tokenizer_config.json"
+    (tmp_path / "named" / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads(file.read_text())
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": GEMMA}]
+    file.write_text(json.dumps(config | {"chat_template": named}))
+    assert load_tokenizer(tmp_path / "named").chat_template == GEMMA
+    # transformers 5 writes the others into files of their own, and then overlooks this one.
+    (tmp_path / "named" / "additional_chat_templates").mkdir()
+    (tmp_path / "named" / "additional_chat_templates" / "tool_use.jinja").write_text("x")
+    assert load_tokenizer(tmp_path / "named").chat_template == GEMMA
+    file.write_text(json.dumps(config | {"chat_template": named[:1]}))
+    with pytest.raises(UserError, match="templates named tool_use, and none is called default"):
+        load_tokenizer(tmp_path / "named")

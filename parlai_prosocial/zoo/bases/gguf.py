@@ -55,7 +55,9 @@ def _convert(file: Path, folder: Path) -> None:
         model = dequantised(file, AutoModelForCausalLM)
     except ImportError as error:
         raise UserError(f"{file}: {error}; `prosocial setup` installs what is missing") from None
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a file that is cut short almost anything
         first_line = str(error).strip().split("\n")[0]
         raise UserError(f"{file}: transformers cannot read it ({first_line})") from None
     model.generation_config = GenerationConfig(
