@@ -142,7 +142,7 @@ def generator_agent(name, out, made):
 def continued_agent(name, out, made):
     if name.startswith("zoo:") and not name.endswith("/model"):
         name += "/model"  # ParlAI itself looks for it, and knows no other name
-    agent(model="prosocial", init_model=name, backbone=str(made / "exported"))
+    agent(model="prosocial", init_model=name)
 
 
 def classifier_agent(name, out, made):
