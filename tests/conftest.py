@@ -55,6 +55,12 @@ def tiny_tokenizer(special: list[str], **settings):
 
 
 @pytest.fixture(scope="session")
+def make_tokenizer():
+    """``make_tokenizer(special, **settings)``: see :func:`tiny_tokenizer`."""
+    return tiny_tokenizer
+
+
+@pytest.fixture(scope="session")
 def tiny_backbones(tmp_path_factory) -> dict[str, Path]:
     """Folders of random models: gpt2, llama (ChatML, as SmolLM2's), t5 and blenderbot."""
     import torch
