@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-matrix bench bench-gpu clean
+.PHONY: help demo test check test-matrix test-floors lock sbom bench bench-gpu clean
 
 help: ## print this list
 	@echo "make TARGET   (another interpreter: make TARGET PYTHON=python3.12)"
@@ -25,6 +25,17 @@ check: $(VENV)/.installed ## ruff, ruff format and mypy
 test-matrix: ## the test suite on Python 3.11 to 3.13 with transformers 4 and 5
 	bash scripts/test_matrix.sh
 
+test-floors: ## the test suite with the oldest versions that setup.py allows
+	bash scripts/test_floors.sh $(PYTHON)
+
+lock: ## write constraints-hashed.txt anew: every version with the hashes of its files
+	bash scripts/lock.sh $(PYTHON)
+
+sbom: $(VENV)/.installed ## write sbom.json: all that is installed, in CycloneDX's form
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/python -m pip install -q 'cyclonedx-bom>=7'
+	.venv-tools/bin/cyclonedx-py environment --output-reproducible -o sbom.json $(BIN)/python
+
 bench: $(VENV)/.installed ## measure packed scoring against separate passes, on the CPU
 	$(BIN)/python benchmarks/bench_packed.py --device cpu
 
@@ -37,5 +48,5 @@ clean: ## remove environments, build outputs and caches; data and trained models
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp file says that the environment is complete; it is as new as what was installed.
-$(VENV)/.installed: setup.py pyproject.toml constraints.txt scripts/install.sh
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt constraints-hashed.txt scripts/install.sh
 	bash scripts/install.sh $(PYTHON) $(VENV) constraints.txt

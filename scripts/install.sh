@@ -19,6 +19,12 @@ esac
 
 echo "Installing into $venv with Python $version (the first time takes some minutes)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+hashed=${constraints%.txt}-hashed.txt
+if [ -f "$hashed" ]; then
+    # Nothing but the very files that were locked (make lock).
+    "$venv/bin/python" -m pip install --require-hashes --no-deps -r "$hashed"
+fi
+# What is left is this package itself, and torch with the libraries that its build asks for.
 "$venv/bin/python" -m pip install -c "$constraints" -e '.[dev]'
 "$venv/bin/prosocial" setup --yes
 touch "$venv/.installed"

@@ -1,6 +1,7 @@
 """Wheel and editable installs beside a ParlAI that is already there, resolved by its own rules."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from parlai_prosocial.compat.installation import INSTALLED_WITHOUT_DEPENDENCIES
 
 REPOSITORY = Path(__file__).parents[1]
 MAPPED = {
@@ -175,3 +178,20 @@ def test_editable_install_resolves_beside_parlai(environment, sources, tmp_path)
     *names, origin = resolve(environment, tmp_path)
     assert names == expected_names()
     assert Path(origin).is_relative_to(sources)
+
+
+def test_every_locked_version_has_the_hashes_of_its_files():
+    def lower(name):
+        return re.sub("[_.]+", "-", name).lower()
+
+    pins = re.findall(r"^([\w.-]+)==(\S+)$", text_of("constraints.txt"), re.MULTILINE)
+    expected = {lower(name): version for name, version in pins if name != "torch"}
+    hashed = text_of("constraints-hashed.txt")
+    entry = re.compile(r"^([\w.-]+)==(\S+)((?: \\\n +--hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
+    found = {lower(name): version for name, version, _ in entry.findall(hashed)}
+    assert found == expected | INSTALLED_WITHOUT_DEPENDENCIES  # else: make lock
+    assert hashed.count("==") == len(found)
+
+
+def text_of(name):
+    return (REPOSITORY / name).read_text(encoding="utf-8")
