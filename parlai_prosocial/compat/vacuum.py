@@ -6,8 +6,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from parlai.utils import logging
-
 BACKUP = ".unvacuumed"
 
 
@@ -17,7 +15,10 @@ def mend(vacuum: ModuleType) -> None:
 
     @functools.wraps(original)
     def run(self: Any) -> None:
-        # Here and not at import: torch and transformers take a second.
+        # Here and not at import: torch and transformers take a second, and `prosocial setup`
+        # imports this module where there is no ParlAI yet.
+        from parlai.utils import logging
+
         from parlai_prosocial.models.checkpoint import TRAINING_FILE, format_of, read_manifest
 
         path = self.opt["path"]

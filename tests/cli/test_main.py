@@ -1,6 +1,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from parlai_prosocial.cli.main import COMMANDS
+
 
 def prosocial(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -48,3 +52,16 @@ def test_an_unknown_command_is_named():
     done = prosocial("trian")
     assert done.returncode == 2
     assert "trian" in done.stderr
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_shows_its_help_where_parlai_is_not_installed_yet(command):
+    code = (
+        "import sys\n"
+        "sys.modules['parlai'] = None\n"
+        "from parlai_prosocial.cli.main import cli\n"
+        f"cli(['{command}', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage:")
