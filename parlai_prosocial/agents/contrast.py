@@ -152,7 +152,10 @@ def add_in_batch_negatives(
     """
     extended = []
     for example in examples:
-        others = [joint[i] for i in in_batch_negatives(example, joint)]
+        # In an order of their own: how examples are spread over processes changes the batch's.
+        others = sorted(
+            (joint[i] for i in in_batch_negatives(example, joint)), key=lambda e: e.response
+        )
         drawn = example.rng(f"in-batch {seed}").sample(others, min(count, len(others)))
         extended.append(
             replace(
@@ -172,10 +175,13 @@ def permute_weights(examples: Sequence[Example], rng: Random) -> list[Example]:
     Where social weights help and permuted ones do too, it was not what people said of a reply
     that helped (docs/design.md#social-weights).
     """
-    weights = [weight for example in examples for weight in example.log_weights]
+    # In an order of their own: how examples are spread over processes changes the batch's.
+    order = sorted(range(len(examples)), key=lambda i: (examples[i].context, examples[i].response))
+    weights = [weight for i in order for weight in examples[i].log_weights]
     rng.shuffle(weights)
     shuffled = iter(weights)
-    return [replace(e, log_weights=[next(shuffled) for _ in e.log_weights]) for e in examples]
+    drawn = {i: [next(shuffled) for _ in examples[i].log_weights] for i in order}
+    return [replace(e, log_weights=drawn[i]) for i, e in enumerate(examples)]
 
 
 def padded_by_example(values: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:

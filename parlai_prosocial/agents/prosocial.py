@@ -138,7 +138,8 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
 
     def _refuse_ignored(self, checkpoint: Checkpoint) -> None:
         info = checkpoint.info
-        facts = {name: info[name] for name in ("backbone", "system_prompt") if name in info}
+        decided = ("backbone", "system_prompt")
+        facts: dict[str, Any] = {name: info[name] for name in decided if name in info}
         if self._should_initialize_optimizer():
             facts["lora_rank"] = checkpoint.lora_rank
         refuse_ignored(self.opt, checkpoint.path, facts)

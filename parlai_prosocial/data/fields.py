@@ -152,10 +152,11 @@ def weight_list(value: object) -> list[float]:
 def log_prob(value: object) -> float:
     """Read a logarithm of a probability: a finite number of at most 0."""
     if isinstance(value, str):
+        given = value
         try:
-            value = float(value)
+            value = float(given)
         except ValueError:
-            raise ValueError(f"is {value[:40]!r}; give a number of at most 0") from None
+            raise ValueError(f"is {given[:40]!r}; give a number of at most 0") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"is {_kind(value)}; give a number of at most 0")
     if not -_LARGEST <= value <= 0:

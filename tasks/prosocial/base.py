@@ -7,6 +7,8 @@ from typing import Any
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.core.teachers import DialogTeacher
+from parlai.utils.data import DatatypeHelper
+from parlai.utils.distributed import get_rank, num_workers
 
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.example import ContrastiveExample, rot_lines
@@ -57,10 +59,35 @@ class CorpusTeacher(DialogTeacher):
 
     def __init__(self, opt: Opt, shared=None):
         self._lengths: tuple[int, int] | None = None
+        # ParlAI shares a task out among processes in evaluation alone; in training each would take
+        # the same examples in the same order, and two would do the work of one.
+        self.shares_out = DatatypeHelper.is_training(opt["datatype"]) and num_workers() > 1
+        self.streamed = 0
         # ParlAI wants a file name here and passes it to setup_data; our readers know theirs.
         super().__init__(Opt({**copy.deepcopy(opt), "datafile": self.corpus}), shared)
 
     def setup_data(self, datafile: str) -> Messages:
+        if not (self.shares_out and "stream" in self.opt["datatype"]):
+            yield from self._all_messages()
+            return
+        for message in self._all_messages():
+            if self._streams_here(self.streamed):
+                yield message
+            self.streamed += 1
+
+    def _streams_here(self, index: int) -> bool:
+        """Whether this process takes the stream's episode, counted over all epochs.
+
+        One process with the joint batch B reads two episodes for each of its B places at first,
+        since ParlAI looks ahead, and then B at a time; each process takes its places' share.
+        """
+        own = self.opt["batchsize"]
+        joint = own * num_workers()
+        if index < 2 * joint:
+            return index // (2 * own) == get_rank()
+        return index % joint // own == get_rank()
+
+    def _all_messages(self) -> Messages:
         split = self.opt["datatype"].split(":")[0]
         empty = True
         for message in self.messages(split):
@@ -72,6 +99,13 @@ class CorpusTeacher(DialogTeacher):
                 "data, or take another task"
             )
 
+    def next_episode_idx(self, num_eps: int | None = None, loop: bool | None = None) -> int:
+        index = super().next_episode_idx(num_eps, loop=False if self.shares_out else loop)
+        if self.random or not self.shares_out:
+            return index
+        # The episodes of all processes together are those of one with the joint batch.
+        return (index * num_workers() + get_rank()) % (num_eps or self.num_episodes())
+
     # A stream's own count is cached by ParlAI in "<datafile>.lengths" in the working directory,
     # whatever the split and flags. So streams are counted here.
     def num_episodes(self) -> int:
@@ -82,7 +116,7 @@ class CorpusTeacher(DialogTeacher):
 
     def _stream_lengths(self) -> tuple[int, int]:
         if self._lengths is None:
-            starts = [new_episode for _, new_episode in self.setup_data(self.corpus)]
+            starts = [new_episode for _, new_episode in self._all_messages()]
             self._lengths = sum(starts), len(starts)
         return self._lengths
 

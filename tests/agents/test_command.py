@@ -153,3 +153,39 @@ def test_two_processes_train_as_one_with_the_joint_batch(parlai, tiny_backbones,
     assert max((joint[name] - before[name]).abs().max() for name in before) > 1e-2
     for name, tensor in joint.items():
         torch.testing.assert_close(spread[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("datatype", ["train:ordered", "train:stream"])
+def test_two_processes_share_out_our_tasks(parlai, tiny_backbones, datatype):
+    rows = [
+        {
+            "context": f"I took {i} of them.",
+            "response": f"Could you give {i} back?",
+            "negatives": [f"Take {i} more.", "Fine.", f"Well done, {i}!"],
+            "split": split,
+        }
+        # The end of the data falls within a batch.
+        for i, split in enumerate(["train"] * 7 + ["valid", "test"])
+    ]
+    (parlai.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def train(script, batchsize, *flags):
+        name = f"{datatype.replace(':', '_')}_{script}"
+        parlai(
+            *[script, "-m", "prosocial", "-t", "prosocial:Own", "-mf", f"{name}/model", *flags],
+            *["--prosocial-data", "rows.jsonl", "--backbone", tiny_backbones["llama"]],
+            *["--lora-rank", "0", "--precision", "fp32", "--negatives", "2", "--seed", "3"],
+            *["--in-batch-negatives", "1", "--permute-weights", "true"],
+            *["--optimizer", "sgd", "--learningrate", "0.2", "--lr-scheduler", "none"],
+            *["--datatype", datatype, "--batchsize", str(batchsize), "--max-train-steps", "5"],
+            *["--skip-generation", "true"],
+        )
+        manifest = json.loads((parlai.folder / name / "model").read_text())
+        return load_file(parlai.folder / name / manifest["weights"] / "model.safetensors")
+
+    joint = train("train_model", 4)
+    spread = train("multiprocessing_train", 2, "--distributed-world-size", "2")
+    before = load_file(tiny_backbones["llama"] / "model.safetensors")
+    assert max((joint[name] - before[name]).abs().max() for name in before) > 1e-2
+    for name, tensor in joint.items():
+        torch.testing.assert_close(spread[name], tensor, rtol=1e-5, atol=1e-5)

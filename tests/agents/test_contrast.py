@@ -111,6 +111,19 @@ def test_what_truncation_made_equal_is_left_out_and_counted():
     assert without_equal(kept).negatives == kept.negatives
 
 
+def test_what_is_drawn_does_not_depend_on_the_order_of_the_batch():
+    examples = [
+        example(f"reply {i}", negatives=[[i], [i + 1]], log_weights=[0.1 * i, -0.2 * i])
+        for i in range(6)
+    ]
+    order = [3, 0, 5, 1, 4, 2]
+    moved = [examples[i] for i in order]
+    permuted = permute_weights(examples, Random(1))
+    assert permute_weights(moved, Random(1)) == [permuted[i] for i in order]
+    extended = add_in_batch_negatives(examples, examples, 2, "0")
+    assert add_in_batch_negatives(moved, moved, 2, "0") == [extended[i] for i in order]
+
+
 def test_padded_by_example():
     values = torch.arange(1.0, 7.0)
     assert padded_by_example(values, [3, 1, 2]).tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
