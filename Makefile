@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-matrix test-floors lock sbom bench bench-gpu clean
+.PHONY: help demo test check test-matrix test-floors lock sbom bench bench-gpu soak clean
 
 help: ## print this list
 	@echo "make TARGET   (another interpreter: make TARGET PYTHON=python3.12)"
@@ -42,6 +42,9 @@ bench: $(VENV)/.installed ## measure packed scoring against separate passes, on 
 bench-gpu: $(VENV)/.installed ## the same on one GPU, FlexAttention too, into benchmarks/results
 	$(BIN)/python benchmarks/bench_packed.py --device cuda --flex --repeats 10 --burn-in 3 \
 	  --batchsize 16 --batchsize 32 --batchsize 64 --json benchmarks/results/packed-gpu.json
+
+soak: $(VENV)/.installed ## eight clients at prosocial chat for 30 minutes, one in four vanishing
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/soak_chat.py --log benchmarks/results/soak.log
 
 clean: ## remove environments, build outputs and caches; data and trained models stay
 	rm -rf .venv .venv-matrix-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

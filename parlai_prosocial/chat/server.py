@@ -105,7 +105,8 @@ class ChatApp:
 
     async def setup(self, request: Request) -> Response:
         names = [model.name for model in self.models]
-        return _json({"models": names, "classifier": self.classifier_name})
+        about = {"models": names, "classifier": self.classifier_name, "largest_turn": LARGEST_TURN}
+        return _json(about)
 
     async def judge(self, request: Request) -> Response:
         """``{"turns": [TEXT, ...]}`` -> the last one's label, null without a classifier."""

@@ -1,5 +1,8 @@
 """``prosocial chat``: talk to one model, or to two side by side, on a local page."""
 
+import threading
+import webbrowser
+
 import click
 
 from parlai_prosocial.errors import UserError
@@ -18,8 +21,15 @@ from parlai_prosocial.errors import UserError
 @click.option(
     "--port", default=8028, show_default=True, help="Port of the page; 0 is any free one."
 )
+@click.option("--open", "opens", is_flag=True, help="Open the page in the browser.")
 @click.option("--datapath", default=None, help="ParlAI's data path.")
-def chat(models: tuple[str, ...], classifier: str | None, port: int, datapath: str | None) -> None:
+def chat(
+    models: tuple[str, ...],
+    classifier: str | None,
+    port: int,
+    opens: bool,
+    datapath: str | None,
+) -> None:
     """Talk to one model, or to two on the same history, on a page that only this machine can see.
 
     You can regenerate and edit replies, and flag them with a reason. The page exports the
@@ -52,5 +62,9 @@ def chat(models: tuple[str, ...], classifier: str | None, port: int, datapath: s
     if classifier is not None:
         judge = open_classifier(classifier, "--classifier", datapath).to(device)
     app = ChatApp(opened, judge, classifier)
-    click.echo(f"http://{HOST}:{listening.getsockname()[1]}/  (Ctrl+C ends it)")
+    url = f"http://{HOST}:{listening.getsockname()[1]}/"
+    click.echo(f"{url}  (Ctrl+C ends it)")
+    if opens:
+        # It waits for the first answer, and a browser in the terminal until it is left.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     serve(app, listening)

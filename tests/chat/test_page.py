@@ -5,20 +5,29 @@ Skipped where the machine has no Chromium (Debian's package is enough).
 
 import json
 import re
+import threading
 import time
+from dataclasses import dataclass, field
 
 import pytest
+import uvicorn
 from click.testing import CliRunner
 
+from parlai_prosocial.chat import server
 from parlai_prosocial.chat.server import ChatApp
+from parlai_prosocial.chat.talking import Written
 from parlai_prosocial.cli.data import data
 
 WAIT = 60_000
+LABEL = re.compile(r"[✓✗] looks (un)?safe, \d+ %")
 
 
 @pytest.fixture
-def visit(browser):
-    """``visit(url, **context)``: an open tab that has asked nobody else and failed nowhere."""
+def visit(browser, serve_app):
+    """``visit(url, **context)``: an open tab that has asked nobody else and failed nowhere.
+
+    It is closed before the server ends, of which the page would tell.
+    """
     contexts, faults = [], []
 
     def open_tab(url, **settings):
@@ -90,8 +99,10 @@ def test_a_conversation_by_keyboard_alone(visit, pair, tmp_path):
     tab = visit(pair)
     say(tab, "I told a lie.")
     assert tab.locator("article").count() == 3
-    assert tab.locator(".note", has_text=re.compile(r"Safety: __\w+__ \d+ %")).count() == 3
-    assert re.match(r"(llama|t5) replied: .* Safety __", tab.text_content("#heard"))
+    assert tab.locator(".label", has_text=LABEL).count() == 3
+    assert re.search(
+        r"^(llama|t5) replied: .* It looks (un)?safe, \d+ %", tab.text_content("#heard")
+    )
     tab_to(tab, "Regenerate the reply of llama")
     tab.keyboard.press("Enter")
     settle(tab)
@@ -168,12 +179,12 @@ def test_hostile_messages_are_only_text(visit, pair):
     assert block.get_attribute("dir") == "auto"
     # The override ends with its block: what stands below is as it was.
     assert block.evaluate("e => getComputedStyle(e).unicodeBidi") == "isolate"
-    tab.fill("#message", "x" * 100_000)
+    tab.fill("#message", "x" * 60_000)
     tab.focus("#message")
     tab.keyboard.press("Enter")
     settle(tab)
     long = tab.locator(".mine .text").nth(2)
-    assert len(long.text_content()) == 100_000
+    assert len(long.text_content()) == 60_000
     assert long.evaluate("e => e.clientHeight") < 500
     long.focus()
     assert long.evaluate("e => document.activeElement === e")
@@ -265,7 +276,15 @@ def test_it_fits_every_width_and_can_be_read(visit, pair, width, scheme):
     # The last reply's buttons are in sight, above the message box that stays in place.
     flag = tab.get_by_role("button", name="Flag the reply of t5").bounding_box()
     assert flag["y"] + flag["height"] <= tab.locator("#composer").bounding_box()["y"]
-    for selector in ("h1", "#about", ".mine .text", ".mine .note", ".replies h3", "#send"):
+    for selector in (
+        "h1",
+        "#about",
+        ".mine .text",
+        ".mine .label",
+        ".kept",
+        ".replies h3",
+        "#send",
+    ):
         assert contrast(tab, selector) >= 4.5, selector
     for control in tab.get_by_role("button").all():
         box = control.bounding_box()
@@ -300,6 +319,7 @@ def test_what_a_screen_reader_is_told(visit, pair):
     say(tab, "Hi!")
     assert tab.get_by_role("textbox", name="Your message").count() == 1
     assert tab.get_by_role("status").count() == 2
+    assert tab.get_by_role("alert").count() == 1
     assert tab.get_by_role("list").count() >= 1
     for role in ("banner", "main"):
         assert tab.get_by_role(role).count() == 1
@@ -313,3 +333,178 @@ def test_what_a_screen_reader_is_told(visit, pair):
     assert tab.get_by_role("dialog", name="Flag this reply").count() == 1
     for name in ("What is wrong with it?", "In your own words", "What would have been"):
         assert tab.get_by_label(name).count() == 1
+
+
+def test_the_empty_page_has_examples(visit, pair):
+    tab = visit(pair)
+    examples = tab.locator("#empty button")
+    assert examples.count() >= 3
+    words = examples.nth(1).inner_text()
+    examples.nth(1).click()
+    tab.wait_for_selector("article")
+    settle(tab)
+    assert texts(tab)[0] == words
+    assert not tab.locator("#empty").is_visible()
+    assert tab.evaluate("document.activeElement.id") == "message"
+    tab.get_by_role("button", name="New conversation").click()
+    assert tab.locator("#empty").is_visible()
+
+
+@dataclass
+class Slow:
+    """A model whose replies come when they are let go, and the labels of a classifier."""
+
+    name: str = "slow"
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def reply(self, turns, again=False):
+        self.go.wait(60)
+        yield Written("Hello.", [])
+
+
+def test_waiting_is_shown(visit, serve_app):
+    model = Slow()
+    tab = visit(serve_app(ChatApp([model])).url)
+    tab.keyboard.type("Hi!")
+    tab.keyboard.press("Enter")
+    assert tab.locator(".waiting").inner_text().startswith("waiting for the model")
+    model.go.set()
+    settle(tab)
+    assert tab.locator(".waiting").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("label", "kind", "words"),
+    [
+        ("__ok__", "safe", "✓ looks safe, 75 %"),
+        ("__notok__", "unsafe", "✗ looks unsafe, 75 %"),
+        ("__probably_needs_caution__", "caution", "! probably needs caution, 75 %"),
+        ("<b>own", "", "• labelled <b>own, 75 %"),
+    ],
+)
+def test_labels_in_plain_words(visit, serve_app, monkeypatch, label, kind, words):
+    model = Slow()
+    model.go.set()
+    monkeypatch.setattr(server, "judge", lambda *_: {"label": label, "probability": 0.75})
+    tab = visit(serve_app(ChatApp([model], object(), "judge")).url)
+    say(tab, "Hi!")
+    shown = tab.locator(".replies .label")
+    assert shown.inner_text() == words
+    assert shown.get_attribute("class") == f"label {kind}"
+    tab.get_by_text("What the labels are worth").click()
+    assert tab.get_by_text("It errs in both directions").is_visible()
+
+
+def test_the_reply_that_was_gone_on_with_stays_marked(visit, pair):
+    tab = visit(pair)
+    say(tab, "Hi!")
+    tab.get_by_role("button", name="Go on with this: the reply of t5").click()
+    tab.focus("#message")
+    say(tab, "Again")
+    kept = tab.locator("article", has_text="The conversation goes on with this")
+    assert kept.locator("h3").all_inner_texts() == ["t5, turn 1", "llama, turn 2"]
+
+
+def test_a_dialog_that_closes_by_accident_keeps_what_was_typed(visit, pair):
+    tab = visit(pair)
+    say(tab, "Hi!")
+    flag = tab.get_by_role("button", name="Flag the reply of llama")
+    flag.click()
+    tab.select_option("#reason", "preachy")
+    tab.fill("#better", "Hello, you!")
+    tab.keyboard.press("Escape")
+    tab.get_by_role("button", name="Flag the reply of t5").click()  # another one's is its own
+    assert tab.input_value("#better") == ""
+    tab.keyboard.press("Escape")
+    flag.click()
+    assert (tab.input_value("#reason"), tab.input_value("#better")) == ("preachy", "Hello, you!")
+    assert "still there" in tab.inner_text("#status")
+    tab.locator("#flag-dialog").get_by_role("button", name="Cancel").click()  # no accident
+    flag.click()
+    assert (tab.input_value("#reason"), tab.input_value("#better")) == ("unsafe", "")
+    tab.keyboard.press("Escape")
+    tab.get_by_role("button", name="Edit your message of turn 1").click()
+    tab.fill("#edited", "Good morning")
+    tab.keyboard.press("Escape")
+    assert texts(tab)[0] == "Hi!"
+    tab.get_by_role("button", name="Edit your message of turn 1").click()
+    assert tab.input_value("#edited") == "Good morning"
+
+
+def test_a_message_too_long_for_the_server_is_kept_and_not_sent(visit, pair):
+    tab = visit(pair)
+    tab.fill("#message", "\u00e9" * 32_001)
+    tab.get_by_role("button", name="Send").click()
+    assert tab.inner_text("#status") == "Your message is longer than 64,000 bytes; shorten it."
+    assert len(tab.input_value("#message")) == 32_001 and texts(tab) == []
+
+
+def test_the_end_of_the_server_is_told_and_its_return(browser, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    model = Slow()
+    model.go.set()
+    listening = server.listen(0)
+    port = listening.getsockname()[1]
+
+    def start(listening):
+        config = uvicorn.Config(ChatApp([model]).starlette(), log_level="critical", lifespan="off")
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        return running, thread
+
+    def end(running, thread):
+        running.should_exit = running.force_exit = True
+        thread.join(30)
+
+    first = start(listening)
+    tab = browser.new_page()
+    tab.set_default_timeout(WAIT)
+    try:
+        tab.goto(f"http://127.0.0.1:{port}/")
+        tab.wait_for_selector("#about:not(:empty)")
+        say(tab, "Hi!")
+        end(*first)
+        tab.keyboard.type("And now?")
+        tab.keyboard.press("Enter")
+        settle(tab)
+        assert "No reply: the server has ended" in tab.inner_text("#status")
+        ended = tab.inner_text("#ended")
+        assert ended.startswith("The server has ended.") and f"--port {port}" in ended
+        assert tab.locator("#ended").bounding_box()["y"] >= 0  # in sight
+        tab.get_by_role("button", name="Export conversation").click()
+        assert "Not exported: the server has ended" in tab.inner_text("#status")
+
+        second = start(server.listen(port))
+        tab.wait_for_selector("#ended:empty", state="attached")
+        tab.get_by_role("button", name="Regenerate").click()
+        settle(tab)
+        assert texts(tab) == ["Hi!", "Hello.", "And now?", "Hello."]
+        end(*second)
+    finally:
+        tab.close()
+
+
+def test_at_200_percent_there_is_room_to_read(visit, pair):
+    tab = visit(pair, viewport={"width": 640, "height": 360}, device_scale_factor=2)
+    for words in ("Hi!", "Again"):
+        say(tab, words)
+    box = lambda selector: tab.locator(selector).bounding_box()  # noqa: E731
+    export, composer = box("#toolbar"), box("#composer")
+    assert export["y"] == 0  # in sight, though the page is scrolled
+    assert tab.evaluate("scrollY") > 100
+    assert composer["y"] + composer["height"] <= 360
+    assert composer["y"] - export["height"] >= 0.65 * 360
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit, axe, pair, scheme):
+    tab = visit(pair, color_scheme=scheme)
+    assert axe(tab) == []
+    say(tab, "Hi!")
+    tab.get_by_text("What the labels are worth").click()
+    tab.get_by_role("button", name="Flag the reply of llama").click()
+    assert axe(tab) == []
+    tab.keyboard.press("Escape")
+    tab.evaluate("document.getElementById('ended').textContent = 'The server has ended.'")
+    assert axe(tab) == []

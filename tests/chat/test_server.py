@@ -4,8 +4,10 @@ import socket
 import subprocess
 import sys
 import time
+import webbrowser
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 
 import pytest
 import requests
@@ -24,6 +26,7 @@ def test_setup_and_files(page):
     assert requests.get(page.url + "setup", timeout=30).json() == {
         "models": ["llama"],
         "classifier": "runs/judge/model",
+        "largest_turn": 64_000,
     }
     for path in ("", "page.css", "page.js", "setup"):
         response = requests.get(page.url + path, timeout=30)
@@ -247,3 +250,16 @@ def test_the_command(tiny_backbones, tmp_path):
     finally:
         started.terminate()
         started.wait(30)
+
+
+def test_open_shows_the_page_in_the_browser(tiny_backbones, monkeypatch):
+    opened, served = Queue(), []
+    monkeypatch.setattr(webbrowser, "open", opened.put)
+    monkeypatch.setattr(server, "serve", lambda app, listening: served.append(listening))
+    command = ["--model", str(tiny_backbones["llama"]), "--port", "0"]
+    done = CliRunner().invoke(chat, [*command, "--open"], catch_exceptions=False)
+    assert opened.get(timeout=30) == done.stdout.split()[0]
+    CliRunner().invoke(chat, command, catch_exceptions=False)
+    assert len(served) == 2 and opened.empty()
+    for listening in served:
+        listening.close()

@@ -5,6 +5,7 @@ const byId = (id) => document.getElementById(id);
 const list = byId("turns"), message = byId("message");
 const STORED = "prosocial chat";
 let state = { models: [], classifier: null, turns: [], replaced: [] };
+let largest = Infinity; // bytes of a message
 const running = new Set(), writing = new WeakSet();
 
 function make(tag, properties = {}, ...children) {
@@ -16,9 +17,37 @@ function make(tag, properties = {}, ...children) {
 const say = (text) => { byId("status").textContent = text; };
 const shown = (reply) => reply.versions[reply.shown];
 const isLast = (turn) => turn === state.turns.at(-1);
-const percent = (safety) => `${safety.label} ${Math.round(100 * safety.probability)} %`;
+
+// What the labels of ParlAI's and ProsocialDialog's safety data say, told apart by more than colour.
+const LABELS = {
+  __ok__: ["safe", "✓", "looks safe"],
+  __notok__: ["unsafe", "✗", "looks unsafe"],
+  __casual__: ["safe", "✓", "looks safe"],
+  __possibly_needs_caution__: ["caution", "!", "may need caution"],
+  __probably_needs_caution__: ["caution", "!", "probably needs caution"],
+  __needs_caution__: ["caution", "!", "needs caution"],
+  __needs_intervention__: ["unsafe", "✗", "looks unsafe"],
+};
+const meaning = (safety) => LABELS[safety.label] ?? ["", "•", `labelled ${safety.label}`];
+const inWords = (safety) => `${meaning(safety)[2]}, ${Math.round(100 * safety.probability)} %`;
 
 // Talking to the server
+
+const ENDED = "the server has ended";
+
+function tellEnded(ended) {
+  byId("ended").textContent = ended
+    ? "The server has ended. The conversation is still in this tab: start prosocial chat again with "
+      + `--port ${location.port || 80}, and go on here.`
+    : "";
+}
+
+// What fetch and its readers throw where there is no server is a TypeError.
+const orEnded = (signal) => (error) => {
+  if (signal?.aborted || !(error instanceof TypeError)) throw error;
+  tellEnded(true);
+  throw new Error(ENDED);
+};
 
 async function post(path, content, signal) {
   const response = await fetch(path, {
@@ -26,16 +55,16 @@ async function post(path, content, signal) {
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(content),
     signal,
-  });
+  }).catch(orEnded(signal));
   if (!response.ok) throw new Error((await response.json()).error);
   return response;
 }
 
-async function* linesOf(response) {
+async function* linesOf(response, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(orEnded(signal));
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop();
@@ -56,11 +85,15 @@ async function write(turn, index, again) {
   busy();
   try {
     const content = { model: index, turns: [...turn.context, turn.message], again };
-    for await (const part of linesOf(await post("reply", content, control.signal))) {
-      if (part.error) throw new Error(part.error);
-      Object.assign(version, part);
+    const { signal } = control;
+    let last = {};
+    for await (last of linesOf(await post("reply", content, signal), signal)) {
+      if (last.error) throw new Error(last.error);
+      Object.assign(version, last);
       place.querySelector(".text").textContent = version.text;
+      place.querySelector(".waiting").textContent = "writing";
     }
+    if (!("safety" in last)) throw new Error("it broke off");
     announce(turn, index, version);
   } catch (error) {
     if (!version.text) {
@@ -84,7 +117,7 @@ async function write(turn, index, again) {
 }
 
 function announce(turn, index, version) {
-  const safety = version.safety ? ` Safety ${percent(version.safety)}.` : "";
+  const safety = version.safety ? ` It ${inWords(version.safety)}.` : "";
   const text = version.text.length > 300 ? `${version.text.slice(0, 300)}…` : version.text;
   byId("heard").textContent = `${state.models[index]} replied: ${text || "nothing."}${safety}`;
 }
@@ -108,6 +141,7 @@ async function send(text, context) {
       })
     : null;
   await Promise.allSettled([judging, ...state.models.map((_, i) => write(turn, i, false))]);
+  if (isLast(turn)) list.lastElementChild.scrollIntoView({ block: "end" }); // with its last label
   store();
 }
 
@@ -132,13 +166,18 @@ function textOf(text) {
   return element;
 }
 
+function labelOf(safety) {
+  const [kind, sign] = meaning(safety);
+  const mark = make("span", { textContent: sign });
+  mark.setAttribute("aria-hidden", "true");
+  return make("p", { className: `label ${kind}` }, mark, ` ${inWords(safety)}`);
+}
+
 function messageOf(turn) {
   const number = state.turns.indexOf(turn) + 1;
   const article = make("article", { className: "mine" });
   article.append(make("h3", { textContent: `You, turn ${number}` }), textOf(turn.message));
-  if (turn.safety) {
-    article.append(make("p", { className: "note", textContent: `Safety: ${percent(turn.safety)}` }));
-  }
+  if (turn.safety) article.append(labelOf(turn.safety));
   if (isLast(turn) && !running.size) {
     const edit = button("Edit", `Edit your message of turn ${number}`, () => editMessage(turn));
     article.append(make("div", { className: "actions" }, edit));
@@ -156,9 +195,12 @@ function replyOf(turn, index) {
     article.append(make("p", { className: "rot", dir: "auto", textContent: `Rule of thumb: ${rot}` }));
   }
   article.append(textOf(version?.text ?? ""));
-  if (writing.has(reply)) return article;
+  if (writing.has(reply)) {
+    article.append(make("p", { className: "waiting", textContent: "waiting for the model" }));
+    return article;
+  }
+  if (version?.safety) article.append(labelOf(version.safety));
   const notes = [];
-  if (version?.safety) notes.push(`Safety: ${percent(version.safety)}`);
   if (version?.edited) notes.push("edited by you");
   if (reply.versions.length > 1) notes.push(`version ${reply.shown + 1} of ${reply.versions.length}`);
   if (notes.length) article.append(make("p", { className: "note", textContent: notes.join(", ") }));
@@ -166,6 +208,9 @@ function replyOf(turn, index) {
     const { reason, note, better } = version.flag;
     const parts = [`Flagged as ${reason}`, note, better && `A fitting reply: ${better}`];
     article.append(make("p", { className: "flagged", dir: "auto", textContent: parts.filter(Boolean).join(". ") }));
+  }
+  if (state.models.length > 1 && version && index === turn.chosen) {
+    article.append(make("p", { className: "kept", textContent: "➜ The conversation goes on with this." }));
   }
   const actions = make("div", { className: "actions" });
   if (isLast(turn)) {
@@ -207,6 +252,7 @@ function renderAll() {
   const active = document.activeElement, item = active?.closest?.("#turns > li");
   const at = item && [...list.children].indexOf(item), key = active?.dataset?.key;
   const column = item && [...item.querySelectorAll("article")].indexOf(active.closest("article"));
+  byId("empty").hidden = state.turns.length > 0;
   list.className = state.models.length > 1 ? "two" : "one";
   list.replaceChildren(...state.turns.map((turn) => {
     const replies = make("div", { className: "replies" });
@@ -234,42 +280,53 @@ function busy() {
 // What people do to a turn
 
 let asked = 0;
+const drafts = new WeakMap(); // of what is flagged or edited -> what was typed and not yet saved
 
-function ask(dialog) {
+// Resolves to what was typed where it is saved, else null. Escape and the like keep what was typed
+// for the next time; only Cancel throws it away.
+function ask(dialog, subject, fields) {
   const opener = document.activeElement, own = ++asked;
-  dialog.returnValue = "cancel";
+  const draft = drafts.get(subject);
+  for (const [id, value] of Object.entries(draft ?? fields)) byId(id).value = value;
+  if (draft) say("What you typed before is still there.");
+  dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
     const closed = () => {
       // The browser tells of a closing late: the dialog may be open again, for the next question.
       if (own === asked && dialog.open) return;
       dialog.removeEventListener("close", closed);
-      if (own === asked && opener.isConnected) opener.focus();
-      resolve(own === asked && dialog.returnValue === "save");
+      if (own !== asked) return resolve(null);
+      if (opener.isConnected) opener.focus();
+      const typed = Object.fromEntries(Object.keys(fields).map((id) => [id, byId(id).value]));
+      const changed = Object.keys(fields).some((id) => typed[id] !== fields[id]);
+      if (dialog.returnValue || !changed) drafts.delete(subject);
+      else drafts.set(subject, typed);
+      resolve(dialog.returnValue === "save" ? typed : null);
     };
     dialog.addEventListener("close", closed);
   });
 }
 
+const clean = (text) => text.trim().toWellFormed();
+
 async function flag(turn, version) {
   byId("flagged").textContent = version.text;
-  byId("note").value = byId("better").value = "";
-  if (!await ask(byId("flag-dialog"))) return;
-  const value = (id) => byId(id).value.trim().toWellFormed();
-  version.flag = { reason: value("reason"), note: value("note"), better: value("better") };
+  const typed = await ask(byId("flag-dialog"), version, { reason: "unsafe", note: "", better: "" });
+  if (!typed) return;
+  const { reason, note, better } = typed;
+  version.flag = { reason, note: clean(note), better: clean(better) };
   changed();
   say(`Flagged as ${version.flag.reason}.`);
 }
 
-async function edit(text) {
-  byId("edited").value = text;
-  const saved = await ask(byId("edit-dialog"));
-  const edited = byId("edited").value.trim().toWellFormed();
-  return saved && edited && edited !== text ? edited : null;
+async function edit(subject, text) {
+  const edited = clean((await ask(byId("edit-dialog"), subject, { edited: text }))?.edited ?? "");
+  return edited && edited !== text ? edited : null;
 }
 
 async function editReply(turn, index) {
-  const reply = turn.replies[index], edited = await edit(shown(reply).text);
+  const reply = turn.replies[index], edited = await edit(shown(reply), shown(reply).text);
   if (edited === null) return;
   reply.versions.push({ text: edited, rots: [], safety: null, edited: true, flag: null });
   reply.shown = reply.versions.length - 1;
@@ -282,7 +339,7 @@ async function editReply(turn, index) {
 }
 
 async function editMessage(turn) {
-  const edited = await edit(turn.message);
+  const edited = await edit(turn, turn.message);
   if (edited === null) return;
   state.replaced.push(state.turns.pop()); // its flags still count
   await send(edited, turn.context);
@@ -330,8 +387,12 @@ byId("anew").onclick = () => {
 byId("stop").onclick = () => { for (const control of running) control.abort(); };
 byId("composer").onsubmit = (event) => {
   event.preventDefault();
-  const text = message.value.trim().toWellFormed();
+  const text = clean(message.value);
   if (!text || running.size) return;
+  if (new TextEncoder().encode(text).length > largest) {
+    say(`Your message is longer than ${largest.toLocaleString("en")} bytes; shorten it.`);
+    return;
+  }
   const last = state.turns.at(-1), reply = last && shown(last.replies[last.chosen]);
   if (last && !reply) {
     say("The last turn has no reply to continue from; regenerate it or edit your message.");
@@ -349,10 +410,30 @@ message.onkeydown = (event) => {
   }
 };
 
-const setup = await (await fetch("setup")).json();
+for (const example of byId("empty").querySelectorAll("button")) {
+  example.onclick = () => {
+    message.value = example.textContent;
+    byId("composer").requestSubmit();
+  };
+}
+// What has focus, and what a turn ends with, is not to hide behind what stays in place.
+const inPlace = { scrollPaddingTop: byId("toolbar"), scrollPaddingBottom: byId("composer") };
+const observer = new ResizeObserver(() => {
+  for (const [side, element] of Object.entries(inPlace)) {
+    document.documentElement.style[side] = `${element.offsetHeight + 8}px`;
+  }
+});
+Object.values(inPlace).forEach((element) => observer.observe(element));
+setInterval(() => {
+  fetch("setup").then((answer) => tellEnded(!answer.ok), () => tellEnded(true));
+}, 5000);
+
+const { largest_turn, ...setup } = await (await fetch("setup")).json();
+largest = largest_turn;
 const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "null");
 state = stored && String(stored.models) === String(setup.models) ? { ...stored, ...setup } : { ...state, ...setup };
-byId("about").textContent = `With ${setup.models.join(" and ")}. Safety labels: `
-  + (setup.classifier ? `${setup.classifier}.` : "none, since no classifier was given.");
+byId("about").textContent = `With ${setup.models.join(" and ")}. `
+  + (setup.classifier ? `Labels by ${setup.classifier}.` : "No labels, since no classifier was given.");
+byId("worth").hidden = !setup.classifier;
 renderAll();
 message.focus();
