@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-matrix test-floors lock sbom bench bench-gpu soak clean
+.PHONY: help demo test kill-test check test-matrix test-floors lock sbom bench bench-gpu soak clean
 
 help: ## print this list
 	@echo "make TARGET   (another interpreter: make TARGET PYTHON=python3.12)"
@@ -21,6 +21,9 @@ check: $(VENV)/.installed ## ruff, ruff format and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+kill-test: $(VENV)/.installed ## SIGKILL at 60 random points of training; the weights must be the same (90 minutes)
+	$(BIN)/python scripts/kill_test.py | tee benchmarks/results/kill-test.log
 
 test-matrix: ## the test suite on Python 3.11 to 3.13 with transformers 4 and 5
 	bash scripts/test_matrix.sh

@@ -1,5 +1,7 @@
 """``prosocial``: the commands that the stock ``parlai`` command does not have."""
 
+import signal
+import sys
 import warnings
 from importlib import import_module
 
@@ -7,6 +9,7 @@ import click
 
 import parlai_prosocial
 from parlai_prosocial.errors import show_user_errors_as_one_line
+from parlai_prosocial.util.stopping import Signals, Stopped
 
 # Each command lives in the module of its name. Their help stands here so that `prosocial --help`
 # need not import torch, transformers and ParlAI.
@@ -58,9 +61,33 @@ def cli() -> None:
     """
 
 
+GO_ON = ("train", "mine", "annotate", "evaluate", "audit", "compare", "ablate")
+"""Commands that go on where they were when they are given again."""
+
+
 def main() -> None:
-    """Run the command line; a :class:`UserError` is shown as one line, exit status 1."""
+    """Run the command line; a :class:`UserError` is shown as one line, exit status 1.
+
+    SIGTERM and Ctrl-C end it with the word "stopped" and the status that shells give, 143 or 130;
+    a second one ends it at once.
+    """
     show_user_errors_as_one_line()
     # From ParlAI's own import, which needs setuptools<81 for just this reason; nothing to fix.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-    cli()
+
+    def at_once(number: int) -> None:
+        raise Stopped(number)
+
+    try:
+        with Signals(at_once):
+            sys.exit(cli(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt) as error:  # click makes the one of the other
+        cause = error if isinstance(error, Stopped) else error.__context__
+        stopped = cause if isinstance(cause, Stopped) else Stopped(signal.SIGINT)
+        if not stopped.told:
+            goes_on = "; the same command goes on" if sys.argv[1:2] and sys.argv[1] in GO_ON else ""
+            click.echo(f"stopped{goes_on}", err=True)
+        sys.exit(stopped.status)

@@ -34,6 +34,7 @@ from parlai_prosocial.evaluation.settings import (
     REPORT,
     Settings,
 )
+from parlai_prosocial.util.writer import Writer
 
 if TYPE_CHECKING:  # loads torch and ParlAI, which `--help` need not wait for
     from parlai_prosocial.evaluation.plan import Plan
@@ -154,7 +155,8 @@ def audit(
     if UNSAFE not in judged:
         logger.warning("No --judge of what is unsafe was given, so that axis is not judged.")
 
-    found = _carried_out(plan, folder, command)
+    with Writer(folder, "--out"):
+        found = _carried_out(plan, folder, command)
     file = Path(report or folder / REPORT)
     result = Audit(found.summary, found.records, folder, found.faults, report=file)
     result.summary["gates"] = []
@@ -269,7 +271,8 @@ def _planned(
 def _kept(out: str | Path | None) -> Iterator[tuple[Path, bool]]:
     """The folder of a run, and whether it stays."""
     if out is not None:
-        yield Path(out), True
+        with Writer(Path(out), "--out"):
+            yield Path(out), True
         return
     with TemporaryDirectory() as folder:
         yield Path(folder), False

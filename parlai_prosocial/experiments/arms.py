@@ -31,7 +31,8 @@ from parlai_prosocial.training.recipe import (
     train_step,
     write_finished,
 )
-from parlai_prosocial.util.files import locked, write_aside
+from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.writer import made_by_one
 
 BASE, BASELINES = "zero-shot", "baselines"
 """Rows without training: the untouched base, and those that never see a context."""
@@ -208,7 +209,7 @@ class Trainer:
 
 
 def _locked(path: Path) -> AbstractContextManager[None]:
-    return locked(path.with_suffix(".lock"), print)
+    return made_by_one(path, print)
 
 
 def _digest(arguments: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from parlai_prosocial.experiments.machine import Machine, load_model, saved_rows
 from parlai_prosocial.experiments.mined import Scoring
 from parlai_prosocial.util.environment import device_name, precision_name
 from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.stopping import Stopped
 
 MEASURED_ON = ("contexts_per_category", "casual_dialogues", "casual_replies", "sampled_replies")
 ONE_THREAD = {
@@ -215,6 +216,10 @@ def run_tasks(
             except BrokenProcessPool:
                 seconds, reason = 0.0, "a process of the pool was killed, for want of memory?"
             yield futures[future], seconds, reason
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()  # its training ends after its step, with a checkpoint
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -266,7 +271,10 @@ def _run_in_worker(seed: int, name: str) -> tuple[float, str | None]:
         for own in (sys.stdout, sys.stderr):
             own.flush()
             os.dup2(stream.fileno(), own.fileno())
-        result = _worker_rows.run(seed, name)
+        try:
+            result = _worker_rows.run(seed, name)
+        except KeyboardInterrupt as error:  # else this process would begin the next task
+            os._exit(error.status if isinstance(error, Stopped) else 130)
         for own in (sys.stdout, sys.stderr):
             own.flush()
     return result

@@ -22,6 +22,7 @@ from parlai_prosocial.experiments.rows import Rows, parallel_order, run_tasks, s
 from parlai_prosocial.training.recipe import recipe_folder
 from parlai_prosocial.util.environment import environment
 from parlai_prosocial.util.files import Say
+from parlai_prosocial.util.writer import Writer
 
 COMPARED_BASE = "base"
 """The untouched base's row in the tables of ``compare``."""
@@ -145,7 +146,8 @@ def ablate(
     tasks = [(seed, name) for seed in seeds for name in (BASELINES, BASE, *chosen)]
     awaited = {design.control, design.primary}
     awaited |= {arm["steps_of"] for arm in design.arms.values() if "steps_of" in arm}
-    found = measure_rows(rows, tasks, jobs, awaited, tabulate, say)
+    with Writer(target, "--out"):
+        found = measure_rows(rows, tasks, jobs, awaited, tabulate, say)
     if found is None:
         raise UserError(f"{target}: no seed has {design.control} and {design.primary} yet")
     return found
@@ -224,7 +226,8 @@ def compare(
         return Experiment(target, tables, results, replies)
 
     tasks = [(seed, name) for seed in seeds for name in (*chosen, BASE, BASELINES)]
-    found = measure_rows(rows, tasks, 1, set(), tabulate, say)
+    with Writer(target, "--out"):
+        found = measure_rows(rows, tasks, 1, set(), tabulate, say)
     assert found is not None  # no row is missing where measure_rows returns
     return found
 

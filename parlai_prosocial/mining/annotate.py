@@ -14,6 +14,7 @@ from pathlib import Path
 
 from parlai_prosocial.errors import UsageError, names_arguments
 from parlai_prosocial.mining.results import WrittenRows
+from parlai_prosocial.util.writer import Writer
 
 _NOT_RECORDED = ("out", "datapath", "concurrency")
 """Arguments that the output doesn't depend on."""
@@ -117,4 +118,5 @@ def annotate(
         "turns_sha256": turns_sha256(turns),
         **asked,
     }
-    return Annotated(out, annotate_turns(turns, engine, examples, datatype, out, record))
+    with Writer(out, "--out"):
+        return Annotated(out, annotate_turns(turns, engine, examples, datatype, out, record))

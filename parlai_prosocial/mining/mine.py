@@ -14,6 +14,7 @@ from pathlib import Path
 
 from parlai_prosocial.errors import UsageError, names_arguments
 from parlai_prosocial.mining.results import WrittenRows
+from parlai_prosocial.util.writer import Writer
 
 _NOT_RECORDED = ("out", "datapath", "concurrency")
 """Arguments that the output doesn't depend on."""
@@ -201,7 +202,8 @@ def mine(
         "contexts_sha256": contexts.sha256(),
         **asked,
     }
-    return Mined(out, mine_contexts(contexts, miners, plan, datatype, out, record))
+    with Writer(out, "--out"):
+        return Mined(out, mine_contexts(contexts, miners, plan, datatype, out, record))
 
 
 def told_of_pairs(summary: dict) -> list[str]:

@@ -158,9 +158,21 @@ class SavedModel:
             )
 
     def training_state(self) -> dict[str, Any]:
-        """Optimiser and scheduler state; empty for a model that was never trained here."""
+        """Optimiser and scheduler state; empty for a model that was never trained here.
+
+        Raises:
+            UserError: the file is torn, or holds more than tensors and plain containers.
+        """
         file = self.folder / TRAINING_FILE
-        return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else {}
+        if not file.exists():
+            return {}
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged bytes end in whatever torch and pickle stumble over
+            raise UserError(
+                f"{file}: cannot be read ({type(error).__name__}): it is torn or not ours; restore "
+                "it, or delete it to go on without the optimiser's state"
+            ) from error
 
 
 class Checkpoint(SavedModel):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from parlai_prosocial.compat.flags import parse_setting
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.files import Say, json_text, write_aside
+from parlai_prosocial.util.writer import Writer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,13 +111,11 @@ def train(
     folder = recipe_folder(str(recipe))
     target = Path(out) if out is not None else Path("runs") / folder.name
     say("The same by hand:")
+    arguments = {step: step_arguments(folder, step, target, base, settings) for step in STEPS}
     for step in STEPS:
-        arguments = step_arguments(folder, step, target, base, settings)
-        say("  " + shlex.join(["parlai", "train_model", *arguments]))
-    steps = [
-        train_step(step_arguments(folder, step, target, base, settings), step, target / step, say)
-        for step in STEPS
-    ]
+        say("  " + shlex.join(["parlai", "train_model", *arguments[step]]))
+    with Writer(target, "--out"):
+        steps = [train_step(arguments[step], step, target / step, say) for step in STEPS]
     return Training(folder, target, steps)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from packaging.version import Version
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import Say, check_sha256, locked, write_aside
+from parlai_prosocial.util.files import Say, check_sha256, write_aside
+from parlai_prosocial.util.writer import made_by_one
 from parlai_prosocial.zoo.bases import smollm2
 from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile
 
@@ -51,7 +52,7 @@ def install(entry: Entry, datapath: str | Path, say: Say) -> Path:
             f"which runs `{' && '.join(entry.commands)}`, then use -mf {entry.builds[-1]}"
         )
     folder = installed_folder(entry, datapath)
-    with locked(folder.with_name(f"{entry.name}.lock"), say):
+    with made_by_one(folder.with_name(entry.name), say):
         if not folder.exists():
             check_versions(entry)
             _install_files(entry, folder, say)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import Say, file_sha256, locked
+from parlai_prosocial.util.files import Say, file_sha256
+from parlai_prosocial.util.writer import made_by_one
 
 
 def ensure_converted(file: Path, datapath: str | Path, say: Say) -> Path:
@@ -26,7 +27,7 @@ def ensure_converted(file: Path, datapath: str | Path, say: Say) -> Path:
     folder = Path(datapath) / "models" / "prosocial_gguf" / file_sha256(file)[:16]
     if folder.is_dir():
         return folder
-    with locked(folder.with_name(f"{folder.name}.lock"), say):
+    with made_by_one(folder, say):
         if not folder.is_dir():
             say(f"{file}: converting into {folder}")
             part = folder.with_name(f"{folder.name}.part")

@@ -34,11 +34,11 @@ from parlai_prosocial.util.files import (
     Say,
     check_sha256,
     file_sha256,
-    locked,
     read_json,
     write_json,
 )
 from parlai_prosocial.util.hub import answers
+from parlai_prosocial.util.writer import made_by_one
 from parlai_prosocial.zoo.bases.gguf import dequantised
 
 NAME = "smollm2_135m"
@@ -110,7 +110,7 @@ def _install(
     folder = Path(datapath) / "models" / "prosocial" / name
     if _is_installed(folder, sha256):
         return folder / "hf"
-    with locked(folder.with_name(f"{name}.lock"), say):
+    with made_by_one(folder.with_name(name), say):
         if not _is_installed(folder, sha256):
             _build(folder, name, sha256, source, make, say)
     return folder / "hf"

@@ -32,8 +32,8 @@ def folder_of(datapath, name=smollm2.NAME):
 
 
 def names_in(folder):
-    """What stands in ``folder``, the lock apart."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+    """What stands in ``folder``, lock and holder apart."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix not in (".lock", ".writer"))
 
 
 def start(datapath, patch):
