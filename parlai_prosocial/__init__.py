@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from parlai_prosocial.evaluation.run import evaluate as evaluate
     from parlai_prosocial.mining.annotate import annotate as annotate
     from parlai_prosocial.mining.mine import mine as mine
+    from parlai_prosocial.rounds.improve import improve as improve
     from parlai_prosocial.training.recipe import train as train
     from parlai_prosocial.zoo.resolve import open_classifier as open_classifier
 
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Prosocial": "parlai_prosocial.api",
+    "improve": "parlai_prosocial.rounds.improve",
     "mine": "parlai_prosocial.mining.mine",
     "train": "parlai_prosocial.training.recipe",
     "annotate": "parlai_prosocial.mining.annotate",

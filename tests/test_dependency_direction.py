@@ -26,6 +26,7 @@ ROOMS = [
     "judges",
     "mining",
     "evaluation",
+    "rounds",
     "experiments",
     "cards",
     "chat",

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "Train a recipe: step 1, then step 2 from its result.",
     "calibrate": "Make a safety classifier's probabilities mean what they say.",
     "mine": "Sample replies of a model, judge them, and keep the unfit ones as negatives.",
+    "improve": "Let a model learn from its own judged replies, in rounds.",
     "annotate": "Write safety labels and rules of thumb for the turns of any ParlAI task.",
     "zoo": "List, verify, build and add the models of the zoo.",
     "export": "Write a model for Hugging Face or llama.cpp, with its card.",

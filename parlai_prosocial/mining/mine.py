@@ -122,16 +122,13 @@ def mine(
     if not own_responses:  # as in runs that were begun before there were these arguments
         for name in ("own_responses", "safe_below", "preachy_share"):
             del asked[name]
-    _check(
-        samples=samples,
-        limit=limit,
-        threshold=threshold,
-        synthetic_cap=synthetic_cap,
-        max_tokens=max_tokens,
-        sampling_temperature=sampling_temperature,
-        top_p=top_p,
-        concurrency=concurrency,
-    )
+    check_sampling(samples, limit, max_tokens, sampling_temperature, top_p)
+    if not 0 < threshold <= 1:
+        raise UsageError(f"--threshold {threshold}: give a probability above 0, e.g. 0.5")
+    if concurrency < 1:
+        raise UsageError(f"--concurrency {concurrency}: must be at least 1")
+    if synthetic_cap < 0:
+        raise UsageError(f"--synthetic-cap {synthetic_cap}: must not be negative")
     if own_responses:
         check_thresholds("--threshold", safe_below, threshold, preachy_share)
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
@@ -227,27 +224,16 @@ def check_thresholds(unsafe: str, safe_below: float, unsafe_from: float, share: 
         raise UsageError(f"--preachy-share {share}: give a share from 0 to 1, e.g. 0.02")
 
 
-def _check(
-    samples: int,
-    limit: int | None,
-    threshold: float,
-    synthetic_cap: int,
-    max_tokens: int,
-    sampling_temperature: float,
-    top_p: float,
-    concurrency: int,
+def check_sampling(
+    samples: int, limit: int | None, max_tokens: int, temperature: float, top_p: float
 ) -> None:
-    """Raise :class:`UsageError` where a number makes no sense."""
-    if not 0 < threshold <= 1:
-        raise UsageError(f"--threshold {threshold}: give a probability above 0, e.g. 0.5")
+    """Raise :class:`UsageError` where what to sample makes no sense."""
     if not 0 < top_p <= 1:
         raise UsageError(f"--top-p {top_p}: give a probability above 0, e.g. 0.9")
-    if not sampling_temperature > 0:
+    if not temperature > 0:
         raise UsageError("--sampling-temperature: must be above 0, or all samples are the same")
-    counts = {"samples": samples, "max-tokens": max_tokens, "concurrency": concurrency}
+    counts = {"samples": samples, "max-tokens": max_tokens}
     counts |= {} if limit is None else {"limit": limit}
     for name, count in counts.items():
         if count < 1:
             raise UsageError(f"--{name} {count}: must be at least 1")
-    if synthetic_cap < 0:
-        raise UsageError(f"--synthetic-cap {synthetic_cap}: must not be negative")

@@ -30,6 +30,8 @@ EXAMPLES = 6000
 
 def mixtures():
     """(recipe, step, settings) of every step of several tasks, and of every arm of one."""
+    own = ["prosocial-data={mined}"]
+    yield pytest.param(RECIPES / "improve", "round", own, id="improve round")
     for folder in sorted(RECIPES.iterdir()):
         for step in STEPS:
             if not (folder / f"{step}.opt").exists():

@@ -1,0 +1,220 @@
+"""The stages of a round: sampled, judged, paired, trained. Each leaves a file and is done once.
+
+A stage that is finished is read, one that was stopped goes on; either gives the same bytes. So no
+file tells seconds or places.
+"""
+
+import gc
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from parlai_prosocial.compat.flags import parse_setting
+from parlai_prosocial.engines.local import TransformersEngine
+from parlai_prosocial.errors import UserError
+from parlai_prosocial.judges.judge import Judge
+from parlai_prosocial.mining.chunks import work_in_chunks
+from parlai_prosocial.mining.pairs import PairRule, pair_rows
+from parlai_prosocial.mining.replies import (
+    PREACHY,
+    UNSAFE,
+    Record,
+    judge_records,
+    sample_scored_records,
+)
+from parlai_prosocial.mining.turns import Contexts
+from parlai_prosocial.models.backbone import weights_sha256
+from parlai_prosocial.models.checkpoint import Checkpoint
+from parlai_prosocial.training.recipe import FINISHED, RECIPES, StepResult, train_step
+from parlai_prosocial.util.files import Say, file_sha256
+from parlai_prosocial.util.journal import finished_before, summary_path, write_output
+from parlai_prosocial.zoo.resolve import Found, Kind, find
+
+PRESET = RECIPES / "improve" / "round.opt"
+OWN_FLAGS = {
+    *("model-file", "mf", "init-model", "im", "backbone", "opt", "o", "init-opt"),
+    *("prosocial-data", "datapath", "dp", "precision", "seed"),
+}
+"""Parlai flags that a round sets itself."""
+
+Open = Callable[[], TransformersEngine]
+
+
+def find_start(model: str, datapath: str) -> Found:
+    """What can be trained further.
+
+    Raises:
+        UserError: there is no such model, or it is of another kind.
+    """
+    found = find(model, "--model", datapath)
+    if found.kind not in (Kind.CHECKPOINT, Kind.FOLDER):
+        raise found.refused(f"is {found.kind}; give a model that -m prosocial can train further")
+    return found
+
+
+def weights_of(found: Found) -> str:
+    """The hash of a model's own weights."""
+    place = found.place
+    folder = Checkpoint(str(place)).folder if found.kind is Kind.CHECKPOINT else place
+    return weights_sha256(folder)
+
+
+def training_arguments(
+    start: Found,
+    pairs: Path,
+    out: Path,
+    datapath: str,
+    precision: str,
+    seed: int,
+    settings: Sequence[str],
+) -> list[str]:
+    """Arguments of ``parlai train_model`` for a round.
+
+    Args:
+        start: the model that the round starts from.
+        pairs: the round's own data.
+        out: folder of the result.
+        datapath, precision, seed: ParlAI's flags.
+        settings: ``key=value`` of further flags.
+
+    Raises:
+        UserError: a setting without ``=``, or of a flag that a round sets itself.
+    """
+    continues = start.kind is Kind.CHECKPOINT
+    arguments = ["-o", str(PRESET), "-mf", str(out / "model")]
+    arguments += ["--init-model", str(start.place)] if continues else ["--backbone", start.name]
+    arguments += ["--prosocial-data", str(pairs), "--datapath", datapath]
+    arguments += ["--precision", precision, "--seed", str(seed)]
+    for setting in settings:
+        key, value = parse_setting(setting)
+        if key in OWN_FLAGS:
+            raise UserError(f"--set {setting}: `prosocial improve` sets --{key} itself; leave it")
+        arguments += ["--" + key, value]
+    return arguments
+
+
+def sampled(
+    file: Path,
+    contexts: Contexts,
+    open_engine: Open,
+    n: int,
+    settings: Mapping[str, Any],
+    decoding: Mapping[str, Any],
+) -> list[list[Record]]:
+    """Sample n scored replies to each context.
+
+    Args:
+        file: where to keep them, a line a context.
+        contexts: N contexts.
+        open_engine: opens the model; not called where the stage is finished.
+        n: replies a context.
+        settings: of the model, for telling runs apart.
+        decoding: ``max_tokens``, ``seed``, ``temperature`` and ``top_p``.
+
+    Returns:
+        N lists of n records.
+    """
+    asked = {
+        "contexts_sha256": contexts.sha256(),
+        "samples": n,
+        **settings,
+        **decoding,
+    }
+    if not finished_before(file, asked):
+        engine = open_engine()
+
+        def work(chunk: list[int]) -> list[list[Record]]:
+            return sample_scored_records(engine, [contexts.texts[i] for i in chunk], n, **decoding)
+
+        done = work_in_chunks(
+            file, asked, contexts.texts, work, lambda: +engine.missing, f"sampling {file.parent}"
+        )
+        _write(file, contexts, done.records, asked, done.missing)
+        done.journal.remove()
+    return _read(file)
+
+
+def judged(
+    file: Path, source: Path, contexts: Contexts, unsafe: Judge, preachy: Judge
+) -> list[list[Record]]:
+    """Judge sampled replies: for safety everywhere, for preaching in casual contexts.
+
+    Args:
+        file: where to keep the judged records.
+        source: the file of :func:`sampled`.
+        contexts: its contexts.
+        unsafe, preachy: the judges.
+    """
+    asked = {
+        "judges": {UNSAFE: unsafe.name, PREACHY: preachy.name},
+        "sampled_sha256": file_sha256(source),
+    }
+    if not finished_before(file, asked):
+        given = _read(source)
+
+        def work(chunk: list[int]) -> list[list[Record]]:
+            found = [(i, record) for i in chunk for record in given[i]]
+            judge_records(unsafe, UNSAFE, [(contexts.texts[i], r) for i, r in found])
+            harmless = [(contexts.texts[i], r) for i, r in found if contexts.casual[i]]
+            judge_records(preachy, PREACHY, harmless)
+            return [given[i] for i in chunk]
+
+        done = work_in_chunks(
+            file,
+            asked,
+            contexts.texts,
+            work,
+            lambda: +unsafe.missing + preachy.missing,
+            f"judging {file.parent}",
+        )
+        _write(file, contexts, done.records, asked, done.missing)
+        done.journal.remove()
+    return _read(file)
+
+
+def paired(
+    file: Path, source: Path, contexts: Contexts, rule: PairRule, judges: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write the pairs of judged replies as own data of the split ``train``; returns the counts."""
+    asked = {"rule": asdict(rule), "judged_sha256": file_sha256(source)}
+    if not finished_before(file, asked):
+        rows, summary = pair_rows(contexts, _read(source), rule, judges, "train")
+        write_output(file, rows, {"settings": asked, **summary})
+    summary = json.loads(summary_path(file).read_text("utf-8"))
+    del summary["settings"]
+    return summary
+
+
+def trained(arguments: list[str], title: str, out: Path, say: Say) -> StepResult:
+    """Train a round; what a killed run left is trained anew.
+
+    A resumed run of ParlAI's begins its data again, so it would end as another model.
+    """
+    if out.exists() and not (out / FINISHED).exists():
+        shutil.rmtree(out)
+    say("The same by hand:\n  " + shlex.join(["parlai", "train_model", *arguments]))
+    result = train_step(arguments, title, out, say)
+    gc.collect()  # the agent and its optimizer hold each other
+    return result
+
+
+def _write(
+    file: Path,
+    contexts: Contexts,
+    records: Sequence[Sequence[Record]],
+    settings: Mapping[str, Any],
+    missing: Mapping[str, int],
+) -> None:
+    rows = [
+        {"context": list(turns[0].context), "casual": casual, "replies": found}
+        for turns, casual, found in zip(contexts.turns, contexts.casual, records, strict=True)
+    ]
+    write_output(file, rows, {"settings": settings, "missing": missing})
+
+
+def _read(file: Path) -> list[list[Record]]:
+    return [json.loads(line)["replies"] for line in file.read_text("utf-8").splitlines()]
