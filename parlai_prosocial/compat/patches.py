@@ -85,14 +85,27 @@ def mend_plateau_scheduler() -> None:
 
 def mend_training() -> None:
     """``parlai train_model`` and ``multiprocessing_train``: see ``training.py`` beside this."""
+    when_imported("parlai.core.torch_agent", _mend_waiting_script)
     when_imported("parlai.scripts.train_model", _mend_train_script)
     when_imported("parlai.scripts.multiprocessing_train", _mend_many_script)
 
 
+_waiting_scripts: list[ModuleType] = []
+
+
 def _mend_train_script(script: ModuleType) -> None:
+    agents = sys.modules.get("parlai.core.torch_agent")
+    if agents is not None and not hasattr(agents, "TorchAgent"):
+        _waiting_scripts.append(script)  # imported by the module of agents, which is mended too
+        return
     from parlai_prosocial.compat.training import mend_training
 
     mend_training(script)
+
+
+def _mend_waiting_script(agents: ModuleType) -> None:
+    while _waiting_scripts:
+        _mend_train_script(_waiting_scripts.pop())
 
 
 def _mend_many_script(script: ModuleType) -> None:

@@ -4,10 +4,8 @@ A stage that is finished is read, one that was stopped goes on; either gives the
 file tells seconds or places.
 """
 
-import gc
 import json
 import shlex
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +27,7 @@ from parlai_prosocial.mining.replies import (
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.models.backbone import weights_sha256
 from parlai_prosocial.models.checkpoint import Checkpoint
-from parlai_prosocial.training.recipe import FINISHED, RECIPES, StepResult, train_step
+from parlai_prosocial.training.recipe import RECIPES, StepResult, train_step
 from parlai_prosocial.util.files import Say, file_sha256
 from parlai_prosocial.util.journal import finished_before, summary_path, write_output
 from parlai_prosocial.zoo.resolve import Found, Kind, find
@@ -190,16 +188,9 @@ def paired(
 
 
 def trained(arguments: list[str], title: str, out: Path, say: Say) -> StepResult:
-    """Train a round; what a killed run left is trained anew.
-
-    A resumed run of ParlAI's begins its data again, so it would end as another model.
-    """
-    if out.exists() and not (out / FINISHED).exists():
-        shutil.rmtree(out)
+    """Train a round, or go on with its training; says the stock command that does the same."""
     say("The same by hand:\n  " + shlex.join(["parlai", "train_model", *arguments]))
-    result = train_step(arguments, title, out, say)
-    gc.collect()  # the agent and its optimizer hold each other
-    return result
+    return train_step(arguments, title, out, say)
 
 
 def _write(

@@ -205,3 +205,15 @@ def test_what_parlai_needs_is_named_with_its_mend(monkeypatch, missing, mend):
         compat.require_parlai()
     assert mend in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("first", ["parlai.core.torch_agent", "parlai.scripts.train_model"])
+def test_training_is_mended_whichever_module_comes_first(first):
+    code = (
+        "from parlai_prosocial.compat import patches; patches.apply();"
+        f"import {first}, parlai.core.torch_agent, parlai.scripts.train_model as script;"
+        "print(script.TrainModel.run.__globals__['__name__'], parlai.core.torch_agent.TorchAgent"
+        ".state_dict.__globals__['__name__'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["parlai_prosocial.compat.training"] * 2, done.stderr[-500:]

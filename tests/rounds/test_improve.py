@@ -15,14 +15,14 @@ from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.mining.pairs import PairRule
-from parlai_prosocial.rounds import measure
+from parlai_prosocial.rounds import measure, run
 from parlai_prosocial.rounds import results as results_module
 from parlai_prosocial.training import recipe
 from parlai_prosocial.util import files, journal
 
 TRAINING = (
     *("batchsize=4", "max-train-steps=3", "lora-rank=2", "text-truncate=48", "casual-kl=0"),
-    *("warmup-updates=1", "learningrate=0.01"),
+    *("warmup-updates=1", "learningrate=0.01", "save-every-n-secs=0.0001"),
 )
 TEXTS = [f"{a} {b}" for a in ("I took", "He says", "They like") for b in "abcdefghijkl"]
 
@@ -68,7 +68,7 @@ def arguments(data, tiny_backbones, tmp_path, monkeypatch):
 def be_lenient(patch):
     """Random replies are of any length and rarely end; no time for trying precisions."""
     make, reply = PairRule.__init__, TransformersEngine._reply
-    patch.setattr("parlai_prosocial.rounds.improve.bf16_is_faster", lambda device: False)
+    patch.setattr("parlai_prosocial.rounds.run.bf16_is_faster", lambda device: False)
     patch.setattr(
         PairRule,
         "__init__",
@@ -142,7 +142,7 @@ def kills(monkeypatch):
         gate(f"file {file.name}")
         aside(file, text)
 
-    for module in (journal, recipe, parlai_prosocial.rounds.improve):
+    for module in (journal, recipe, run):
         monkeypatch.setattr(module, "write_aside", written)
 
     class Bar(tqdm):
