@@ -205,6 +205,7 @@ def main(folds: tuple[int, ...], out: Path, results: Path, settings: tuple[str, 
         + [part for setting in settings for part in ("--set", setting)]
     )
     facts = environment(best_device(), False, sum(record["seconds"] for record in records))
+    command = without_folders(command)
     facts |= {"command": command}
     models = [without_this_machine(record, out) for record in records]
     content = {"environment": facts, "tables": [table], "models": models}
