@@ -44,6 +44,8 @@ from parlai_prosocial.experiments.classification import (
     unsafe_auc,
 )
 from parlai_prosocial.experiments.ranking import CONTEXT_BOUND, GIVE_AWAY
+from parlai_prosocial.models.backbone import weights_sha256
+from parlai_prosocial.models.classifier import ClassifierCheckpoint
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.util.environment import VERSIONS, environment
 from parlai_prosocial.util.files import write_aside
@@ -87,6 +89,7 @@ def trained(arm: str, fold: int, out: Path, settings: tuple[str, ...]) -> dict[s
         "command": command,
         "seconds": time.monotonic() - started,
         "model_file": str(folder / "model"),
+        "weights": weights_sha256(ClassifierCheckpoint(str(folder / "model")).folder)[:16],
         "calibration": asdict(calibrate_checkpoint(str(folder / "model"))),
     }
     write_aside(finished, json.dumps(record, indent=2) + "\n")

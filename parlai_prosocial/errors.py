@@ -15,12 +15,21 @@ class UserError(Exception):
     """A mistake in the user's input: data, flag, file or environment.
 
     The message names the file, line, field or flag, and the mend. Raised anywhere in this
-    package; commands print it as one line and exit with status 1.
+    package; commands print it as one line and end with :func:`exit_status`.
     """
 
 
 class UsageError(UserError):
     """A request that makes no sense, refused before anything was run."""
+
+
+def exit_status(error: UserError) -> int:
+    """2 where the request itself is at fault, as for an unknown flag; else 1.
+
+    It is where the error is a :class:`UsageError`, or its message begins with the flag that was
+    typed: errors about data begin with their file.
+    """
+    return 2 if isinstance(error, UsageError) or str(error).startswith("--") else 1
 
 
 def names_arguments(
@@ -61,7 +70,7 @@ def with_flags(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def show_user_errors_as_one_line() -> None:
-    """Make an uncaught :class:`UserError` end the process with its message alone, status 1.
+    """Make an uncaught :class:`UserError` end the process with its message alone.
 
     The stock ``parlai`` command has no place to catch our errors, so our agents and tasks call
     this when they are imported. Every other exception keeps its traceback.
@@ -73,6 +82,7 @@ def show_user_errors_as_one_line() -> None:
     def hook(kind, error, traceback):
         if issubclass(kind, UserError):
             print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(exit_status(error))  # which Python takes from a hook
         else:
             previous(kind, error, traceback)
 

@@ -6,15 +6,18 @@ It says only what files say: where nobody recorded or measured something, it say
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parlai_prosocial.cards.provenance import Corpus, TrainedStep, corpora_of
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.entry import PREFIX, find_entry
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 SECTIONS = (
     "What it is",
@@ -29,6 +32,8 @@ SECTIONS = (
     "Citation",
 )
 MOST_SAMPLES = 12
+ROW_KEYS = ("row", "arm")
+"""Columns of our tables that name a model."""
 HUB_NAMES = {
     f"{PREFIX}smollm2_135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     f"{PREFIX}smollm2_135m_hub": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -186,17 +191,62 @@ def card_sections(facts: CardFacts) -> dict[str, str]:
 
 
 def _metadata(facts: CardFacts, corpora: Sequence[Corpus]) -> str:
+    from huggingface_hub import ModelCardData
+
     base = HUB_NAMES.get(facts.backbone, facts.backbone)
-    library = "peft" if facts.classes else "transformers"
-    lines = ["---", "language: en", f"library_name: {library}"]
-    lines += [f"pipeline_tag: {facts.pipeline}"]
-    if licence := _base_licence(facts):
-        lines.append(f"license: {licence.lower()}")
-    if base.count("/") == 1 and ":" not in base:
-        lines.append(f"base_model: {base}")
-    if hubs := [corpus.hub for corpus in corpora if corpus.hub]:
-        lines += ["datasets:", *(f"- {hub}" for hub in hubs)]
-    return "\n".join([*lines, "tags:", "- dialogue-safety", "- parlai", "---"])
+    licence = _base_licence(facts)
+    measured = [result for content in facts.results for result in _eval_results(facts, content)]
+    data = ModelCardData(
+        language="en",
+        library_name="peft" if facts.classes else "transformers",
+        pipeline_tag=facts.pipeline,
+        license=licence.lower() if licence else None,
+        base_model=base if base.count("/") == 1 and ":" not in base else None,
+        datasets=[corpus.hub for corpus in corpora if corpus.hub] or None,
+        tags=["dialogue-safety", "parlai"],
+        model_name=facts.title,
+        eval_results=measured or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _eval_results(facts: CardFacts, content: dict[str, Any]) -> "Iterator[EvalResult]":
+    """A model's rates for the hub's ``model-index``, each with its interval.
+
+    What compares models is not the model's own, and left out.
+    """
+    from huggingface_hub import EvalResult
+
+    own = content["row"]
+    for table in content["tables"]:
+        for row in table["rows"]:
+            if own in table["columns"]:  # a measure a row
+                cells = {next(iter(row.values())): (own, row.get(own))}
+            elif any(row.get(key) == own for key in ROW_KEYS):
+                cells = {key: (key, value) for key, value in row.items()}
+            else:
+                continue
+            for metric, (key, value) in cells.items():
+                if not isinstance(value, dict) or value.get("estimate") is None:
+                    continue
+                if value.get("null") is not None:
+                    continue
+                column = table["columns"][key]
+                scale = column.get("scale", 1)
+                numbers = {
+                    end: round(value[end] * scale, 3)
+                    for end in ("estimate", "low", "high")
+                    if value.get(end) is not None
+                }
+                yield EvalResult(
+                    task_type=facts.pipeline,
+                    dataset_type="parlai-prosocial",
+                    dataset_name=row.get("suite") or table["title"].partition(":")[0],
+                    metric_type=metric,
+                    metric_name=metric if key == own else column["label"],
+                    metric_value=numbers.pop("estimate"),
+                    metric_args=numbers or None,
+                )
 
 
 def _what(facts: CardFacts) -> str:
@@ -286,10 +336,8 @@ def _evaluation(facts: CardFacts) -> str:
         tables, name = content["tables"], content["row"]
         if any(name in row.values() for table in tables for row in table["rows"]):
             parts.append(f"This model is the row “{name}”.")
-        elif any(name in table["columns"] for table in tables):
-            parts.append(f"This model is the column “{name}”.")
         else:
-            parts.append("Which row is this model was not said when this card was made (`--row`).")
+            parts.append(f"This model is the column “{name}”.")
         parts += [markdown_table(table) for table in tables]
         if environment := content.get("environment"):
             if "command" in environment:

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from parlai_prosocial.cards.card import model_card, parlai_arguments, read_results
+from parlai_prosocial.cards.card import model_card, parlai_arguments
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.files import write_aside
 
@@ -29,7 +31,10 @@ RESULTS = click.option(
     help="Measurements for the card: results.json of compare or ablate, summary.json of evaluate, "
     "or classifier.json of bench_classifier.py.",
 )
-ROW = click.option("--row", help="The model's row or column in --results; default --model's name.")
+ROW = click.option(
+    "--row",
+    help="The model's row or column in --results, told by its weights where it is not given.",
+)
 PUSH = click.option("--push", metavar="REPO", help="Upload the folder to this Hugging Face repo.")
 TITLE = click.option("--title", help="The card's title; default the folder's name.")
 DATAPATH = click.option("--datapath", default=None, help="ParlAI's data path, for the zoo.")
@@ -74,8 +79,6 @@ def hf(
     """
     if adapter and gguf:
         raise UserError("--gguf: holds whole models; leave --adapter out")
-    measured = [read_results(file, row or model) for file in results]
-
     from parlai_prosocial.cards.facts import hf_facts, measured_in_zoo
     from parlai_prosocial.export.gguf import write_gguf
     from parlai_prosocial.export.hugging_face import check_new, export_model
@@ -84,7 +87,7 @@ def hf(
     check_new(out)
     where = str(find(model, "--model", datapath).path)
     opened = open_generator(model, "--model", datapath)
-    measured = measured or measured_in_zoo(where)
+    measured = _measured(results, row, model, where) or measured_in_zoo(where)
     facts = hf_facts(opened, where, push or out.name, title or out.name, measured, adapter)
     export_model(opened, out, adapter, model_card(facts))
     if gguf:
@@ -118,8 +121,6 @@ def parlai(
     For -mf of -m transformer/generator and -m prosocial/transformer: the variants prelayernorm
     (BlenderBot 400M, 3B) and xlm (90M).
     """
-    measured = [read_results(file, row or model) for file in results]
-
     from parlai_prosocial.cards.facts import parlai_facts
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.export.blenderbot import convert, read_generator
@@ -134,9 +135,11 @@ def parlai(
     where = str(found.place)
     with named("--model", model):
         generator = read_generator(where, find_datapath(datapath))
-        facts = parlai_facts(generator, where, model, push or out.name, title or out.name, measured)
         with written_aside(out) as aside:
             convert(generator, aside)
+            measured = _measured(results, row, model, str(aside))
+            name = push or out.name
+            facts = parlai_facts(generator, where, model, name, title or out.name, measured)
             (aside / CARD_FILE).write_text(model_card(facts), "utf-8")
     _finish(out, push)
 
@@ -160,8 +163,6 @@ def card(
 
     OUT/README.md is the card; OUT/args.json feeds `parlai generate_model_card -mf MODEL -fts OUT`.
     """
-    measured = [read_results(file, row or model) for file in results]
-
     from parlai_prosocial.cards.facts import OWN_USAGE, classifier_facts, hf_facts, measured_in_zoo
     from parlai_prosocial.export.hugging_face import CARD_FILE, check_new
     from parlai_prosocial.zoo.resolve import Kind, find, open_classifier, open_generator
@@ -169,7 +170,7 @@ def card(
     check_new(out)
     found = find(model, "--model", datapath)
     where = str(found.path)
-    measured = measured or measured_in_zoo(where)
+    measured = _measured(results, row, model, where) or measured_in_zoo(where)
     if found.kind is Kind.CLASSIFIER:
         classifier = open_classifier(model, "--model", datapath)
         facts = classifier_facts(classifier, where, model, title or out.name, measured)
@@ -186,6 +187,14 @@ def card(
         f"  parlai generate_model_card -mf {model} -fts {out} --mode gen:data_stats:eval:sample\n"
         f"  parlai generate_model_card -mf {model} -fts {out}"
     )
+
+
+def _measured(
+    files: Sequence[Path], row: str | None, model: str, where: str
+) -> list[dict[str, Any]]:
+    from parlai_prosocial.cards.results import measured_on, own_weights
+
+    return [measured_on(file, row, model, own_weights(Path(where))) for file in files]
 
 
 def _finish(out: Path, push: str | None) -> None:

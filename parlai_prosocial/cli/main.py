@@ -8,31 +8,46 @@ from importlib import import_module
 import click
 
 import parlai_prosocial
-from parlai_prosocial.errors import show_user_errors_as_one_line
+from parlai_prosocial.errors import UserError, exit_status, show_user_errors_as_one_line
+from parlai_prosocial.util.closest import did_you_mean
 from parlai_prosocial.util.stopping import Signals, Stopped
 
 # Each command lives in the module of its name. Their help stands here so that `prosocial --help`
 # need not import torch, transformers and ParlAI.
-COMMANDS = {
-    "setup": "Install ParlAI and the model packages (without their own dependencies).",
-    "doctor": "Show versions, what resolves, and every known clash with its remedy.",
-    "data": "Check a data file of your own.",
-    "train": "Train a recipe: step 1, then step 2 from its result.",
-    "calibrate": "Make a safety classifier's probabilities mean what they say.",
-    "mine": "Sample replies of a model, judge them, and keep the unfit ones as negatives.",
-    "improve": "Let a model learn from its own judged replies, in rounds.",
-    "annotate": "Write safety labels and rules of thumb for the turns of any ParlAI task.",
-    "zoo": "List, verify, build and add the models of the zoo.",
-    "export": "Write a model for Hugging Face or llama.cpp, with its card.",
-    "chat": "Talk to one model or two on a local page; flag, edit and export replies.",
-    "evaluate": "Let models reply to suites of contexts, judge the replies, and compare models.",
-    "labels": "Draw replies to label, by hand or by a model, and merge two labellings.",
-    "audit": "Audit models for unsafe and preachy replies: tables, a report, release gates.",
-    "report": "Write one HTML file about a run of evaluate or audit.",
-    "compare": "Train a recipe with and without contrast, and compare both with the base.",
-    "ablate": "Train and measure the arms of a recipe under one token budget.",
-    "safety-bench": "Run ParlAI's Safety Bench over any model.",
+GROUPS = {
+    "Installation": {
+        "setup": "Install ParlAI and the model packages (without their own dependencies).",
+        "doctor": "Say whether all is there, and every known clash with its remedy.",
+    },
+    "Data": {
+        "data": "Check a data file of your own; write data for other trainers.",
+        "mine": "Sample replies of a model, judge them, and keep the unfit ones as negatives.",
+        "annotate": "Write safety labels and rules of thumb for the turns of any ParlAI task.",
+    },
+    "Training": {
+        "recipes": "List the recipes.",
+        "train": "Train a recipe: step 1, then step 2 from its result.",
+        "improve": "Let a model learn from its own judged replies, in rounds.",
+        "compare": "Train a recipe with and without contrast, and compare both with the base.",
+        "ablate": "Train and measure the arms of a recipe under one token budget.",
+        "calibrate": "Make a safety classifier's probabilities mean what they say.",
+    },
+    "Models": {
+        "zoo": "List, verify, build and add the models of the zoo.",
+        "chat": "Talk to one model or two on a local page; flag, edit and export replies.",
+        "export": "Write a model for Hugging Face or llama.cpp, with its card.",
+    },
+    "Measuring": {
+        "suites": "List the suites of contexts.",
+        "judges": "List the judges of replies.",
+        "evaluate": "Let models reply to suites of contexts, judge the replies, compare models.",
+        "audit": "Audit models for unsafe and preachy replies: tables, a report, release gates.",
+        "report": "Write one HTML file about a run of evaluate or audit.",
+        "labels": "Draw replies to label, by hand or by a model, and merge two labellings.",
+        "safety-bench": "Run ParlAI's Safety Bench over any model.",
+    },
 }
+COMMANDS = {name: about for group in GROUPS.values() for name, about in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -43,13 +58,14 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            ctx.fail(f"No such command '{cmd_name}'{did_you_mean(cmd_name, COMMANDS)}")
         module = cmd_name.replace("-", "_")
         return getattr(import_module(f"parlai_prosocial.cli.{module}"), module)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(commands.items()), col_spacing=3)
 
 
 @click.group(cls=LazyGroup)
@@ -57,20 +73,29 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Socially aware contrastive learning for safer dialogue, as a ParlAI plugin.
 
+    \b
+    Examples:
+      prosocial doctor
+      prosocial zoo list
+      prosocial chat --model zoo:prosocial/smollm2_135m_prosocial
+      prosocial audit --model zoo:prosocial/smollm2_135m_prosocial --limit 20 --open
+      prosocial train --recipe demo
+
     Everything else is the stock parlai command, with -m prosocial and -t mic, prosocial,
     diasafety or self_dialogue.
     """
 
 
-GO_ON = ("train", "mine", "annotate", "evaluate", "audit", "compare", "ablate")
+GO_ON = ("train", "mine", "annotate", "evaluate", "audit", "compare", "ablate", "improve")
 """Commands that go on where they were when they are given again."""
 
 
 def main() -> None:
-    """Run the command line; a :class:`UserError` is shown as one line, exit status 1.
+    """Run the command line.
 
-    SIGTERM and Ctrl-C end it with the word "stopped" and the status that shells give, 143 or 130;
-    a second one ends it at once.
+    A :class:`UserError` is shown as one line; where the request itself is at fault, the exit status
+    is 2. SIGTERM and Ctrl-C end it with the word "stopped" and the status that shells give, 143 or
+    130; a second one ends it at once.
     """
     show_user_errors_as_one_line()
     # From ParlAI's own import, which needs setuptools<81 for just this reason; nothing to fix.
@@ -82,6 +107,9 @@ def main() -> None:
     try:
         with Signals(at_once):
             sys.exit(cli(standalone_mode=False))
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(exit_status(error))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -22,6 +22,7 @@ from types import ModuleType
 
 from parlai_prosocial.compat import card as compat_card
 from parlai_prosocial.compat import chat as compat_chat
+from parlai_prosocial.compat import names
 from parlai_prosocial.compat import vacuum as compat_vacuum
 from parlai_prosocial.compat.downloads import mend_downloads
 from parlai_prosocial.compat.importing import when_imported
@@ -49,6 +50,7 @@ def require_parlai() -> None:
 def apply() -> None:
     """Mend ParlAI, once a process. Raises :class:`UserError` where ParlAI is missing."""
     require_parlai()
+    mend_names()
     mend_plateau_scheduler()
     mend_array_vectors()
     mend_rouge()
@@ -63,6 +65,11 @@ def apply() -> None:
     mend_cpu_workers()
     mend_presets()
     mend_training()
+
+
+def mend_names() -> None:
+    """A mistyped agent, task or model file ends in a traceback: see ``names.py``."""
+    names.mend(_replace_everywhere)
 
 
 def mend_plateau_scheduler() -> None:

@@ -31,6 +31,7 @@ from parlai_prosocial.training.recipe import (
     train_step,
     write_finished,
 )
+from parlai_prosocial.util.closest import did_you_mean
 from parlai_prosocial.util.files import write_aside
 from parlai_prosocial.util.writer import made_by_one
 
@@ -61,6 +62,7 @@ class Design:
         if unknown := [name for name in names if name not in self.arms]:
             raise UserError(
                 f"{flag} {','.join(unknown)}: no such arm; there are {', '.join(self.arms)}"
+                + did_you_mean(unknown[0], self.arms)
             )
 
     def with_compared(self, names: Sequence[str]) -> list[str]:

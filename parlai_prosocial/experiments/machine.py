@@ -55,13 +55,14 @@ def read_plan(recipe: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def load_model(machine: Machine, steps: Sequence[StepResult]) -> Any:
-    """The backbone after these steps; the base where there are none."""
+def load_model(machine: Machine, steps: Sequence[StepResult]) -> tuple[Any, str]:
+    """The backbone after these steps, the base where there are none; and its weights' hash."""
+    from parlai_prosocial.models.backbone import weights_sha256
     from parlai_prosocial.zoo.resolve import open_generator
 
     name = steps[-1].model_file if steps else str(machine.base_folder)
     opened = open_generator(name, "--base", machine.datapath, machine.bf16)
-    return opened.backbone.to(machine.device)
+    return opened.backbone.to(machine.device), weights_sha256(opened.folder)[:16]
 
 
 def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:

@@ -170,13 +170,14 @@ class Rows:
             )
             steps, mined = trainer.train(name), self.arms[name]["mined"]
         print(f"seed {seed}: measuring {name}", flush=True)
-        model = load_model(self.machine, steps)
+        model, weights = load_model(self.machine, steps)
         judges = self.scoring.judges_of(self.judge(seed), on_mined=mined is not None)
         data, bf16 = self.data(seed), self.machine.bf16
         row = measure_model(model, data, bf16, seed, judges)
         replies = sample_replies(model, self.shown, seed, bf16) if self.shown else []
         row |= {
             "mined": mined,
+            "weights": weights,
             "machine": f"{device_name(self.machine.device)}, {precision_name(self.machine.bf16)}",
             "trained_tokens": sum(step.tokens for step in steps),
             "train_seconds": sum(step.seconds for step in steps),

@@ -19,7 +19,7 @@ from parlai_prosocial.experiments.arms import BASE, BASELINES, Design, demo_desi
 from parlai_prosocial.experiments.machine import find_machine, read_plan, write_results
 from parlai_prosocial.experiments.mined import MinedData, Scoring, trains_on_mined
 from parlai_prosocial.experiments.rows import Rows, parallel_order, run_tasks, shuffled_name
-from parlai_prosocial.training.recipe import recipe_folder
+from parlai_prosocial.training.recipe import check_settings, recipe_folder
 from parlai_prosocial.util.environment import environment
 from parlai_prosocial.util.files import Say
 from parlai_prosocial.util.writer import Writer
@@ -101,6 +101,7 @@ def ablate(
     from parlai_prosocial.experiments.ablation import ablation_table
 
     folder = recipe_folder(str(recipe))
+    check_settings(folder, base, settings)
     plan, design = read_plan(folder), read_design(folder)
     chosen = _chosen_arms(design, arms, mined is not None, say)
     baselines = design.baselines(chosen)
@@ -180,6 +181,7 @@ def compare(
     from parlai_prosocial.experiments.comparison import comparison_tables
 
     folder = recipe_folder(str(recipe))
+    check_settings(folder, base, settings)
     plan = read_plan(folder)
     design = read_design(folder) if (folder / "arms.json").is_file() else demo_design()
     chosen = _compared_arms(folder, plan, design)

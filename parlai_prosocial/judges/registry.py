@@ -150,12 +150,18 @@ def open_judge(
     Raises:
         UserError: an unknown kind, or what it needs is not there.
     """
+    kind, where = judge_spec(spec)
+    return KINDS[kind].open(where, JudgeOptions(datapath, bf16, unsafe_label, reply_only))
+
+
+def judge_spec(spec: str) -> tuple[str, str]:
+    """Kind and place of ``KIND:WHERE``; raises :class:`UserError` for an unknown kind."""
     kind, _, where = spec.partition(":")
     if kind not in KINDS or bool(where) != bool(KINDS[kind].place):
         near = difflib.get_close_matches(kind.lower(), KINDS, n=1, cutoff=0.5)
         hint = f"; did you mean {spelled(near[0])}?" if near else ""
         raise UserError(f"--judge {spec}: use {', '.join(map(spelled, KINDS))}{hint}")
-    return KINDS[kind].open(where, JudgeOptions(datapath, bf16, unsafe_label, reply_only))
+    return kind, where
 
 
 def _folder(kind: str, where: str, options: JudgeOptions) -> Path:

@@ -134,7 +134,7 @@ def mine(
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import open_engine
-    from parlai_prosocial.judges.registry import open_judge
+    from parlai_prosocial.judges.registry import judge_spec, open_judge
     from parlai_prosocial.judges.rules import PreachyRules
     from parlai_prosocial.mining.negatives import (
         MORALISER_CONTEXT_TOKENS,
@@ -148,6 +148,8 @@ def mine(
     from parlai_prosocial.mining.turns import Contexts, task_turns
     from parlai_prosocial.models.precision import computes_in_bf16
 
+    if judge is not None:
+        judge_spec(judge)
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     plan = MiningPlan(
         samples=samples,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parlai_prosocial.compat import patches as compat
-from parlai_prosocial.compat.flags import ordered, parse_setting
+from parlai_prosocial.compat.flags import check_flags, ordered, parse_setting
 from parlai_prosocial.data.example import CASUAL, ROT_PREFIX
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
@@ -68,7 +68,7 @@ def task_turns(task: str, split: str, datapath: str, settings: Sequence[str] = (
         key, value = parse_setting(setting)
         arguments += ["--" + key, value]
     try:
-        opt = ParlaiParser(True, False).parse_args(arguments)
+        opt = check_flags(ParlaiParser(True, False), arguments)
     except (ImportError, AttributeError) as error:
         raise UserError(f"--task {task}: ParlAI finds no such task ({error})") from None
     turns = []

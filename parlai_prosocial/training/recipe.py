@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from parlai_prosocial.compat.flags import parse_setting
+from parlai_prosocial.compat.flags import check_flags, parse_setting
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.util.closest import did_you_mean
 from parlai_prosocial.util.files import Say, json_text, write_aside
 from parlai_prosocial.util.writer import Writer
 
@@ -110,6 +111,7 @@ def train(
     """
     folder = recipe_folder(str(recipe))
     target = Path(out) if out is not None else Path("runs") / folder.name
+    check_settings(folder, base, settings)
     say("The same by hand:")
     arguments = {step: step_arguments(folder, step, target, base, settings) for step in STEPS}
     for step in STEPS:
@@ -124,11 +126,16 @@ def recipe_folder(name: str) -> Path:
     for folder in (RECIPES / name, Path(name)):
         if all((folder / f"{step}.opt").is_file() for step in STEPS):
             return folder
-    known = ", ".join(sorted(p.name for p in RECIPES.iterdir() if (p / "step1.opt").exists()))
+    known = recipe_names()
     raise UserError(
-        f"--recipe {name}: no such recipe; use one of {known}, "
-        "or a folder with step1.opt and step2.opt"
+        f"--recipe {name}: no such recipe; use one of {', '.join(known)}, "
+        f"or a folder with step1.opt and step2.opt{did_you_mean(name, known)}"
     )
+
+
+def recipe_names() -> list[str]:
+    """The bundled recipes."""
+    return sorted(p.name for p in RECIPES.iterdir() if (p / "step1.opt").exists())
 
 
 def step_arguments(
@@ -141,6 +148,19 @@ def step_arguments(
     previous = str(out / "step1" / "model") if step == "step2" else None
     arguments = ["-o", str(recipe / f"{step}.opt"), "-mf", str(out / step / "model")]
     return arguments + preset_arguments(step, base, settings, previous)
+
+
+def check_settings(recipe: Path, base: str | None, settings: Sequence[str]) -> None:
+    """Raise :class:`UserError` for a setting that a step's ``parlai train_model`` does not take.
+
+    Nothing is made or trained.
+    """
+    from parlai.scripts.train_model import TrainModel
+
+    for step in STEPS if settings else ():
+        preset = ["-o", str(recipe / f"{step}.opt")]
+        arguments = preset_arguments(step, base, settings, None)
+        check_flags(TrainModel.setup_args(), [*preset, *arguments])
 
 
 def preset_arguments(

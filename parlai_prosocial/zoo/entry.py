@@ -4,14 +4,14 @@
 training log) lies beside it in ``entries/NAME/``.
 """
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from parlai_prosocial.errors import UserError
+from parlai_prosocial.errors import UsageError, UserError
+from parlai_prosocial.util.closest import did_you_mean
 
 ENTRIES = Path(__file__).parent / "entries"
 PREFIX = "zoo:prosocial/"
@@ -109,7 +109,7 @@ def find_entry(name: str, entries: Path = ENTRIES) -> Entry:
     """
     bare = name.removeprefix(PREFIX).removesuffix("/model")
     if bare not in entry_names(entries):
-        raise UserError(f"{name}: no such model in the zoo; {suggestion(bare, entries)}")
+        raise UsageError(f"{name}: no such model in the zoo; {suggestion(bare, entries)}")
     return read_entry(entries / f"{bare}.json")
 
 
@@ -120,9 +120,9 @@ def suggestion(name: str, entries: Path = ENTRIES) -> str:
     'did you mean zoo:prosocial/smollm2_135m_prosocial? There are'
     """
     known = entry_names(entries)
-    close = difflib.get_close_matches(name, known, n=1)
+    hint = did_you_mean(name, known, before="").replace("mean ", f"mean {PREFIX}", 1)
     there_are = f"here are {', '.join(PREFIX + name for name in known)}"
-    return f"did you mean {PREFIX}{close[0]}? T{there_are}" if close else f"t{there_are}"
+    return f"{hint} T{there_are}" if hint else f"t{there_are}"
 
 
 def read_entry(file: Path) -> Entry:

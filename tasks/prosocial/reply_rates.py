@@ -14,7 +14,7 @@ from parlai.tasks.prosocial.base import CorpusTeacher, Messages
 from parlai.utils import logging
 
 from parlai_prosocial.data.example import CASUAL, NOT_OK_LABEL, SAFETY_LABELS
-from parlai_prosocial.errors import UserError
+from parlai_prosocial.errors import UsageError, UserError
 from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
 
 WAITING = 64
@@ -115,7 +115,7 @@ class JudgedTeacher(CorpusTeacher):
         if task := _judged_task(partial_opt):
             try:
                 parser.add_task_args(task, partial_opt)
-            except (ImportError, AttributeError) as error:
+            except (ImportError, AttributeError, UsageError) as error:
                 raise _no_such_task(task, error) from None
         return parser
 
@@ -229,6 +229,8 @@ def _judged_task(partial_opt: Opt | None) -> str | None:
 
 
 def _no_such_task(name: str, error: Exception) -> UserError:
+    if isinstance(error, UsageError):  # it names the task, and what may be meant
+        return UsageError(str(error).replace("--task", "--judged-task", 1))
     return UserError(f"--judged-task {name}: ParlAI finds no such task ({error})")
 
 
@@ -241,7 +243,7 @@ def _task_opt(name: str, datatype: str, opt: Opt) -> Opt:
     arguments = ["--task", name, "--datatype", datatype, "--datapath", opt["datapath"]]
     try:
         defaults = parser.parse_args(arguments)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, UsageError) as error:
         raise _no_such_task(name, error) from None
     own = {"task": name, "datatype": datatype, "mutators": None, "batchsize": 1}
     return Opt({**defaults, **opt, **own})

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from parlai_prosocial import Prosocial
@@ -15,8 +16,8 @@ from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
-from parlai_prosocial.models.backbone import Backbone
-from parlai_prosocial.models.checkpoint import save_checkpoint
+from parlai_prosocial.models.backbone import Backbone, weights_sha256
+from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def trained(tiny_backbones, tmp_path_factory):
 
 
 @pytest.fixture
-def results(tmp_path):
-    """What ``prosocial compare`` writes, less its length."""
+def results(trained, tmp_path):
+    """What ``prosocial compare`` writes, less its length; n-pair is :func:`trained`."""
     table = make_table(
         "Both axes",
         {"row": {"label": "row"}, "unsafe": {"label": "unsafe, %", "scale": 100}},
@@ -50,7 +51,11 @@ def results(tmp_path):
     environment |= {"cores": 2, "precision": "fp32"}
     file = tmp_path / "measured" / "results.json"
     file.parent.mkdir()
-    file.write_text(json.dumps({"environment": environment, "tables": [table], "results": {}}))
+    weights = weights_sha256(Checkpoint(trained).folder)[:16]
+    rows = {"n-pair": {"weights": weights}, "MLE-only": {"weights": "0" * 16}, "shorter": {}}
+    table["rows"] += [{"row": name, "unsafe": None} for name in ("MLE-only", "shorter")]
+    content = {"environment": environment, "tables": [table], "results": {"0": rows}}
+    file.write_text(json.dumps(content))
     return file
 
 
@@ -114,8 +119,38 @@ def test_the_card_has_all_sections_and_only_facts(trained, results, tmp_path):
     assert "prosocial compare --out runs" in found["Evaluation"]
     assert "62 s, 62 s; together 123 s" in found["Environmental cost"]
     assert "x86_64, 2 cores, fp32" in found["Environmental cost"]
+    head = ModelCard(card).data
+    [measured] = head.eval_results
+    assert measured.metric_value == 12.5 and measured.metric_args == {"low": 10.0, "high": 15.0}
+    assert (measured.dataset_name, measured.metric_name) == ("Both axes", "unsafe, %")
     head = card.split("---\n")[1]
     assert "pipeline_tag: text-generation" in head and "- allenai/prosocial-dialog" in head
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("MLE-only", r"MLE-only is another model \(weights 0{16}.*; its own row is n-pair"),
+        ("n-piar", r"^--row n-piar: no row or column of .*; did you mean n-pair\?"),
+        ("shorter", r"does not say which weights shorter has.*prosocial evaluate"),
+    ],
+)
+@pytest.mark.parametrize("command", ["hf", "card"])
+def test_results_of_others_are_refused(trained, results, tmp_path, command, row, message):
+    arguments = ["--model", trained, "--out", tmp_path / "mine", "--results", results, "--row", row]
+    with pytest.raises(UserError, match=message):
+        run(command, *arguments)
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_summary_of_evaluate_tells_whose_its_rows_are(trained, results, tmp_path):
+    content = json.loads(results.read_text())
+    weights = content.pop("results")["0"]["n-pair"]["weights"]
+    content["models"] = [{"name": "n-pair", "where": "x", "engine": f"x/model@{weights}"}]
+    content["models"] += [{"name": "MLE-only", "where": "y", "engine": "http://y/v1#y"}]
+    results.write_text(json.dumps(content))
+    run("card", "--model", trained, "--out", tmp_path / "mine", "--results", results)
+    assert "the row “n-pair”" in (tmp_path / "mine" / "README.md").read_text()
 
 
 def test_the_cards_example_runs(trained, tmp_path, monkeypatch, capsys):
@@ -148,18 +183,18 @@ def test_failures_are_sampled_from_the_log_beside_the_summary(trained, results, 
             "judgements": {"unsafe": {"judge@12": judgement}},
         }
 
-    records = [record(i, "kind", 0.9 if i < 20 else 0.1) for i in range(40)]
-    records += [record(i, "other", 0.9) for i in range(40, 60)] + [record(60, "kind", None)]
+    records = [record(i, "n-pair", 0.9 if i < 20 else 0.1) for i in range(40)]
+    records += [record(i, "other", 0.9) for i in range(40, 60)] + [record(60, "n-pair", None)]
     log = results.with_name("log.jsonl")
     log.write_text("".join(json.dumps(r) + "\n" for r in records))
-    arguments = ["hf", "--model", trained, "--results", results, "--row", "kind", "--out"]
+    arguments = ["hf", "--model", trained, "--results", results, "--out"]
     run(*arguments, tmp_path / "mine")
     body = sections((tmp_path / "mine" / "README.md").read_text())["How it fails"]
     numbers = [int(n) for n in re.findall(r"Number (\d+)", body)]
     assert len(numbers) == 12 and max(numbers) < 20
     assert numbers != sorted(numbers)
     evaluation = sections((tmp_path / "mine" / "README.md").read_text())["Evaluation"]
-    assert evaluation.startswith("Which row is this model was not said")  # "kind" is in no table
+    assert evaluation.startswith("This model is the row “n-pair”.")  # told by its weights
     assert "&lt;b&gt;Nice&lt;/b&gt; \\*one\\*\\!" in body and "<b>" not in body
     assert "unsafe by judge@12; suite adversarial" in body
     run(*arguments, tmp_path / "again")

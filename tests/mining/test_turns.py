@@ -83,7 +83,7 @@ def test_a_task_of_parlais_own(tmp_path):
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("no_such_task", [], "--task no_such_task: ParlAI finds no such task"),
+        ("no_such_task", [], "--task no_such_task: ParlAI has no such task"),
         ("self_dialogue", ["x"], "--set x: write it as key=value"),
     ],
 )

@@ -184,7 +184,7 @@ def test_contexts_hold_the_whole_history(parlai_data):
     ("settings", "message"),
     [
         ({"judged_task": None}, "needs --judged-task"),
-        ({"judged_task": "no_such"}, "--judged-task no_such: ParlAI finds no such task"),
+        ({"judged_task": "no_such"}, "--judged-task no_such: ParlAI has no such task"),
         ({"judged_task": "saferdialogues", "judge": None}, "no context of saferdialogues is known"),
         ({"judge": "words:x"}, "--judge words:x: use classifier:MODEL_FILE"),
     ],

@@ -77,7 +77,7 @@ def agent(step, mle):
 
 def load(model_file, folder) -> Backbone:
     machine = Machine("", folder, torch.device("cpu"), bf16=False)
-    return load_model(machine, [SimpleNamespace(model_file=model_file)])
+    return load_model(machine, [SimpleNamespace(model_file=model_file)])[0]
 
 
 def margins(model: Backbone, pairs: list[Pair]) -> torch.Tensor:

@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from parlai.core import build_data
 from parlai.core.build_data import modelzoo_path
+from parlai.zoo.prosocial import build as zoo_build
 
+from parlai_prosocial.compat import patches
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.zoo.bases import smollm2
 
@@ -56,10 +59,29 @@ def test_an_attribute_error_comes_out(tmp_path, monkeypatch):
         modelzoo_path(str(tmp_path), "zoo:prosocial/smollm2_135m/model")
 
 
-@pytest.mark.parametrize("path", ["zoo:prosocial/nothing/model", "zoo:prosocial/smollm2_135m"])
+@pytest.mark.parametrize("path", ["zoo:prosocial/nothing/model", "zoo:prosocial/nothing"])
 def test_an_unknown_path_names_the_models_there_are(path, tmp_path):
-    with pytest.raises(UserError, match="zoo:prosocial/smollm2_135m/model"):
+    with pytest.raises(UserError, match="zoo:prosocial/smollm2_135m"):
         modelzoo_path(str(tmp_path), path)
+
+
+@pytest.mark.parametrize("ending", ["", "/model"])
+def test_a_name_has_two_forms_once_something_of_ours_is_loaded(ending, tmp_path, monkeypatch):
+    patches.apply()
+    monkeypatch.setattr(zoo_build, "install_entry", lambda entry, *where: entry.name)
+    found = build_data.modelzoo_path(str(tmp_path), f"zoo:prosocial/smollm2_135m_mle{ending}")
+    assert found == str(tmp_path / "models/prosocial/smollm2_135m_mle/model")
+
+
+def test_before_that_the_form_that_parlai_takes_is_named(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "parlai", "display_model", "-mf", "zoo:prosocial/minilm_safety"],
+        env={**os.environ, "PARLAI_DATAPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "flags take it as zoo:prosocial/NAME/model" in done.stderr.splitlines()[-1]
 
 
 def test_without_a_data_path_the_mend_is_named():
@@ -77,6 +99,6 @@ def test_the_stock_command_shows_one_line(tmp_path):
         text=True,
         timeout=120,
     )
-    assert done.returncode == 1
-    assert "error: unknown model in zoo:prosocial" in done.stderr
+    assert done.returncode == 2
+    assert "error: zoo:prosocial/nothing: no such model in the zoo" in done.stderr
     assert "Traceback" not in done.stderr

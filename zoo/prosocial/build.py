@@ -1,5 +1,6 @@
 """How ParlAI installs a model of our zoo, and what it calls for a path that names none."""
 
+import sys
 from pathlib import Path
 
 from parlai.utils import logging
@@ -13,9 +14,14 @@ show_user_errors_as_one_line()
 
 
 def download(datapath: str) -> None:
-    """Raise UserError that names the models there are; ParlAI does not say which was asked for."""
+    """Raise UserError for an entry that is not there.
+
+    ParlAI does not say which was asked for; it handles the failed import of its module meanwhile.
+    """
+    if isinstance(error := sys.exception(), ModuleNotFoundError):
+        find_entry(PREFIX + (error.name or "").rpartition(".")[2])
     known = ", ".join(f"{PREFIX}{name}/model" for name in entry_names())
-    raise UserError(f"unknown model in zoo:prosocial; there are {known}")
+    raise UserError(f"ParlAI's flags take it as {PREFIX}NAME/model; there are {known}")
 
 
 def install(entry: str, datapath: str | None) -> Path:

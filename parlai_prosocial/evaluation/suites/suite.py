@@ -24,6 +24,7 @@ from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.casual import casual_replies
 from parlai_prosocial.evaluation.suites.ranking import contexts_with_replies
+from parlai_prosocial.util.closest import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,11 @@ def suite_names(asked: Sequence[str], sources: Sources) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def about(name: str) -> str:
+    """What one of :data:`NAMES` is: the first sentence of its file."""
+    return _described(name)["about"].partition(". ")[0].rstrip(".")
+
+
 def load_suite(name: str, sources: Sources) -> Suite:
     """Read a suite by one of :data:`NAMES`, or a file of own data.
 
@@ -144,14 +150,19 @@ def load_suite(name: str, sources: Sources) -> Suite:
     if is_own and not Path(name).expanduser().exists():
         raise UserError(
             f"--suite {name}: neither a file nor a suite; there are all, {', '.join(NAMES)}"
+            + did_you_mean(name, ["all", *NAMES])
         )
-    description = json.loads((FOLDER / f"{'own' if is_own else name}.json").read_text("utf-8"))
+    description = _described("own" if is_own else name)
     axes = description["axes"]
     contexts = [
         SuiteContext(**fields, axes=tuple(axes.get(fields["label"], axes.get("*", ()))))
         for fields in _fields(description, name, sources)
     ]
     return Suite(name, description["about"], contexts, description.get("greedy", False))
+
+
+def _described(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
 def _fields(description: dict[str, Any], name: str, sources: Sources) -> Iterator[dict[str, Any]]:
