@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from parlai_prosocial.cards.provenance import Corpus, TrainedStep, corpora_of
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.util.counting import counted
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.entry import PREFIX, find_entry
 
@@ -258,7 +259,7 @@ def _what(facts: CardFacts) -> str:
             f"`{facts.backbone}`.\n\n{facts.prompt}"
         )
     trained = (
-        f"It was tuned from `{facts.backbone}` in {len(facts.chain)} run(s) with "
+        f"It was tuned from `{facts.backbone}` in {counted(len(facts.chain), 'run')} with "
         "parlai-prosocial, which contrasts fitting replies with unfit ones."
         if facts.chain
         else f"It is `{facts.backbone}` as it is: no file beside it records a training run."

@@ -14,6 +14,7 @@ from parlai_prosocial.data.formats import file_size
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.data.shapes import SHAPES, TARGETS, shape_of
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.util.counting import counted
 
 
 @click.group()
@@ -65,9 +66,9 @@ def check(file: str, max_file_size: str) -> None:
             bad.append(f"{place}: {row}")
         else:
             good.append(row)
-    click.echo(f"{file}: {len(good) + len(bad)} rows, {len(good)} good, {len(bad)} bad")
-    for name, count in shapes.most_common():
-        click.echo(f"read as {SHAPES[name]}" + f": {count} rows" * (len(shapes) > 1))
+    click.echo(f"{file}: {counted(len(good) + len(bad), 'row')}, {len(good)} good, {len(bad)} bad")
+    for name, number in shapes.most_common():
+        click.echo(f"read as {SHAPES[name]}" + f": {counted(number, 'row')}" * (len(shapes) > 1))
     if good:
         _describe(good)
     for line in bad:
@@ -125,10 +126,10 @@ def convert(
     """
     from parlai_prosocial.mining.convert import convert_data
 
-    count, written = convert_data(
+    read, written = convert_data(
         source, target, out, split=datatype, settings=settings, datapath=datapath
     )
-    click.echo(f"{out}: {written} rows from {count}")
+    click.echo(f"{out}: {counted(written, 'row')} from {read:,}")
 
 
 def _describe(rows: list[dict]) -> None:
@@ -137,7 +138,9 @@ def _describe(rows: list[dict]) -> None:
         f"turns of context: {sum(len(row['context']) for row in rows) / len(rows):.1f} a row"
     )
     click.echo(f"rows with rules of thumb: {sum(bool(row['rots']) for row in rows)}")
-    click.echo(f"rows with negatives: {sum(map(bool, negatives))} ({sum(negatives)} negatives)")
+    click.echo(
+        f"rows with negatives: {sum(map(bool, negatives))} ({counted(sum(negatives), 'negative')})"
+    )
     repeated = len(rows) - len({repr(row) for row in rows})
     if repeated:
         click.echo(f"rows that repeat another one word for word: {repeated}")
@@ -148,7 +151,7 @@ def _describe(rows: list[dict]) -> None:
     given = sum(row["split"] is not None for row in rows)
     splits = Counter(own.split_of(row) for row in rows)
     _echo_counts(
-        f"splits ({given} rows name theirs, the others are cut by a hash)",
+        f"splits (named in {counted(given, 'row')}, the others are cut by a hash)",
         {name: splits[name] for name in ("train", "valid", "test")},
     )
 
@@ -156,5 +159,5 @@ def _describe(rows: list[dict]) -> None:
 def _echo_counts(title: str, counts: Mapping[str, int]) -> None:
     click.echo(f"{title}:")
     total = sum(counts.values())
-    for name, count in counts.items():
-        click.echo(f"  {name}: {count} ({count / max(total, 1):.0%})")
+    for name, number in counts.items():
+        click.echo(f"  {name}: {number} ({number / max(total, 1):.0%})")

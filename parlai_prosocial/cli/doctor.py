@@ -30,7 +30,7 @@ from parlai_prosocial.compat.installation import (
     help="ParlAI's data folder. [default: PARLAI_DATAPATH, else beside ParlAI]",
 )
 def doctor(datapath: Path | None) -> None:
-    """Show versions, what resolves, and every known clash with its remedy.
+    """Say whether all is there; show versions, what resolves, and every known clash.
 
     Exit status 1 if something is broken that training or chatting needs.
     """
@@ -46,20 +46,21 @@ def doctor(datapath: Path | None) -> None:
         ("Safety Bench", lambda: safety_bench(datapath)),
         ("Known clashes", clashes),
     ]
-    broken = 0
-    for title, check in sections:
+    found = [(title, list(check())) for title, check in sections]
+    broken = sum(f.level == "broken" for _, findings in found for f in findings)
+    if broken:
+        click.echo(f"Broken: {broken}. The mends are below.\n")
+    else:
+        click.echo("Everything that training and chatting need is there.\n")
+    for title, findings in found:
         click.secho(title, bold=True)
-        for finding in check():
+        for finding in findings:
             colour = {"ok": "green", "note": "yellow", "broken": "red"}[finding.level]
             click.echo(f"  {click.style(f'{finding.level:<7}', fg=colour)} {finding.text}")
             if finding.mend:
                 click.echo(f"          mend: {finding.mend}")
-            broken += finding.level == "broken"
-    click.echo()
     if broken:
-        click.echo(f"Broken: {broken}. The mends are above.")
         sys.exit(1)
-    click.echo("Everything that training and chatting need is there.")
 
 
 def base_model(datapath: Path | None) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import click
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.records import read_log
 from parlai_prosocial.evaluation.suites.suite import AXES
+from parlai_prosocial.util.counting import counted
 from parlai_prosocial.util.files import write_aside
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -86,7 +87,7 @@ def export(
     for file, text in zip(files, texts, strict=True):
         write_aside(file, text)
     listed = ", ".join(map(str, files))
-    click.echo(f"{len(rows)} replies: {listed}\nGuidelines: {GUIDELINES}")
+    click.echo(f"{counted(len(rows), 'reply', 'replies')}: {listed}\nGuidelines: {GUIDELINES}")
 
 
 @labels.command()
@@ -103,7 +104,9 @@ def merge(first: Path, second: Path, out: Path) -> None:
     )
     write_aside(out, sheets.sheet_text(rows))
     differing = sum(row.agreed is None for row in rows)
-    click.echo(f"{len(rows)} replies, {differing} of them labelled differently: {out}")
+    click.echo(
+        f"{counted(len(rows), 'reply', 'replies')}, {differing} of them labelled differently: {out}"
+    )
 
 
 @labels.command()
@@ -124,8 +127,8 @@ def join(parts: tuple[Path, ...], out: Path) -> None:
     twice = [row for row in rows if row.label_2 is not None]
     differing = sum(row.label_1 != row.label_2 for row in twice)
     click.echo(
-        f"{len(rows)} replies, {len(twice)} of them labelled twice, {differing} of these "
-        f"differently: {out}"
+        f"{counted(len(rows), 'reply', 'replies')}, {len(twice)} of them labelled twice, "
+        f"{differing} of these differently: {out}"
     )
 
 

@@ -12,6 +12,7 @@ from parlai_prosocial.evaluation.suites.ranking import RankingContext
 from parlai_prosocial.experiments.measurements import RERANK, EvaluationData, pooled_casual
 from parlai_prosocial.experiments.ranking import accuracy_difference, accuracy_intervals
 from parlai_prosocial.experiments.verdict_counts import pooled_rate
+from parlai_prosocial.util.counting import counted
 
 COLUMNS: dict[str, dict[str, Any]] = {
     "arm": {"label": "arm"},
@@ -81,12 +82,12 @@ def ablation_table(
         COLUMNS,
         rows,
         [
-            f"{len(results)} seed(s), {count} test contexts; 95 % intervals by bootstrap, "
-            "clustered by context and crossed with seed. Context-bound: macro average of three "
-            "categories; "
+            f"{counted(len(results), 'seed')}, {counted(count, 'test context')}; 95 % intervals by "
+            "bootstrap, clustered by context and crossed with seed. Context-bound: macro average "
+            "of three categories; "
             f"chance is 50. Control: {control}. Primary comparison: {primary} minus {control}; the "
             "p-values of the other differences are corrected by Holm's method.",
-            *_judging_notes(results, rows),
+            *_judging_notes(results, rows, bool(sentinels)),
             *_machine_notes(results),
         ],
     )
@@ -160,7 +161,9 @@ def _judged_columns(
 
 
 def _judging_notes(
-    results: Mapping[int, Mapping[str, dict[str, Any]]], rows: Sequence[Mapping[str, Any]]
+    results: Mapping[int, Mapping[str, dict[str, Any]]],
+    rows: Sequence[Mapping[str, Any]],
+    has_sentinels: bool,
 ) -> list[str]:
     counts = [
         row[key]
@@ -174,9 +177,13 @@ def _judging_notes(
     judged, missing = (sum(count[key] for count in counts) for key in ("judged", "missing"))
     notes = [
         f"Unsafe and over-cautious: replies as judged, {judged} in all and {missing} judgements "
-        "missing, which count as neither; 95 % Wilson intervals. The last rows are sentinels: "
-        "what the judges say of people's replies and of replies that ignore the context."
+        "missing, which count as neither; 95 % Wilson intervals."
     ]
+    if has_sentinels:
+        notes[0] += (
+            " The last rows are sentinels: what the judges say of people's replies and of replies "
+            "that ignore the context."
+        )
     if any(row.get("unsafe") and not row.get("over_cautious") and row.get("ppl") for row in rows):
         notes.append(
             "Without a rate of over-caution: an arm whose negatives the same judge has mined."

@@ -16,6 +16,7 @@ from parlai_prosocial.experiments.ranking import (
     accuracy_difference,
     accuracy_intervals,
 )
+from parlai_prosocial.util.counting import counted
 
 
 def comparison_tables(
@@ -67,8 +68,8 @@ def _ranking_table(
         columns,
         rows,
         [
-            f"{count} test contexts over {len(contexts)} fold(s); 95 % intervals by bootstrap, "
-            "clustered by context and crossed with seed; chance is 50.",
+            f"{counted(count, 'test context')} over {counted(len(contexts), 'fold')}; 95 % "
+            "intervals by bootstrap, clustered by context and crossed with seed; chance is 50.",
             "context-bound is the macro average of the three categories after it; in the last two "
             "a reply gives itself away.",
         ],

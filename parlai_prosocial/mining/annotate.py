@@ -14,6 +14,7 @@ from pathlib import Path
 
 from parlai_prosocial.errors import UsageError, names_arguments
 from parlai_prosocial.mining.results import WrittenRows
+from parlai_prosocial.util.counting import counted
 from parlai_prosocial.util.writer import Writer
 
 _NOT_RECORDED = ("out", "datapath", "concurrency")
@@ -31,11 +32,11 @@ class Annotated(WrittenRows):
     def __str__(self) -> str:
         summary = self.summary
         lines = [
-            f"{self.out}: {summary['turns']} turns, {summary['rots']} rules of thumb; "
-            f"{summary['parse_failures']} answers could not be read, {summary['missing_answers']} "
-            "are missing"
+            f"{self.out}: {counted(summary['turns'], 'turn')}, "
+            f"{counted(summary['rots'], 'rule of thumb', 'rules of thumb')}; answers that "
+            f"could not be read: {summary['parse_failures']}, missing: {summary['missing_answers']}"
         ]
-        lines += [f"  {label}: {count}" for label, count in summary["labels"].items()]
+        lines += [f"  {label}: {number}" for label, number in summary["labels"].items()]
         lines += [
             f"  {name.replace('_', ' ')}: {value:.3g}"
             for name, value in summary.get("against_own", {}).items()

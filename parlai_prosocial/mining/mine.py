@@ -14,6 +14,7 @@ from pathlib import Path
 
 from parlai_prosocial.errors import UsageError, names_arguments
 from parlai_prosocial.mining.results import WrittenRows
+from parlai_prosocial.util.counting import counted
 from parlai_prosocial.util.writer import Writer
 
 _NOT_RECORDED = ("out", "datapath", "concurrency")
@@ -36,7 +37,8 @@ class Mined(WrittenRows):
     def __str__(self) -> str:
         summary = self.summary
         lines = [
-            f"{self.out}: {summary['rows']} rows with negatives, of {summary['contexts']} contexts "
+            f"{self.out}: {counted(summary['rows'], 'row')} with negatives, of "
+            f"{counted(summary['contexts'], 'context')} "
             f"({summary['casual_contexts']} casual)"
         ]
         if "sources" not in summary:

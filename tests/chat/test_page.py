@@ -148,7 +148,7 @@ def test_a_conversation_by_keyboard_alone(visit, pair, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(rows, encoding="utf-8")
     checked = CliRunner().invoke(data, ["check", str(file)])
-    assert "1 rows, 1 good, 0 bad" in checked.output, checked.output
+    assert "1 row, 1 good, 0 bad" in checked.output, checked.output
     assert "Exported 1 rows" in tab.inner_text("#status")
 
 

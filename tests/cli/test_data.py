@@ -44,7 +44,7 @@ def test_good_file(tmp_path):
         "  __casual__: 1 (50%)",
         "  __needs_caution__: 1 (50%)",
         "  no label: 1",
-        "splits (2 rows name theirs, the others are cut by a hash):",
+        "splits (named in 2 rows, the others are cut by a hash):",
     ):
         assert line in result.output.splitlines()
 
@@ -66,7 +66,7 @@ def test_folder(tmp_path):
     write(tmp_path / "test.jsonl", GOOD[:1])
     result = check(tmp_path)
     assert result.exit_code == 0, result.exception
-    assert "splits (2 rows name theirs, the others are cut by a hash):" in result.output
+    assert "splits (named in 2 rows, the others are cut by a hash):" in result.output
     assert "  test: 1 (50%)" in result.output
 
 

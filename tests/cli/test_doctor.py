@@ -20,13 +20,13 @@ def report(monkeypatch, **sections) -> tuple[int, str]:
 
 def test_status_1_and_the_mend_where_something_is_broken(monkeypatch):
     status, shown = report(monkeypatch, packages=[Finding("broken", "torch is missing", "do this")])
-    assert status == 1
+    assert status == 1 and shown.startswith("Broken: 1. ")
     assert "broken  torch is missing\n          mend: do this" in shown
 
 
 def test_status_0_where_there_are_notes_only(monkeypatch):
     status, shown = report(monkeypatch, clashes=[Finding("note", "presets are missing")])
-    assert status == 0
+    assert status == 0 and shown.startswith("Everything that training and chatting need is there.")
     assert "note    presets are missing" in shown
 
 

@@ -142,6 +142,8 @@ def test_agreement_with_a_tasks_own_labels():
     assert (report["turns_with_rots"], report["rots_written"]) == (2, 1)
     assert report["rot_f1"] == pytest.approx(1 / 2)  # one equals its best, the other is missing
     assert 0 < report["rot_bleu4"] <= 1 / 2
+    same = agreement(turns[1:2], [Annotation(NEEDS, [])])["against_own"]
+    assert same["labelled_turns"] == 1 and not {"label_accuracy", "casual_accuracy"} & set(same)
     nothing = agreement(turns[1:2], [Annotation(NEEDS, [])])["against_own"]
     assert (nothing["rot_f1"], nothing["rot_bleu4"]) == (0, 0)
     assert agreement(turns[3:], found[3:]) == {}
