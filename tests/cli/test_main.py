@@ -101,7 +101,7 @@ def test_a_mistyped_name_ends_with_status_2_and_makes_nothing(
         main()
     assert ended.value.code == 2
     assert f"did you mean {meant}?" in capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} <= {"data"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"data", "out.lock"}
 
 
 @pytest.mark.parametrize(
