@@ -128,10 +128,11 @@ def test_wheel_leaves_the_folders_of_others_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
         "parlai",
+        "parlai_internal",
         "parlai_prosocial",
     }
-    ours = tuple(f"{installed}/" for installed in MAPPED.values())
-    assert all(name.startswith(ours) for name in names if name.startswith("parlai/"))
+    ours = (*(f"{installed}/" for installed in MAPPED.values()), "parlai_prosocial")
+    assert all(name.startswith(ours) for name in names)
 
 
 def test_requirements_leave_parlais_pins_out(wheel):

@@ -11,6 +11,7 @@ from typing import Any
 from parlai.utils import logging
 
 from parlai_prosocial.compat.settings import check_settings, limits_of, settings_of
+from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.files import read_json
 
 
@@ -43,7 +44,7 @@ def read_stats(file: str) -> dict[str, Any] | None:
     """ParlAI's ``.trainstats``; None where there is none, or a kill has torn it."""
     try:
         return read_json(Path(file))
-    except (OSError, ValueError):
+    except UserError:
         return None
 
 

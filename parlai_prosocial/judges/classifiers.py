@@ -22,6 +22,7 @@ from parlai_prosocial.judges.judge import (
 from parlai_prosocial.models.backbone import pad_token_id, weights_sha256
 from parlai_prosocial.models.finite import refuse_non_finite
 from parlai_prosocial.models.precision import best_device
+from parlai_prosocial.models.pretrained import MODEL_FILES, loading
 from parlai_prosocial.util.files import file_sha256
 
 BATCH_SIZE = 32
@@ -119,15 +120,14 @@ def _load(folder: Path) -> tuple[Any, Any]:
     """A text classifier's tokenizer, which pads, and model."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, truncation_side="left")
+    with loading(folder, MODEL_FILES):
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, truncation_side="left", trust_remote_code=False
+        )
         model: Any
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True
+            folder, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise UserError(f"{folder}: cannot be loaded ({first_line})") from None
     if loaded["missing_keys"]:
         raise UserError(
             f"{folder}: is no trained text classifier, {min(loaded['missing_keys'])} is "

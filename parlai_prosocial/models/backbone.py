@@ -1,13 +1,11 @@
 """A Hugging Face language model made ready: loaded, adapted, scoring and generating."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,6 +20,7 @@ from parlai_prosocial.models.causal import CausalScorer
 from parlai_prosocial.models.chat_template import load_tokenizer
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.finite import refuse_non_finite
+from parlai_prosocial.models.pretrained import MODEL_FILES, check_folder, load_adapter, loading
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.models.seq2seq import Seq2SeqScorer, pad_right
@@ -211,28 +210,16 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def loading(folder: Path) -> Iterator[None]:
-    """Turn what transformers raises of a folder that holds no whole model into one line."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json there; give a Hugging Face folder")
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{folder}: cannot be loaded ({first_line}); it needs config.json, "
-            "model.safetensors and the tokenizer's files"
-        ) from None
-
-
 def _load(folder: Path, tokenizer_folder: Path) -> tuple[Any, Any]:
-    with loading(folder):
+    with loading(folder, MODEL_FILES):
+        check_folder(folder)
         tokenizer = load_tokenizer(tokenizer_folder)
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Safetensors only: a .bin file would be unpickled.
-        lm: Any = auto.from_pretrained(folder, config=config, use_safetensors=True)
+        lm: Any = auto.from_pretrained(
+            folder, config=config, use_safetensors=True, trust_remote_code=False
+        )
     vocabulary = lm.get_input_embeddings().weight.size(0)
     if len(tokenizer) > vocabulary:
         raise UserError(
@@ -252,10 +239,10 @@ def _named_stops(config: GenerationConfig) -> list[int]:
 
 
 def _adapt(lm: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:
-    from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+    from peft import LoraConfig, TaskType, get_peft_model
 
     if adapter is not None:
-        return PeftModel.from_pretrained(lm, str(adapter), is_trainable=trainable)
+        return load_adapter(lm, adapter, trainable)
     task = TaskType.SEQ_2_SEQ_LM if lm.config.is_encoder_decoder else TaskType.CAUSAL_LM
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type=task

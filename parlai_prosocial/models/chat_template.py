@@ -26,7 +26,7 @@ def load_tokenizer(folder: Path, **settings: Any) -> Any:
     Raises:
         UserError: none of them is named ``default``.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **settings)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **settings)
     if isinstance(tokenizer.chat_template, dict):
         # Where some lie in files of their own, transformers 5 overlooks those in the configuration.
         named = _configured_templates(folder) | tokenizer.chat_template

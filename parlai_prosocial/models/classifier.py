@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
-from safetensors.torch import load_file
+from pydantic import Field, with_config
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from typing_extensions import TypedDict
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models.backbone import loading, pad_token_id, weights_sha256
+from parlai_prosocial.models.backbone import pad_token_id, weights_sha256
 from parlai_prosocial.models.chat_template import load_tokenizer
 from parlai_prosocial.models.checkpoint import (
     CLASSIFIER_FORMAT,
+    INFO_FILE,
+    RESTORE,
     SavedModel,
     read_manifest,
     replace_manifest,
@@ -23,8 +26,16 @@ from parlai_prosocial.models.checkpoint import (
 )
 from parlai_prosocial.models.classifier_input import Encoded, PairInput, PromptInput
 from parlai_prosocial.models.finite import refuse_non_finite
+from parlai_prosocial.models.pretrained import (
+    MODEL_FILES,
+    check_folder,
+    load_adapter,
+    load_weights,
+    loading,
+)
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.seq2seq import pad_right
+from parlai_prosocial.util.files import read_json
 
 HEAD_FILE = "head.safetensors"
 BATCH_SIZE = 64
@@ -168,6 +179,19 @@ class SafetyClassifier(nn.Module):
         best = int(probabilities.argmax())
         return self.labels[best], probabilities[best].item()
 
+    @classmethod
+    def load(cls, model_file: str) -> "SafetyClassifier":
+        """A trained classifier, frozen, in evaluation mode, on the CPU.
+
+        :func:`~parlai_prosocial.zoo.resolve.open_classifier` takes every name of a model.
+
+        Raises:
+            UserError: no such checkpoint, or an adapter whose base is not where it was trained.
+        """
+        checkpoint = ClassifierCheckpoint(model_file)
+        base = checkpoint.info.get("base_folder")
+        return checkpoint.classifier(Path(base) if base else None, trainable=False).eval()
+
     def save(self, path: str, backbone: str, training: dict[str, Any]) -> None:
         """Write a checkpoint.
 
@@ -195,6 +219,17 @@ class SafetyClassifier(nn.Module):
         )
 
 
+@with_config(extra="allow")
+class ClassifierInfo(TypedDict):
+    """``prosocial.json`` of a classifier."""
+
+    backbone: str
+    labels: Annotated[list[str], Field(min_length=2)]
+    max_tokens: Annotated[int, Field(gt=0)]
+    base_folder: NotRequired[str]
+    base_sha256: NotRequired[str]
+
+
 class ClassifierCheckpoint(SavedModel):
     """A classifier on disk.
 
@@ -203,11 +238,17 @@ class ClassifierCheckpoint(SavedModel):
     """
 
     FORMAT = CLASSIFIER_FORMAT
+    INFO = ClassifierInfo
+
+    def _read_info(self) -> dict[str, Any]:
+        return read_json(self.folder / INFO_FILE, ClassifierInfo, RESTORE)
 
     @property
     def temperature(self) -> float:
         """See :class:`SafetyClassifier`."""
-        return float(self.content["temperature"])
+        if "temperature" not in self.content:
+            raise UserError(f"{self.path}: temperature: Field required; {RESTORE}")
+        return self.content["temperature"]
 
     def classifier(
         self,
@@ -244,7 +285,7 @@ class ClassifierCheckpoint(SavedModel):
             trainable=trainable,
         )
         if classifier.labels == self.info["labels"]:
-            classifier.head.load_state_dict(load_file(self.folder / HEAD_FILE))
+            load_weights(classifier.head, self.folder / HEAD_FILE)
             classifier.temperature = self.temperature
         refuse_non_finite(classifier, self.path)
         return classifier
@@ -257,8 +298,9 @@ def set_temperature(path: str, temperature: float) -> None:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    with loading(folder):
-        config = AutoConfig.from_pretrained(folder)
+    with loading(folder, MODEL_FILES):
+        check_folder(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.is_encoder_decoder:
             raise UserError(
                 f"{folder}: an encoder-decoder cannot classify here; give an encoder or a causal "
@@ -266,15 +308,17 @@ def _load(folder: Path) -> tuple[Any, Any]:
             )
         tokenizer = load_tokenizer(folder)
         # Safetensors only: a .bin file would be unpickled.
-        model: Any = AutoModel.from_pretrained(folder, config=config, use_safetensors=True)
+        model: Any = AutoModel.from_pretrained(
+            folder, config=config, use_safetensors=True, trust_remote_code=False
+        )
     return model.float(), tokenizer
 
 
 def _adapt(model: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     if adapter is not None:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+        return load_adapter(model, adapter, trainable)
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,

@@ -1,9 +1,13 @@
 """Files on disk: written whole or not at all, and verified."""
 
+import errno
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +15,73 @@ from parlai_prosocial.errors import UserError
 
 Say = Callable[[str], None]
 
+NOT_WRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)
+"""What a disk answers that is full, read-only, not ours or broken."""
+
+
+@contextmanager
+def writing(place: Path, part: Path | None = None) -> Iterator[None]:
+    """Say in one line where the disk was full or read-only, and leave nothing half-written.
+
+    Args:
+        place: what is written, for the message.
+        part: the file or folder beside it that holds what is not complete; gone on every error.
+
+    Raises:
+        UserError: the disk took no more.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if part is not None:
+            remove(part)
+        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+            raise not_written(place, os.strerror(error.errno)) from error
+        raise
+
+
+def not_written(place: Path, reason: str) -> UserError:
+    """The error that a disk took no more: which, and what to do."""
+    folder = place.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free in {folder}"
+    return UserError(
+        f"{place}: cannot be written ({reason}; {free}); make room or name another place, and run "
+        "the same command again; what was complete before is still there"
+    )
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, where it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
 
 def write_aside(file: Path, text: str) -> None:
-    """Write a file aside and move it into place; its folder is made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file aside and move it into place when it is on disk; its folder is made.
+
+    Raises:
+        UserError: the disk is full or read-only; what was there before is untouched.
+    """
     part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, file)
+    with writing(file, part):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, file)
 
 
 def file_sha256(file: Path) -> str:
@@ -33,9 +97,50 @@ def check_sha256(file: Path, sha256: str, mend: str) -> None:
         raise UserError(f"{file} has sha256 {found}, should be {sha256}: {mend}")
 
 
-def read_json(file: Path) -> Any:
-    """What a JSON file holds."""
-    return json.loads(file.read_text("utf-8"))
+def read_json(file: Path, shape: Any = dict[str, Any], mend: str = "restore the file") -> Any:
+    """What a JSON file holds.
+
+    Args:
+        file: its path.
+        shape: the type that it must have, which pydantic checks strictly: a TypedDict, say.
+        mend: what to do where it has not.
+
+    Raises:
+        UserError: it cannot be read, is no JSON, or a field is missing or wrong, which is named.
+    """
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); {mend}") from None
+    return parsed_json(text, shape, str(file), mend)
+
+
+def parsed_json(text: str | bytes, shape: Any, where: str, mend: str) -> Any:
+    """What JSON holds; arguments and errors as for :func:`read_json`."""
+    # Here and not at import, since pydantic takes a while to import.
+    from pydantic import ValidationError
+
+    try:
+        return _checker(shape).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = "".join(f"{part}: " for part in _path(first["loc"]))
+        raise UserError(f"{where}: {field}{first['msg']}; {mend}") from None
+
+
+@functools.cache
+def _checker(shape: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(shape)
+
+
+def _path(places: tuple[int | str, ...]) -> list[str]:
+    """Keys and indices as one path, as people write it: ``files.model`` or ``rows[3]``."""
+    path = ""
+    for place in places:
+        path += f"[{place}]" if isinstance(place, int) else f".{place}"
+    return [path.removeprefix(".")] if path else []
 
 
 def json_text(value: Any) -> str:

@@ -73,6 +73,10 @@ def test_loaded_probabilities_are_the_saved_ones(folder, tmp_path, rank):
     assert (ClassifierCheckpoint(path).folder / "model.safetensors").exists() == (rank == 0)
 
 
+def folders(place):
+    return sorted(f.name for f in place.iterdir() if f.is_dir())
+
+
 def test_saving_again_replaces_and_a_kill_leaves_the_one_before(
     tiny_encoder, tmp_path, monkeypatch
 ):
@@ -80,7 +84,7 @@ def test_saving_again_replaces_and_a_kill_leaves_the_one_before(
     path = tmp_path / "model"
     classifier.save(str(path), "tiny", {})
     classifier.save(str(path), "tiny", {})
-    assert [f.name for f in tmp_path.iterdir() if f.is_dir()] == ["model.hf-000002"]
+    assert folders(tmp_path) == ["model.hf-000001", "model.hf-000002"]
     before = open_classifier(str(path)).probabilities(CONTEXTS, REPLIES)
 
     def killed(*_):
@@ -94,7 +98,7 @@ def test_saving_again_replaces_and_a_kill_leaves_the_one_before(
     monkeypatch.undo()
     torch.testing.assert_close(open_classifier(str(path)).probabilities(CONTEXTS, REPLIES), before)
     classifier.save(str(path), "tiny", {})
-    assert [f.name for f in tmp_path.iterdir() if f.is_dir()] == ["model.hf-000003"]
+    assert folders(tmp_path) == ["model.hf-000002", "model.hf-000003"]
 
 
 def test_the_temperature_calibrates_and_changes_no_prediction(tiny_encoder, tmp_path):

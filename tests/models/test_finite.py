@@ -1,5 +1,7 @@
 """A model whose weights are no numbers is refused, whatever kind of model it is."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -44,7 +46,10 @@ def test_a_classifier_by_body_or_head(tiny_encoder, tmp_path):
         assert open_classifier(str(path))
         [file] = path.parent.glob(f"model.hf-*/{name}")
         spoil(file, float("inf"), 0)
-        with pytest.raises(UserError, match="model: its weights are not finite"):
+        manifest = json.loads(path.read_text())
+        del manifest["files"]  # as what was written before there were hashes
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(UserError, match="its weights are not finite"):
             open_classifier(str(path))
 
 

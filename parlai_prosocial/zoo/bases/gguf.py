@@ -49,10 +49,14 @@ def _convert(file: Path, folder: Path) -> None:
         # 4.x makes another tokenizer of the file's vocabulary, without an error.
         raise UserError(f"{file}: GGUF files need transformers 5; pip install 'transformers>=5'")
     try:
-        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        config = AutoConfig.from_pretrained(
+            file.parent, gguf_file=file.name, trust_remote_code=False
+        )
         if config.is_encoder_decoder:
             raise UserError(f"{file}: holds an encoder-decoder; give its Hugging Face folder")
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, trust_remote_code=False
+        )
         model = dequantised(file, AutoModelForCausalLM)
     except ImportError as error:
         raise UserError(f"{file}: {error}; `prosocial setup` installs what is missing") from None
@@ -74,7 +78,7 @@ def dequantised(file: Path, auto: Any) -> Any:
     """The model of a GGUF file in float32, as one that was never quantised."""
     from gguf import GGUFReader
 
-    model = auto.from_pretrained(file.parent, gguf_file=file.name)
+    model = auto.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     if all(tensor.name != "output.weight" for tensor in GGUFReader(file).tensors):
         # transformers 4.46 overlooks that the file has no output matrix of its own, and makes a
         # random one.

@@ -339,6 +339,8 @@ def probe_log_p(hf: Path) -> float:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    ids = AutoTokenizer.from_pretrained(hf)(PROBE, return_tensors="pt")["input_ids"]
+    tokenizer = AutoTokenizer.from_pretrained(hf, trust_remote_code=False)
+    lm = AutoModelForCausalLM.from_pretrained(hf, trust_remote_code=False)
+    ids = tokenizer(PROBE, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
-        return -AutoModelForCausalLM.from_pretrained(hf)(ids, labels=ids).loss.item()
+        return -lm(ids, labels=ids).loss.item()
