@@ -93,7 +93,7 @@ def test_every_file_that_is_not_as_written_is_named(saved, tmp_path, how):
         if (name, how) == ("training.pt", "gone"):
             assert opened(folder) == {}  # to chat or evaluate nobody needs it
             continue
-        with pytest.raises(UserError, match=f"model: .*{name} .*; restore it") as caught:
+        with pytest.raises(UserError, match=f"model.*{name} .*; restore it") as caught:
             opened(folder)
         assert "\n" not in str(caught.value)
 
