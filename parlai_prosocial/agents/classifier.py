@@ -21,7 +21,7 @@ from parlai.utils import logging
 from parlai.utils.distributed import is_distributed
 
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
-from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored
+from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored, refuse_torchscript
 from parlai_prosocial.agents.options import trains
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.compat.settings import add_flags
@@ -86,6 +86,7 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
         self.classifier: SafetyClassifier
         if shared is None:
             self.fill_defaults(opt)
+            refuse_torchscript(opt)
             if opt.get("fp16"):
                 logging.info("--fp16: this agent computes in float32 instead")
                 opt["fp16"] = False

@@ -33,6 +33,15 @@ def refuse_ignored(opt: Opt, path: str, facts: Mapping[str, Any]) -> None:
             )
 
 
+def refuse_torchscript(opt: Opt) -> None:
+    """Raise :class:`UserError` under ``parlai torchscript``, which knows ParlAI's own models."""
+    if opt.get("scripted_model_file"):
+        raise UserError(
+            "torchscript: writes ParlAI's own BART and transformers only; write this model for "
+            "other programs with `prosocial export hf` or `prosocial export gguf`"
+        )
+
+
 class HuggingFaceGlue(TorchAgent):
     """Dictionary, history, and a training state without the weights, which lie beside it."""
 

@@ -20,7 +20,7 @@ from parlai_prosocial.agents import options, parlai_flags
 from parlai_prosocial.agents.contrast import ContrastiveLoss, Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
-from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored
+from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored, refuse_torchscript
 from parlai_prosocial.agents.reference import Reference
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
@@ -51,6 +51,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             self.fill_defaults(opt)
             options.check(opt)
             parlai_flags.refuse(opt)
+            refuse_torchscript(opt)
             if is_distributed() and not options.trains(opt):
                 # There are no gradients to average, and torch refuses a model without any.
                 opt["ddp_backend"] = "none"

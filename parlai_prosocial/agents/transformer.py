@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from parlai.agents.transformer.modules import TransformerGeneratorModel
+from parlai.agents.transformer.modules import (
+    TransformerGeneratorModel,
+    get_n_positions_from_options,
+)
 from parlai.agents.transformer.transformer import TransformerGeneratorAgent
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
+from parlai.utils import logging
 
 from parlai_prosocial.agents import options
 from parlai_prosocial.agents.contrast import Example
@@ -69,6 +73,7 @@ class TransformerAgent(ContrastiveAgent, TransformerGeneratorAgent):
     def __init__(self, opt: Opt, shared: Any = None):
         if shared is None:
             options.check_contrast(opt, self.temperature_flag)
+            _fit_positions(opt)
         super().__init__(opt, shared)
 
     def build_model(self, states: Any = None) -> CandidateTransformer:
@@ -112,3 +117,22 @@ class TransformerAgent(ContrastiveAgent, TransformerGeneratorAgent):
         firsts = [sum(counts[:i]) for i in range(len(counts))]
         of_labels = logits[firsts][:, : max(len(e.response) for e in examples)]
         return scores, padding.item(), (of_labels, of_labels.argmax(-1), None)
+
+
+LONGEST_REPLY = 256
+"""Of ParlAI's generators, where --label-truncate says nothing."""
+
+
+def _fit_positions(opt: Opt) -> None:
+    """Cut texts and replies to what the model has positions for; ParlAI's would not.
+
+    It makes as many positions as the longest of its truncations, and leaves uncut what has none.
+    """
+    positions = get_n_positions_from_options(opt)
+    for name, most in (("text_truncate", None), ("label_truncate", LONGEST_REPLY)):
+        given = [opt.get(name), opt.get("truncate")]
+        longest = next((n for n in given if n is not None and n > 0), most)
+        if longest is None or longest > positions:
+            opt[name] = positions
+            flag = "--" + name.replace("_", "-")
+            logging.info(f"{flag} {positions}: the model has no more positions")

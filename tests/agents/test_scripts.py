@@ -4,11 +4,14 @@ import json
 import re
 import shutil
 import subprocess
+from io import StringIO
 
 import pytest
 from parlai.agents.repeat_query.repeat_query import RepeatQueryAgent
 from parlai.core.loader import AGENT_REGISTRY
 from parlai.core.script import superscript_main
+
+from parlai_prosocial.errors import UserError
 
 TOD = "parlai.core.tod.tod_agents:"
 
@@ -49,6 +52,91 @@ def test_runs(script, flags, trained, data, tmp_path):
     path = shutil.copytree(trained.rpartition("/")[0], tmp_path / "copy") / "model"
     task = [] if script == "self_chat" else data
     superscript_main([script, "-mf", str(path), *task, *flags])
+
+
+@pytest.fixture(scope="module")
+def trained_by(data, trained, tmp_path_factory, tiny_backbones):
+    """``trained_by[model]``: its file, and a task that it is for."""
+    root = tmp_path_factory.mktemp("others")
+    own = ["--max-train-steps", "2", "--batchsize", "2", "--validation-max-exs", "2"]
+    transformer, classifier = str(root / "t" / "model"), str(root / "c" / "model")
+    sizes = ["--embedding-size", "16", "--n-heads", "2", "--n-layers", "1", "--ffn-size", "16"]
+    flags = ["-m", "prosocial/transformer", "--label-truncate", "8", *sizes, *data, *own]
+    superscript_main(["train_model", *flags, "-mf", transformer])
+    labels = ["-t", "diasafety:Safety"]
+    flags = ["-m", "prosocial/classifier", "--backbone", str(tiny_backbones["gpt2"]), *labels, *own]
+    superscript_main(["train_model", *flags, "-mf", classifier])
+    return {
+        "prosocial": (trained, data),
+        "prosocial/transformer": (transformer, data),
+        "prosocial/classifier": (classifier, labels),
+    }
+
+
+@pytest.mark.parametrize("model", ["prosocial", "prosocial/transformer", "prosocial/classifier"])
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("eval_model", ["-dt", "test", "-ne", "2", "--world-logs", "log", "-bs", "2"]),
+        ("eval_model", ["-dt", "valid", "-ne", "2", "--metrics", "all", "--aggregate-micro", "1"]),
+        ("display_model", ["-n", "2", "-dt", "test", "--verbose"]),
+        ("eval_wordstat", ["-dt", "test", "-ne", "2", "--compute-unique", "true"]),
+        ("token_stats", ["-dt", "test", "-n", "2"]),
+        ("build_dict", []),
+        ("self_chat", ["--num-self-chats", "1", "--selfchat-max-turns", "2", "--outfile", "chat"]),
+        ("interactive", ["--outfile", "talk"]),
+        ("safe_interactive", ["--safety", "none"]),
+        ("profile_interactive", []),
+        ("vacuum", []),
+    ],
+)
+def test_runs_with_every_agent(script, flags, model, trained_by, tmp_path, monkeypatch):
+    file, task = trained_by[model]
+    path = shutil.copytree(file.rpartition("/")[0], tmp_path / "copy") / "model"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", StringIO(f"{'I took it. ' * 9}\n[DONE]\nHi!\n[EXIT]\n"))
+    no_task = ("vacuum", "self_chat", "safe_interactive", "profile_interactive")
+    task = [] if script in no_task else task
+    superscript_main([script, "-mf", str(path), *task, *flags])
+
+
+@pytest.mark.parametrize("task", ["prosocial:Own", "diasafety", "mic:Contrastive", "self_dialogue"])
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("display_data", ["-n", "2", "--verbose"]),
+        ("data_stats", ["-n", "2"]),
+        ("verify_data", []),
+        ("convert_to_parlai", ["-n", "2", "--outfile", "rows"]),
+        ("build_dict", ["--dict-file", "words", "--dict-maxexs", "2"]),
+        ("build_candidates", ["-n", "2", "--outfile", "candidates"]),
+        ("convert_to_json", ["-ne", "2", "--world-logs", "json"]),
+        ("eval_model", ["-m", "repeat_query", "-ne", "2"]),
+    ],
+)
+def test_reads_our_tasks(script, flags, task, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    of_task = {"prosocial:Own": data[2:], "mic:Contrastive": ["--prosocial-sample", "true"]}
+    superscript_main([script, "-t", task, "-dt", "valid", *of_task.get(task, []), *flags])
+
+
+@pytest.mark.parametrize("task", ["prosocial:Own", "diasafety:Safety", "mic", "self_dialogue"])
+def test_people_and_models_talk_under_our_tasks(task, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", StringIO("Hi!\n[DONE]\nHi again!\n[EXIT]\n"))
+    flags = ["-mf", trained, "-t", task]
+    superscript_main(["interactive", *flags])
+    assert capsys.readouterr().out.count("[Prosocial]: ") == 2
+    flags += ["--num-self-chats", "1", "--selfchat-max-turns", "2", "--outfile", "chat"]
+    superscript_main(["self_chat", *flags])
+    [dialogue] = (tmp_path / "chat.jsonl").read_text().splitlines()
+    assert dialogue.count('"Prosocial_') >= 2
+
+
+@pytest.mark.parametrize("model", ["prosocial", "prosocial/classifier"])
+def test_torchscript_is_refused(model, trained_by, tmp_path):
+    with pytest.raises(UserError, match="prosocial export"):
+        superscript_main(["torchscript", "-mf", trained_by[model][0], "-smf", str(tmp_path / "s")])
 
 
 class SilentApi(RepeatQueryAgent):
