@@ -9,7 +9,6 @@ from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import TorchAgent
 
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
-from parlai_prosocial.agents.schedule import keep_last_step
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.zoo.resolve import Kind, find
 
@@ -79,22 +78,6 @@ class HuggingFaceGlue(TorchAgent):
                 raise found.refused(f"is {found.kind}; begin with it by --backbone")
             opt["init_model"] = str(found.place)
         return super()._get_init_model(opt, shared)
-
-    def build_lr_scheduler(
-        self, states: dict[str, Any] | None = None, hard_reset: bool = False
-    ) -> None:
-        """Keep the restored learning rate and step count, which ParlAI loses on resuming.
-
-        Its schedules set the initial rate when they are made, for one step; without a schedule
-        the count begins anew.
-        """
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        super().build_lr_scheduler(states, hard_reset)
-        keep_last_step(self.scheduler, self.opt)
-        if states and not hard_reset:
-            self._number_training_updates = states["number_training_updates"]
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser and scheduler state; weights are saved in Hugging Face's own layout."""

@@ -329,12 +329,6 @@ def _mend_and_run(script: str, rank: int, opt, *args, **kwargs):
     importlib.import_module(script)
     if opt.get("no_cuda") or not torch.cuda.is_available():
         _use_gloo()
-    if script.endswith("multiprocessing_train") and opt.get("seed") is not None:
-        # ParlAI gives --seed to one process only; each draws examples of its own.
-        from parlai.scripts.train_model import set_seed
-
-        offset = args[1] if len(args) > 1 else kwargs.get("rank_offset", 0)
-        set_seed(opt["seed"] + rank + offset)
     try:
         return _parlai_workers[script](rank, opt, *args, **kwargs)
     except Stopped as stopped:

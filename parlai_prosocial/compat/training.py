@@ -17,7 +17,6 @@ with several processes ``--seed`` is not used. All of it in every version. What 
 import functools
 import json
 import os
-import random
 import signal
 import sys
 from collections.abc import Iterator
@@ -114,7 +113,14 @@ def _mend_agents() -> None:
     def take_run(self: Any, states: Any = None, hard_reset: bool = False) -> None:
         self.resumed_run = (states or {}).get(STATE) if not hard_reset else None
         self.resumed_optimizer = bool(states) and not hard_reset
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         build_lr_scheduler(self, states, hard_reset)
+        if self.resumed_optimizer:
+            # A schedule sets the initial rate when it is made, for one step, and without a
+            # schedule the count of updates begins anew.
+            self._number_training_updates = states["number_training_updates"]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
 
     TorchAgent.state_dict = with_run
     TorchAgent.build_lr_scheduler = take_run
@@ -347,11 +353,13 @@ def release(self: Any) -> None:
 
 def _begin(self: Any) -> None:
     """Take up the data and the random states, or set them for a run that begins."""
+    from parlai.scripts.train_model import set_seed
+
     seed = self.opt.get("seed")
     if _world_size() > 1 and seed is not None:
-        # ParlAI seeds torch with 42 in each process, and Python's generator not at all.
-        random.seed(f"{seed} {_rank()}")
-        torch.manual_seed(seed + _rank())
+        # ParlAI seeds torch with 42 in each process, and Python's generator, which draws the
+        # examples, not at all.
+        set_seed(seed + _rank())
     run, self.resumed_run = self.resumed_run, None
     if run is None:
         self.started = data_position.random_states()
