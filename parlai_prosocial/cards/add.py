@@ -21,10 +21,11 @@ from parlai_prosocial.cards.bundle import (
 )
 from parlai_prosocial.cards.card import read_results, without_folders
 from parlai_prosocial.cards.provenance import TrainedStep, corpora_of, training_chain
+from parlai_prosocial.compat.pickles import read_options
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.classifier import ClassifierCheckpoint
 from parlai_prosocial.training.recipe import STEPS
-from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.files import read_json, write_aside
 from parlai_prosocial.zoo.entry import PREFIX, Entry, read_entry
 from parlai_prosocial.zoo.resolve import find
 
@@ -75,7 +76,7 @@ def add_entry(
         raise UserError(f"{name}: is in {entries} already; delete {file} and {folder} first")
     model = str(find(model, "--model", datapath).place)
     run = open_checkpoint(model)
-    opt = json.loads(Path(f"{model}.opt").read_text("utf-8"))
+    opt = read_options(f"{model}.opt")
     chain = whole_chain(model)
     commands = list(commands)
     if not commands:
@@ -250,7 +251,7 @@ def training_log(model: str, chain: Sequence[TrainedStep]) -> str:
         stats_file = Path(f"{file}.trainstats")
         if not stats_file.is_file():
             raise UserError(f"{stats_file} is missing: it is the training log of an entry")
-        stats = json.loads(stats_file.read_text("utf-8"))
+        stats = read_json(stats_file, dict[str, list[dict[str, Any]] | Any])
         for kind in ("train", "valid"):
             for report in stats[f"{kind}_reports"]:
                 steps = report.get("train_steps", report.get("total_train_updates"))

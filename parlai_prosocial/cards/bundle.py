@@ -1,6 +1,5 @@
 """A finished run made into what the package bundles: an adapter in bfloat16, and its manifest."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from parlai_prosocial.models.checkpoint import (
     format_of,
 )
 from parlai_prosocial.models.classifier import ClassifierCheckpoint
-from parlai_prosocial.util.files import file_sha256, write_json
+from parlai_prosocial.util.files import file_sha256, read_json, write_json
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.entry import PREFIX, ZooFile
 from parlai_prosocial.zoo.resolve import open_classifier, open_generator
@@ -73,7 +72,7 @@ def write_bundle(run: Checkpoint | ClassifierCheckpoint, folder: Path, opt: dict
     for file in sorted(run.folder.glob("*.safetensors")):
         tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}
         save_file(tensors, weights / file.name, metadata={"format": "pt"})
-    config = json.loads((run.folder / ADAPTER_FILE).read_text("utf-8"))
+    config = read_json(run.folder / ADAPTER_FILE)
     write_json(weights / ADAPTER_FILE, _readable_config(config, run.info["backbone"]))
     info = {key: value for key, value in run.info.items() if key != "base_folder"}
     write_json(weights / INFO_FILE, info)

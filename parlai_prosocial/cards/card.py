@@ -4,7 +4,6 @@ It says only what files say: where nobody recorded or measured something, it say
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parlai_prosocial.cards.provenance import Corpus, TrainedStep, corpora_of
-from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.counting import counted
+from parlai_prosocial.util.files import parsed_json, read_bytes
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.entry import PREFIX, find_entry
 
@@ -91,16 +90,13 @@ def read_results(file: Path, row: str) -> dict[str, Any]:
     Raises:
         UserError: not such a file.
     """
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"--results {file}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("tables"), list):
-        raise UserError(
-            f"--results {file}: has no tables; give the results.json of prosocial compare or "
-            "ablate, the summary.json of prosocial evaluate, or a classifier.json of "
-            "bench_classifier.py"
-        )
+    from parlai_prosocial.evaluation.results.shape import Measured  # loads pydantic
+
+    mend = (
+        "give the results.json of prosocial compare or ablate, the summary.json of prosocial "
+        "evaluate, or a classifier.json of bench_classifier.py"
+    )
+    content = parsed_json(read_bytes(file, mend), Measured, f"--results {file}", mend)
     log = file.with_name("log.jsonl")
     samples = _sample_failures(log, row) if log.is_file() else []
     return content | {"row": row, "samples": samples}
@@ -108,11 +104,10 @@ def read_results(file: Path, row: str) -> dict[str, Any]:
 
 def _sample_failures(log: Path, row: str) -> list[dict[str, str]]:
     """Replies of one model that a judge calls unfit: by lot, the same ones every time."""
-    from parlai_prosocial.evaluation.records import is_unfit
+    from parlai_prosocial.evaluation.records import is_unfit, read_log
 
     found: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
-    for line in log.read_text("utf-8").splitlines():
-        record = json.loads(line)
+    for record in read_log(log):
         if record["model"] != row:
             continue
         for axis, judges in record["judgements"].items():

@@ -1,12 +1,12 @@
 """What a checkpoint's own files say of its training: for the model card."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.training.recipe import FINISHED
+from parlai_prosocial.util.files import read_json
 from parlai_prosocial.zoo.entry import Entry, read_entry
 
 SETTINGS = (
@@ -170,4 +170,4 @@ def _step(path: Path, opt: dict[str, Any]) -> TrainedStep:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}

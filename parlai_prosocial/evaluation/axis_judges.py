@@ -1,12 +1,12 @@
 """Who judges what: opening the judges of each axis, and asking them."""
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from parlai_prosocial.compat.pickles import read_options
 from parlai_prosocial.data import own
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.answers import Answers
@@ -99,7 +99,7 @@ def mined_by(models: Iterable[str], datapath: str) -> dict[str, str]:
         seen: set[str] = set()
         while step and step not in seen and (options := _options(step)).is_file():
             seen.add(step)
-            opt = json.loads(options.read_text("utf-8"))
+            opt = read_options(options)
             for name in _judges_of(opt, model, datapath):
                 found.setdefault(name, model)
             step = opt.get("init_model")

@@ -20,13 +20,12 @@ A record is a JSON object with these fields; ``log.jsonl`` has one for each mode
     each of those replies. The last two are empty unless the context has both kinds.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parlai_prosocial.errors import UserError
 from parlai_prosocial.judges.judge import Judgement, verdict
+from parlai_prosocial.util.files import parsed_json, read_bytes
 
 Record = Mapping[str, Any]
 
@@ -59,13 +58,8 @@ def judged_by(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 def read_log(file: Path) -> list[dict[str, Any]]:
     """The records of a run's log; raises :class:`UserError` where a line is not whole."""
-    log = []
-    for number, line in enumerate(file.read_text("utf-8").split("\n"), 1):
-        if line:
-            try:
-                log.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{file}, line {number}: {error}; run prosocial evaluate again"
-                ) from None
-    return log
+    from parlai_prosocial.evaluation.results.shape import LogRecord  # loads pydantic
+
+    mend = "run prosocial evaluate again"
+    lines = enumerate(read_bytes(file, mend).split(b"\n"), 1)
+    return [parsed_json(line, LogRecord, f"{file}, line {n}", mend) for n, line in lines if line]

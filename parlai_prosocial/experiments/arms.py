@@ -32,7 +32,7 @@ from parlai_prosocial.training.recipe import (
     write_finished,
 )
 from parlai_prosocial.util.closest import did_you_mean
-from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.files import read_json, write_aside
 from parlai_prosocial.util.writer import made_by_one
 
 BASE, BASELINES = "zero-shot", "baselines"
@@ -84,12 +84,12 @@ def read_design(recipe: Path) -> Design:
     file = recipe / "arms.json"
     if not file.is_file():
         raise UserError(f"--recipe {recipe.name}: no {file}, so there are no arms")
-    design = json.loads(file.read_text("utf-8"))
-    if taken := design["arms"].keys() & {BASE, BASELINES}:
+    design = read_json(file, Design, "mend the recipe")
+    if taken := design.arms.keys() & {BASE, BASELINES}:
         raise UserError(
             f"{file}: {min(taken)} is the name of a row without training; rename the arm"
         )
-    return Design(design["control"], design["primary"], design["arms"])
+    return design
 
 
 def demo_design() -> Design:
@@ -207,7 +207,7 @@ class Trainer:
             if not file.exists():
                 set_seed(self.seed)
                 write_aside(file, json.dumps(tokens_per_step(arguments)))
-        return json.loads(file.read_text())
+        return read_json(file, float, "delete it")
 
 
 def _locked(path: Path) -> AbstractContextManager[None]:

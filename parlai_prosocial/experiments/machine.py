@@ -9,7 +9,7 @@ from typing import Any
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.training.recipe import StepResult
 from parlai_prosocial.util.environment import precision_name
-from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.files import read_json, write_aside
 
 
 @dataclass
@@ -52,7 +52,7 @@ def read_plan(recipe: Path) -> dict[str, Any]:
     file = recipe / "compare.json"
     if not file.is_file():
         raise UserError(f"--recipe {recipe.name}: no {file}, so it says nothing to compare on")
-    return json.loads(file.read_text())
+    return read_json(file, mend="mend the recipe")
 
 
 def load_model(machine: Machine, steps: Sequence[StepResult]) -> tuple[Any, str]:
@@ -77,7 +77,9 @@ def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:
     measured_on = json.loads(json.dumps(measured_on))
     if not file.exists():
         return {"measured_on": measured_on, "results": {}, "demo_replies": {}}
-    content = json.loads(file.read_text())
+    content = read_json(file, dict[str, dict[str, Any]], "delete it")
+    if content.keys() < {"measured_on", "results", "demo_replies"}:
+        raise UserError(f"{file}: is damaged, {', '.join(content)} is not all of it; delete it")
     if content["measured_on"] != measured_on:
         raise UserError(
             f"{file}: measured by another compare.json or with other flags; give another --out, "

@@ -1,12 +1,12 @@
 """What mining and annotation give back: the file that they wrote, and its summary."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parlai_prosocial.util.files import parsed_json, read_bytes
 from parlai_prosocial.util.journal import Journal, summary_path
 
 if TYPE_CHECKING:
@@ -32,8 +32,12 @@ class WrittenRows:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The file's rows, to train on with ``-t prosocial:Own``."""
-        with self.out.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+        mend = "delete it and run the same command again"
+        lines = read_bytes(self.out, mend).splitlines()
+        return [
+            parsed_json(line, dict[str, Any], f"{self.out}, line {number}", mend)
+            for number, line in enumerate(lines, 1)
+        ]
 
     def to_pandas(self) -> "pandas.DataFrame":
         """A row a row, a column a field."""

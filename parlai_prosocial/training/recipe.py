@@ -7,7 +7,6 @@ say the same twice: the checkpoint holds far more than a journal could, and is r
 move.
 """
 
-import json
 import logging
 import shlex
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from parlai_prosocial.compat.flags import check_flags, parse_setting
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.closest import did_you_mean
-from parlai_prosocial.util.files import Say, json_text, write_aside
+from parlai_prosocial.util.files import Say, json_text, read_json, write_aside
 from parlai_prosocial.util.writer import Writer
 
 if TYPE_CHECKING:
@@ -253,7 +252,7 @@ def finished_before(out: Path, command: str) -> StepResult | None:
     finished = out / FINISHED
     if not finished.exists():
         return None
-    result = StepResult(**json.loads(finished.read_text()))
+    result = read_json(finished, StepResult, "delete it")
     if result.command != command:
         raise UserError(
             f"{finished}: that step was trained by another command; "

@@ -108,11 +108,15 @@ def read_json(file: Path, shape: Any = dict[str, Any], mend: str = "restore the 
     Raises:
         UserError: it cannot be read, is no JSON, or a field is missing or wrong, which is named.
     """
+    return parsed_json(read_bytes(file, mend), shape, str(file), mend)
+
+
+def read_bytes(file: Path, mend: str) -> bytes:
+    """A file's bytes; :class:`UserError` where it cannot be read."""
     try:
-        text = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); {mend}") from None
-    return parsed_json(text, shape, str(file), mend)
 
 
 def parsed_json(text: str | bytes, shape: Any, where: str, mend: str) -> Any:

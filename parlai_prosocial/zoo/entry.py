@@ -4,14 +4,14 @@
 training log) lies beside it in ``entries/NAME/``.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from parlai_prosocial.errors import UsageError, UserError
 from parlai_prosocial.util.closest import did_you_mean
+from parlai_prosocial.util.files import parsed_json, read_bytes
 
 ENTRIES = Path(__file__).parent / "entries"
 PREFIX = "zoo:prosocial/"
@@ -33,6 +33,8 @@ class ZooFile:
         sha256: of its bytes.
         size: in bytes; None where nobody recorded it.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str
     sha256: str
@@ -69,13 +71,15 @@ class Entry:
         folder: where what is bundled lies (not in the JSON).
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     name: str
     kind: str
     what: str
     path: str
     agent: str
     licence: str
-    folder: Path
+    folder: Path = Path()
     base: dict[str, Any] | None = None
     source: dict[str, str] | None = None
     data: Sequence[dict[str, str]] = ()
@@ -127,26 +131,19 @@ def suggestion(name: str, entries: Path = ENTRIES) -> str:
 
 def read_entry(file: Path) -> Entry:
     """Read an entry; raises :class:`UserError` where the file is no right one."""
+    mend = "reinstall parlai-prosocial"
+    entry = parsed_json(read_bytes(file, mend), Entry, f"{file}: not a zoo entry", mend)
     try:
-        content = json.loads(file.read_text("utf-8"))
-        missing = _required() - content.keys()
-        unknown = content.keys() - {f.name for f in fields(Entry)}
-        if missing or unknown:
-            raise ValueError(f"it lacks {sorted(missing)}, unknown in it is {sorted(unknown)}")
-        if content["name"] != file.stem or content["kind"] not in KINDS:
-            raise ValueError(f"its name or kind is wrong: {content['name']}, {content['kind']}")
-        content["files"] = [_checked_file(ZooFile(**f)) for f in content.get("files", [])]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not a zoo entry ({error}); reinstall parlai-prosocial") from None
-    return Entry(**content, folder=file.with_suffix(""))
+        if entry.name != file.stem or entry.kind not in KINDS or entry.folder != Path():
+            raise ValueError(f"its name, kind or folder is wrong: {entry.name}, {entry.kind}")
+        for listed in entry.files:
+            _checked_file(listed)
+    except ValueError as error:
+        raise UserError(f"{file}: not a zoo entry: {error}; {mend}") from None
+    return replace(entry, folder=file.with_suffix(""))
 
 
-def _required() -> set[str]:
-    return {"name", "kind", "what", "path", "agent", "licence"}
-
-
-def _checked_file(file: ZooFile) -> ZooFile:
+def _checked_file(file: ZooFile) -> None:
     parts = file.name.split("/")
     if not all(parts) or {".", ".."} & set(parts) or "\\" in file.name:
         raise ValueError(f"{file.name!r} is no path within the model's folder")
-    return file

@@ -13,7 +13,6 @@
 """
 
 import difflib
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.compat.flags import find_datapath
+from parlai_prosocial.compat.pickles import read_options
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import (
@@ -37,6 +37,7 @@ from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClass
 from parlai_prosocial.models.decoding import decoding_options
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
 from parlai_prosocial.util import hub
+from parlai_prosocial.util.files import read_json
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.bases.gguf import ensure_converted
 from parlai_prosocial.zoo.entry import BASES, PREFIX, find_entry
@@ -203,7 +204,7 @@ def _opened(found: Found, datapath: str | None, bf16: bool) -> OpenedModel:
     if path.is_file():
         checkpoint = Checkpoint(str(path))
         opt_file = Path(f"{path}.opt")
-        opt = json.loads(opt_file.read_text("utf-8")) if opt_file.is_file() else {}
+        opt = read_options(opt_file) if opt_file.is_file() else {}
     else:
         checkpoint = Checkpoint.of_folder(path)
     base, name = checkpoint.folder, _public(found.name)
@@ -363,7 +364,7 @@ def _named_base(folder: Path) -> str:
     Raises:
         UserError: it says nothing, or it isn't one that changes a model's layers.
     """
-    config = json.loads((folder / ADAPTER_FILE).read_text("utf-8"))
+    config = read_json(folder / ADAPTER_FILE)
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError("is a peft adapter without its adapter_model.safetensors; save it anew")
     if "num_virtual_tokens" in config or config.get("task_type") == "SEQ_CLS":

@@ -218,8 +218,16 @@ def test_runs_that_no_report_can_be_made_of(tmp_path):
     with pytest.raises(UserError, match=r"no log.jsonl"):
         report()
     (tmp_path / "log.jsonl").write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(UserError, match=r"summary.json: not of format 1"):
+    with pytest.raises(UserError, match=r"summary.json: format: Input should be 1"):
         report()
     (tmp_path / "summary.json").write_text('{"format": 1}')
-    with pytest.raises(UserError, match=r"log.jsonl, line 2: Expecting value"):
+    with pytest.raises(UserError, match=r"summary.json: models: Field required; run prosocial"):
+        report()
+    lists = ("models", "judges", "results", "differences", "misordered", "judge_quality", "tables")
+    summary = {"format": 1, "suites": {}, **{key: [] for key in lists}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=r"log.jsonl, line 1: model: Field required"):
+        report()
+    (tmp_path / "log.jsonl").write_text('{"a": \n')
+    with pytest.raises(UserError, match=r"log.jsonl, line 1: Invalid JSON: EOF"):
         report()

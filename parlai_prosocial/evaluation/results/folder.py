@@ -10,7 +10,7 @@ from parlai_prosocial.evaluation.records import read_log
 from parlai_prosocial.evaluation.results.tables import terminal_table
 from parlai_prosocial.evaluation.results.verdicts import verdicts
 from parlai_prosocial.evaluation.settings import LOG, SUMMARY
-from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.files import read_json, write_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,12 +48,9 @@ class Evaluation:
                 raise UserError(
                     f"--run {folder}: no {name}; give the --out of a finished prosocial evaluate"
                 )
-        try:
-            summary = json.loads((folder / SUMMARY).read_text("utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{folder / SUMMARY}: {error}; run prosocial evaluate again") from None
-        if not isinstance(summary, dict) or summary.get("format") != 1:
-            raise UserError(f"{folder / SUMMARY}: not of format 1; run prosocial evaluate again")
+        from parlai_prosocial.evaluation.results.shape import Summary  # loads pydantic
+
+        summary = read_json(folder / SUMMARY, Summary, "run prosocial evaluate again")
         return cls(summary, read_log(folder / LOG), folder)
 
     @property

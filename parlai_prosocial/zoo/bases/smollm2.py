@@ -18,7 +18,6 @@ The folder is built beside its place and moved there when complete, under a lock
 sees half of it, and of two processes the second finds the first one's result.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -119,8 +118,8 @@ def _install(
 def _is_installed(folder: Path, sha256: str) -> bool:
     """Whether ``folder`` is what this version installs; its weights are not hashed again."""
     try:
-        record = json.loads((folder / "hf" / RECORD).read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        record = read_json(folder / "hf" / RECORD)
+    except UserError:
         return False
     return record.get("sha256") == sha256
 

@@ -110,7 +110,9 @@ def test_ids_are_those_of_the_log_where_the_context_has_its_id(tmp_path):
 
 def test_an_empty_reply_of_a_log_is_labelled_too(tmp_path):
     record = {"id": "casual:7", "context": ["Hi!"], "reply": "", "suite": "casual", "model": "m"}
-    log = write(tmp_path / "log.jsonl", [record | {"label": "", "axes": ["over-caution"]}])
+    log = write(
+        tmp_path / "log.jsonl", [record | {"label": "", "axes": ["over-caution"], "judgements": {}}]
+    )
     arguments = ["--axis", "over-caution", "--n", 1, "--parts", 1, "--out", tmp_path / "s.jsonl"]
     prosocial("labels", "export", "--log", log, *arguments)
     [part] = rows_of(tmp_path / "s-part-1.jsonl")
