@@ -326,6 +326,8 @@ def _mend_and_run(script: str, rank: int, opt, *args, **kwargs):
     import torch
 
     apply()
+    # First: what mends it needs ParlAI's fsdp, which would else be half imported by the script.
+    importlib.import_module("parlai.core.torch_agent")
     importlib.import_module(script)
     if opt.get("no_cuda") or not torch.cuda.is_available():
         _use_gloo()
