@@ -56,11 +56,11 @@ def check(file: str, max_file_size: str) -> None:
     bad: list[str] = []
     shapes: Counter[str] = Counter()
 
-    def counted(raw: Mapping) -> Sequence[Mapping]:
+    def noted(raw: Mapping) -> Sequence[Mapping]:
         shapes[shape_of(raw)] += 1
         return own.SCHEMA.adapt(raw)
 
-    schema = replace(own.SCHEMA, adapt=counted)
+    schema = replace(own.SCHEMA, adapt=noted)
     for place, row in checked_rows(file, schema, file_size(max_file_size)):
         if isinstance(row, BadRow):
             bad.append(f"{place}: {row}")
