@@ -1,6 +1,8 @@
 """The error that a user can fix, shown as one line instead of a traceback."""
 
+import errno
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -9,6 +11,10 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+DISK_TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Full, its user's share of it full, files too large, read-only."""
 
 
 class UserError(Exception):
@@ -69,8 +75,19 @@ def with_flags(call: Callable[P, R]) -> Callable[P, R]:
     return inspect.unwrap(call)
 
 
+def of_full_disk(error: BaseException) -> UserError | None:
+    """The line for a disk that took no more; None where the error is another one."""
+    if not isinstance(error, OSError) or error.errno not in DISK_TAKES_NO_MORE:
+        return None
+    place = error.filename or f"the disk of {os.getcwd()}, or of a file named above"
+    return UserError(
+        f"{place}: {os.strerror(error.errno)}; make room or name another place, and run the same "
+        "command again"
+    )
+
+
 def show_user_errors_as_one_line() -> None:
-    """Make an uncaught :class:`UserError` end the process with its message alone.
+    """Make an uncaught :class:`UserError`, or a full disk, end the process with one line.
 
     The stock ``parlai`` command has no place to catch our errors, so our agents and tasks call
     this when they are imported. Every other exception keeps its traceback.
@@ -80,7 +97,8 @@ def show_user_errors_as_one_line() -> None:
         return
 
     def hook(kind, error, traceback):
-        if issubclass(kind, UserError):
+        error = of_full_disk(error) or error
+        if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(exit_status(error))  # which Python takes from a hook
         else:

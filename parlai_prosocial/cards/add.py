@@ -25,7 +25,7 @@ from parlai_prosocial.compat.pickles import read_options
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.classifier import ClassifierCheckpoint
 from parlai_prosocial.training.recipe import STEPS
-from parlai_prosocial.util.files import read_json, write_aside
+from parlai_prosocial.util.files import read_json, write_aside, writing
 from parlai_prosocial.zoo.entry import PREFIX, Entry, read_entry
 from parlai_prosocial.zoo.resolve import find
 
@@ -117,7 +117,7 @@ def add_entry(
     }
     part = entries / f"{name}.part"
     shutil.rmtree(part, ignore_errors=True)
-    try:
+    with writing(folder, part):
         write_bundle(run, part, public_opt(opt))
         content["files"] = [
             {key: value for key, value in asdict(f).items() if value is not None}
@@ -129,8 +129,6 @@ def add_entry(
         if change > MOST_CHANGE:
             raise UserError(f"{model}: bfloat16 changes its scores by {change:.3f}, too much")
         os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     write_aside(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return read_entry(file), change
 

@@ -8,7 +8,12 @@ from importlib import import_module
 import click
 
 import parlai_prosocial
-from parlai_prosocial.errors import UserError, exit_status, show_user_errors_as_one_line
+from parlai_prosocial.errors import (
+    UserError,
+    exit_status,
+    of_full_disk,
+    show_user_errors_as_one_line,
+)
 from parlai_prosocial.util.closest import did_you_mean
 from parlai_prosocial.util.stopping import Signals, Stopped
 
@@ -107,9 +112,12 @@ def main() -> None:
     try:
         with Signals(at_once):
             sys.exit(cli(standalone_mode=False))
-    except UserError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(exit_status(error))
+    except (UserError, OSError) as error:
+        told = error if isinstance(error, UserError) else of_full_disk(error)
+        if told is None:
+            raise
+        click.echo(f"error: {told}", err=True)
+        sys.exit(exit_status(told))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -10,7 +10,8 @@ version:
 
 Here options are JSON and nothing else, and weights may hold tensors, numbers and plain containers,
 or more where ``--trust-pickle`` was typed. That counts on the command line only: a stranger's own
-``.opt`` would grant it too.
+``.opt`` would grant it too. ``Opt.save`` writes in place, so that a kill or a full disk leaves half
+of the options; they are written aside here and moved.
 
 ParlAI reads the options of ``-mf`` before it imports any agent. So this is mended when
 ``parlai_prosocial`` is imported, which the ``parlai`` command does at its start, through the folder
@@ -27,7 +28,7 @@ from typing import Any
 
 from parlai_prosocial.compat.importing import when_imported
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import file_sha256
+from parlai_prosocial.util.files import file_sha256, write_aside
 
 FLAG = "--trust-pickle"
 
@@ -72,7 +73,12 @@ def _read_options_as_json(opt: ModuleType) -> None:
         options = read_options(optfile)
         return cls({key: value for key, value in options.items() if key not in dropped})
 
+    def save(self, filename: str) -> None:
+        kept = {key: value for key, value in self.items() if key not in dropped}
+        write_aside(Path(filename), json.dumps(kept, indent=4) + "\n")
+
     opt.Opt.load = classmethod(load)
+    opt.Opt.save = save
 
 
 class _Trust(argparse.Action):

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from parlai_prosocial.data.fields import BadRow, Schema
 from parlai_prosocial.data.formats import MAX_FILE_SIZE, SUFFIXES, raw_rows
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util import hub
+from parlai_prosocial.util.files import writing
 
 if TYPE_CHECKING:
     import pyarrow
@@ -296,19 +296,17 @@ def _cached(
     if not folder.is_dir():
         rows, note = read()
         try:
-            aside.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--datapath {datapath}: cannot be written ({error})") from None
-        try:
-            data = datasets.Dataset(rows, fingerprint=digest)
-            data.info.description = note
-            _save_quietly(data, aside)
-            os.replace(aside, folder)
+            with writing(folder, aside):
+                aside.mkdir(parents=True, exist_ok=True)
+                data = datasets.Dataset(rows, fingerprint=digest)
+                data.info.description = note
+                _save_quietly(data, aside)
+                os.replace(aside, folder)
         except OSError:
             if not folder.is_dir():  # another process may have been faster
                 raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        except UserError as error:
+            raise UserError(f"--datapath {datapath}: {error}") from error
     data = datasets.load_from_disk(str(folder))
     if data.info.description:
         log.warning(data.info.description)

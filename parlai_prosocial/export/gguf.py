@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import read_json
+from parlai_prosocial.util.files import read_json, writing
 
 NUMBERS = ("f16", "f32")
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
@@ -35,11 +35,9 @@ def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
     _check(folder, config)
     pre_tokenizer = _pre_tokenizer(folder, tokenizer)
     part = file.with_name(file.name + ".part")
-    try:
+    with writing(file, part):
         _write(folder, part, config, tokenizer, pre_tokenizer, numbers)
         os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write(

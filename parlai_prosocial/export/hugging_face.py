@@ -25,7 +25,7 @@ from parlai_prosocial.models.checkpoint import (
     save_head,
 )
 from parlai_prosocial.models.decoding import generation_settings
-from parlai_prosocial.util.files import write_json
+from parlai_prosocial.util.files import write_json, writing
 from parlai_prosocial.zoo.resolve import OpenedModel
 
 HEAD_CONFIG_FILE = "contrast_head.json"
@@ -120,14 +120,12 @@ def written_aside(out: Path) -> Iterator[Path]:
     check_new(out)
     aside = out.with_name(out.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with writing(out, aside):
+        aside.mkdir(parents=True)
         yield aside
         if out.is_dir():
             out.rmdir()
         aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def generation_config(model: OpenedModel) -> GenerationConfig:

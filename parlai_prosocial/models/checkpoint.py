@@ -31,7 +31,6 @@ from typing import Annotated, Any, ClassVar, NotRequired
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field, with_config
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from typing_extensions import TypedDict
@@ -42,7 +41,6 @@ from parlai_prosocial.models.pretrained import ADAPTER_FILE, load_weights
 from parlai_prosocial.util.files import (
     file_sha256,
     json_text,
-    not_written,
     read_json,
     write_aside,
     write_json,
@@ -164,10 +162,7 @@ def write_checkpoint(
             if ours and old.name != previous.get("weights"):
                 shutil.rmtree(old, ignore_errors=True)
         aside.mkdir()
-        try:
-            _fill(aside, write_weights, info, training)
-        except SafetensorError as error:  # its own words for what the disk said
-            raise not_written(manifest, str(error)) from error
+        _fill(aside, write_weights, info, training)
         files = _records(aside)
         aside.rename(folder)
     content = {"weights": folder.name, "number": number, "files": files, **content}
@@ -190,10 +185,7 @@ def _fill(
     make_readable_in_both_versions(aside)
     write_json(aside / INFO_FILE, info)
     with open(aside / TRAINING_FILE, "wb") as stream:
-        try:
-            torch.save(plain_state(training), stream)
-        except RuntimeError as error:  # torch's own, which hides what the disk said
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        torch.save(plain_state(training), stream)
     for weights in aside.glob("*.safetensors"):  # written for their owner alone
         shutil.copymode(aside / INFO_FILE, weights)
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.scores import CandidateScores
+from parlai_prosocial.util.files import writing
 
 TOKENS_PER_PASS = 4096
 
@@ -150,10 +151,11 @@ class Start:
     def _save(self, tensors: dict[str, torch.Tensor]) -> None:
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_name(self.file.name + ".part")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part)
-        os.replace(part, self.file)
+        with writing(self.file, part):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part)
+            os.replace(part, self.file)
 
     def _load(self, file: Path) -> None:
         tensors = load_file(file)

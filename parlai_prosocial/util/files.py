@@ -5,26 +5,26 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from parlai_prosocial.errors import UserError
+from parlai_prosocial.errors import DISK_TAKES_NO_MORE, UserError
 
 Say = Callable[[str], None]
 
-NOT_WRITABLE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
+NOT_OURS = (
     errno.EACCES,
     errno.EPERM,
     errno.EIO,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
 )
-"""What a disk answers that is full, read-only, not ours or broken."""
+"""What a system says of a place that cannot be written, or of a broken disk."""
 
 
 @contextmanager
@@ -43,21 +43,34 @@ def writing(place: Path, part: Path | None = None) -> Iterator[None]:
     except BaseException as error:
         if part is not None:
             remove(part)
-        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-            raise not_written(place, os.strerror(error.errno)) from error
-        raise
+        code = _system_error(error)
+        if code is None or code not in (*DISK_TAKES_NO_MORE, *NOT_OURS):
+            raise
+        at = getattr(error, "filename", None) or place
+        raise UserError(
+            f"{place}: cannot be written ({os.strerror(code)} at {at}; {_free(place)}); make room "
+            "or name another place, and run the same command again; what was complete before is "
+            "still there"
+        ) from error
 
 
-def not_written(place: Path, reason: str) -> UserError:
-    """The error that a disk took no more: which, and what to do."""
+def _system_error(error: BaseException | None) -> int | None:
+    """The system's number of an error, also where a library has put words of its own over it.
+
+    Rust's libraries, as safetensors, quote the number; torch's writer fails once more after it.
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    if quoted := re.search(r"\(os error (\d+)\)$", str(error)):
+        return int(quoted[1])
+    return _system_error(error.__context__) if isinstance(error, RuntimeError) else None
+
+
+def _free(place: Path) -> str:
     folder = place.absolute().parent
     while not folder.exists():
         folder = folder.parent
-    free = f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free in {folder}"
-    return UserError(
-        f"{place}: cannot be written ({reason}; {free}); make room or name another place, and run "
-        "the same command again; what was complete before is still there"
-    )
+    return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free in {folder}"
 
 
 def remove(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.files import write_aside, writing
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class Journal:
         self.path = journal_path(output)
         self.chunks: dict[Any, Any] = {}
         if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._append(settings)
             return
         whole = self.path.read_bytes()
@@ -77,7 +78,10 @@ class Journal:
 
     def _append(self, *values: Any) -> None:
         lines = [json.dumps(value, ensure_ascii=False) + "\n" for value in values]
-        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+        with (
+            writing(self.path),
+            open(self.path, "a", encoding="utf-8", newline="\n") as file,
+        ):
             file.write("".join(lines))
             file.flush()
             os.fsync(file.fileno())

@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import Say, check_sha256, write_aside
+from parlai_prosocial.util.files import Say, check_sha256, write_aside, writing
 from parlai_prosocial.util.writer import made_by_one
 from parlai_prosocial.zoo.bases import smollm2
 from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile
@@ -92,7 +92,7 @@ def _install_files(entry: Entry, folder: Path, say: Say) -> None:
     """Gather all files beside ``folder`` and move them there when they are complete."""
     part = folder.with_name(f"{entry.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    try:
+    with writing(folder, part):
         for file in entry.files:
             source, copy = entry.folder / file.name, part / file.name
             mend = "reinstall parlai-prosocial"
@@ -101,8 +101,6 @@ def _install_files(entry: Entry, folder: Path, say: Say) -> None:
             shutil.copyfile(source, copy)
             verify(copy, file, mend)
         os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     say(f"{entry.name}: installed in {folder}")
 
 

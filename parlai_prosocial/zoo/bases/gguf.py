@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import Say, file_sha256
+from parlai_prosocial.util.files import Say, file_sha256, writing
 from parlai_prosocial.util.writer import made_by_one
 
 
@@ -32,11 +32,9 @@ def ensure_converted(file: Path, datapath: str | Path, say: Say) -> Path:
             say(f"{file}: converting into {folder}")
             part = folder.with_name(f"{folder.name}.part")
             shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-            try:
+            with writing(folder, part):
                 _convert(file, part)
                 os.replace(part, folder)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

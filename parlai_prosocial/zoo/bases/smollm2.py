@@ -35,6 +35,7 @@ from parlai_prosocial.util.files import (
     file_sha256,
     read_json,
     write_json,
+    writing,
 )
 from parlai_prosocial.util.hub import answers
 from parlai_prosocial.util.writer import made_by_one
@@ -137,7 +138,7 @@ def _build(
     part = folder.with_name(f"{name}.part")
     scratch = part / "scratch"
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    try:
+    with writing(folder, part):
         hf = part / "hf"
         hf.mkdir(parents=True)
         scratch.mkdir()
@@ -155,8 +156,6 @@ def _build(
         opt = {"model": "prosocial", "backbone": f"zoo:prosocial/{name}"}
         write_json(part / "model.opt", opt)
         os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     say(f"{name}: ready in {folder}")
 
 
