@@ -3,12 +3,12 @@
 from typing import Any
 
 from parlai_prosocial.evaluation.results.tables import terminal_table
-from parlai_prosocial.zoo.entry import KINDS, Entry, ZooFile
+from parlai_prosocial.zoo.entry import KINDS, PREFIX, Entry, ZooFile
 
 
 def description(entry: Entry) -> str:
     """An entry as text; nothing of it is left out."""
-    lines = [f"{entry.path}: {entry.what}", ""]
+    lines = [f"{PREFIX}{entry.name}: {entry.what}", ""]
     facts: dict[str, Any] = {
         "kind": KINDS[entry.kind],
         "agent": f"-m {entry.agent}",

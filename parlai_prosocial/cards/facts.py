@@ -8,7 +8,8 @@ from parlai_prosocial.cards.provenance import entry_beside, training_chain
 from parlai_prosocial.export.blenderbot import ParlaiGenerator
 from parlai_prosocial.export.hugging_face import public_name
 from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
-from parlai_prosocial.zoo.resolve import OpenedModel
+from parlai_prosocial.zoo.entry import PREFIX
+from parlai_prosocial.zoo.resolve import OpenedModel, shown_name
 
 CAUSAL_USAGE = """\
 ```python
@@ -42,8 +43,8 @@ Other programs load it with peft over the base, whose weights must have the sha2
 
 CLASSIFIER_USAGE = """\
 ```sh
-parlai interactive -mf {model}
-parlai interactive -mf zoo:prosocial/smollm2_135m/model --show-safety true --safety-model {model}
+parlai interactive -mf {file}
+parlai interactive -mf zoo:prosocial/smollm2_135m/model --show-safety true --safety-model {file}
 prosocial evaluate --model zoo:prosocial/smollm2_135m --suite adversarial \\
     --judge classifier:{model} --out runs/judged
 ```"""
@@ -116,6 +117,7 @@ def classifier_facts(
         title: of the card.
         results: what was measured.
     """
+    name = shown_name(model)
     encoder = classifier.encoder.get_base_model() if classifier.adapted else classifier.encoder
     weights = [p.numel() for n, p in classifier.named_parameters() if "lora_" not in n]
     return CardFacts(
@@ -127,7 +129,9 @@ def classifier_facts(
             f"It reads the last {classifier.max_tokens} tokens. Its logits are divided by "
             f"{classifier.temperature:.3f}, so that its probabilities mean what they say."
         ),
-        usage=CLASSIFIER_USAGE.format(model=model),
+        usage=CLASSIFIER_USAGE.format(
+            file=f"{name}/model" if name.startswith(PREFIX) else name, model=name
+        ),
         pipeline="text-classification",
         chain=training_chain(model_file),
         results=results,

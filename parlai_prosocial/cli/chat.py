@@ -47,7 +47,7 @@ def chat(
         ) from None
     from parlai_prosocial.chat.talking import StreamingModel
     from parlai_prosocial.models.precision import best_device
-    from parlai_prosocial.zoo.resolve import open_classifier, open_generator
+    from parlai_prosocial.zoo.resolve import open_classifier, open_generator, shown_name
 
     listening = listen(port)
     device = best_device()
@@ -56,7 +56,7 @@ def chat(
         model = open_generator(name, "--model", datapath)
         model.backbone.to(device)
         # Told apart in the page and its exports also where it is one model twice.
-        shown = f"{name} (2)" if number and name == models[0] else name
+        shown = shown_name(name) + " (2)" * (number > 0 and name == models[0])
         opened.append(StreamingModel(shown, model))
     judge = None
     if classifier is not None:

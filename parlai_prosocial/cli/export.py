@@ -165,7 +165,7 @@ def card(
     """
     from parlai_prosocial.cards.facts import OWN_USAGE, classifier_facts, hf_facts, measured_in_zoo
     from parlai_prosocial.export.hugging_face import CARD_FILE, check_new
-    from parlai_prosocial.zoo.resolve import Kind, find, open_classifier, open_generator
+    from parlai_prosocial.zoo.resolve import Kind, find, open_classifier, open_generator, shown_name
 
     check_new(out)
     found = find(model, "--model", datapath)
@@ -176,9 +176,9 @@ def card(
         facts = classifier_facts(classifier, where, model, title or out.name, measured)
     else:
         opened = open_generator(model, "--model", datapath)
-        facts = hf_facts(opened, where, model, title or out.name, measured)
+        facts = hf_facts(opened, where, shown_name(model), title or out.name, measured)
         # As it is, and not exported, transformers cannot open it.
-        facts = replace(facts, usage=OWN_USAGE.format(path=model))
+        facts = replace(facts, usage=OWN_USAGE.format(path=shown_name(model)))
     write_aside(out / CARD_FILE, model_card(facts))
     arguments = parlai_arguments(facts, [model, str(Path(where).resolve())])
     write_aside(out / "args.json", json.dumps(arguments, indent=1) + "\n")
@@ -187,6 +187,51 @@ def card(
         f"  parlai generate_model_card -mf {model} -fts {out} --mode gen:data_stats:eval:sample\n"
         f"  parlai generate_model_card -mf {model} -fts {out}"
     )
+
+
+@export.command("lm-eval")
+@click.option(
+    "--suite",
+    required=True,
+    help="adversarial, prosocial, mic, or a file of your own data: contexts with replies of both "
+    "kinds.",
+)
+@OUT
+@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
+@click.option("--fold", default=0, show_default=True, help="Of DiaSafety, 0 to 3.")
+@click.option(
+    "--prosocial-sample", is_flag=True, help="The bundled samples of ProsocialDialog and MIC."
+)
+@click.option("--mic-data", help="MIC.csv or a folder; default DATAPATH/mic/MIC.csv.")
+@click.option("--datapath", default=None, help="ParlAI's data path.")
+def lm_eval(
+    suite: str,
+    out: Path,
+    split: str,
+    fold: int,
+    prosocial_sample: bool,
+    mic_data: str | None,
+    datapath: str | None,
+) -> None:
+    """Write a suite as tasks of lm-evaluation-harness, for any model that it runs.
+
+    They ask whether a fitting reply is likelier than an unfit one in the same context.
+
+    \b
+    Example: prosocial export lm-eval --suite adversarial --out lm-eval-tasks
+    """
+    from parlai_prosocial.compat.flags import find_datapath
+    from parlai_prosocial.evaluation.suites.lm_eval import task_name, usage, write_tasks
+    from parlai_prosocial.evaluation.suites.suite import Sources, load_suite
+    from parlai_prosocial.export.hugging_face import check_new, written_aside
+
+    check_new(out)
+    sources = Sources(find_datapath(datapath), split, fold, prosocial_sample, mic_data)
+    found = load_suite(suite, sources)
+    with written_aside(out) as aside:
+        names = write_tasks(found, task_name(suite), aside, out)
+    _finish(out, None)
+    click.echo(usage(out, names))
 
 
 def _measured(

@@ -21,8 +21,8 @@ DATAPATH = click.option(
 def zoo() -> None:
     """List, verify, build and add the models of the zoo.
 
-    They are used by their names, as parlai interactive -mf zoo:prosocial/NAME/model, and
-    installed on first use.
+    They are used by their names, zoo:prosocial/NAME in our commands, and in parlai with /model: -mf
+    zoo:prosocial/NAME/model. They are installed on first use.
     """
 
 
@@ -49,7 +49,7 @@ def list_entries(datapath: Path | None) -> None:
             }
         )
     columns = {key: {"label": key} for key in rows[0]}
-    click.echo(terminal_table(make_table("zoo:prosocial/NAME/model", columns, rows)))
+    click.echo(terminal_table(make_table("zoo:prosocial/NAME", columns, rows)))
 
 
 @zoo.command()

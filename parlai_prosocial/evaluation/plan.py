@@ -21,6 +21,7 @@ from parlai_prosocial.evaluation.suites.suite import (
 )
 from parlai_prosocial.evaluation.validation.labels.sheets import SheetRow, read_labels
 from parlai_prosocial.util.batches import spread
+from parlai_prosocial.zoo.resolve import shown_name
 
 LABEL = re.compile(r"([^/\\:=#]+)=(.+)", re.DOTALL)
 
@@ -126,7 +127,7 @@ def label_models(models: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     pairs = list(models.items()) if isinstance(models, Mapping) else map(_label_of, models)
     named: dict[str, str] = {}
     for label, where in pairs:
-        if label in named or where in named.values():
+        if label in named or shown_name(where) in map(shown_name, named.values()):
             raise UserError("--model: the same one twice; give each once, each with its own label")
         named[label] = where
     return named
@@ -134,7 +135,7 @@ def label_models(models: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
 
 def _label_of(model: str) -> tuple[str, str]:
     found = None if Path(model).exists() else LABEL.fullmatch(model)
-    return (found[1].strip(), found[2].strip()) if found else (model, model)
+    return (found[1].strip(), found[2].strip()) if found else (shown_name(model), model)
 
 
 def read_limits(limits: Sequence[str]) -> dict[str, int]:

@@ -207,7 +207,7 @@ def _opened(found: Found, datapath: str | None, bf16: bool) -> OpenedModel:
         opt = read_options(opt_file) if opt_file.is_file() else {}
     else:
         checkpoint = Checkpoint.of_folder(path)
-    base, name = checkpoint.folder, _public(found.name)
+    base, name = checkpoint.folder, shown_name(found.name)
     tokenizer = None
     if checkpoint.is_adapter:
         name = checkpoint.info.get("backbone") or _named_base(checkpoint.folder)
@@ -378,6 +378,10 @@ def _named_base(folder: Path) -> str:
     return base
 
 
-def _public(name: str) -> str:
-    """A zoo's name as everybody writes it; other names as they are."""
+def shown_name(name: str) -> str:
+    """A name as tables, pages and cards show it: of our zoo without ``/model``.
+
+    >>> shown_name("zoo:prosocial/smollm2_135m/model"), shown_name("runs/x/model")
+    ('zoo:prosocial/smollm2_135m', 'runs/x/model')
+    """
     return name.removesuffix("/model") if name.startswith(PREFIX) else name
