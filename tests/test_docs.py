@@ -57,8 +57,7 @@ NOT_RUN = {
     "prosocial labels export --replies": "needs replies of the user's",
     "prosocial evaluate --labels": "needs people's labels: tests/evaluation",
     "parlai generate_model_card": "evaluates on all of a task: tests/compat/test_card.py",
-    "parlai -t bot_adversarial_dialogue": "needs ParlAI's data: tests/tasks",
-    "parlai --judged-task bot_adversarial_dialogue": "as that",
+    "parlai bot_adversarial_dialogue": "needs ParlAI's data: tests/tasks",
     "parlai -m prosocial/transformer": "needs BlenderBot's files: tests/agents/test_transformer.py",
     "parlai -m transformer/generator": "as that",
 }
@@ -95,11 +94,8 @@ def is_run(program: str, arguments: list[str], not_run: dict[str, str] = NOT_RUN
     """Whether nothing in ``not_run`` says otherwise."""
     for left_out in not_run:
         first, *words = left_out.split()
-        if first == program and all(
-            any(given == word or given.startswith(f"{word}.") or given.startswith(f"{word},")
-                for given in arguments)
-            for word in words
-        ):  # fmt: skip
+        has = [any(given.startswith(word) for given in arguments) for word in words]
+        if first == program and all(has):
             return False
     return True
 
@@ -352,9 +348,10 @@ def zoo(stands_in, tmp_path, monkeypatch):
     datapath = tmp_path / "data"
     monkeypatch.setenv("PARLAI_DATAPATH", str(datapath))
     trained = ["train_model", "-t", "diasafety:Contrastive", "-m", "prosocial", "--lora-rank", "2"]
+    trained += ["--skip-generation", "true"]
     judging = ["train_model", "-t", "diasafety:Safety", "-m", "prosocial/classifier"]
     for name, arguments in (("generator", trained), ("classifier", judging)):
-        arguments = [*arguments, "--skip-generation", "true", "-mf", str(tmp_path / name / "model")]
+        arguments = [*arguments, "-mf", str(tmp_path / name / "model")]
         superscript_main(made_small("parlai", arguments, stands_in))
 
     def install(entry, *places):
