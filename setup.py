@@ -124,6 +124,7 @@ setup(
             "axe-playwright-python>=0.1.4",  # axe-core, which it brings, in that Chromium
             "playwright>=1.45",  # drives the machine's own Chromium; brings none
             "sacrebleu>=2.4",  # what our BLEU-4 is checked against
+            "lm-eval>=0.4.9",  # runs what prosocial export lm-eval writes
             "ruff>=0.9",
             "mypy>=1.14",
         ],

@@ -373,6 +373,7 @@ def test_what_the_docs_say_runs(zoo, stands_in, monkeypatch, capsys, tmp_path):
     """
     from parlai.core.script import superscript_main
 
+    import parlai_prosocial.cli.train  # noqa: F401 has the function before it is made small below
     import parlai_prosocial.evaluation.run as evaluation
     import parlai_prosocial.experiments.run as experiments
     import parlai_prosocial.training.recipe as recipes
@@ -389,18 +390,16 @@ def test_what_the_docs_say_runs(zoo, stands_in, monkeypatch, capsys, tmp_path):
         recipes,
         "train",
         lambda recipe, settings=(): train(
-            recipe, base=str(stands_in["base"]), settings=[*settings, *small]
+            recipe,
+            out=f"runs/{recipe}-{len(settings)}",
+            base=str(stands_in["base"]),
+            settings=[*settings, *small],
         ),
     )
     monkeypatch.setattr(
         evaluation,
         "evaluate",
-        lambda models, **asked: evaluate(
-            models,
-            **{"out": "runs/asked", **asked, "judges": asked["judges"][:0]},
-            limit=["2"],
-            max_tokens=4,
-        ),
+        lambda models, **asked: evaluate(models, **asked | {"limit": "2", "max_tokens": 4}),
     )
     monkeypatch.setattr(experiments, "ablate", lambda recipe, **asked: asked)
 
