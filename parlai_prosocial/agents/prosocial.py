@@ -40,6 +40,9 @@ show_user_errors_as_one_line()
 class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
     """A Hugging Face causal or encoder-decoder model as a :class:`ContrastiveAgent`."""
 
+    label_truncate: int | None
+    text_truncate: int | None
+
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
         super().add_cmdline_args(parser, partial_opt)

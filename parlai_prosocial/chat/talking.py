@@ -50,7 +50,7 @@ class StreamingModel:
         self.backbone = opened.backbone
         self.decoding = opened.decoding
         self.settings = generation_settings(opened.decoding)
-        self.max_tokens = self.backbone.reply_limit(opened.decoding["label_truncate"])
+        self.max_tokens: int = self.backbone.reply_limit(opened.decoding["label_truncate"])
         check_rerank(self.backbone, self.decoding["rerank"], self.decoding["rerank_alpha"])
         self._lock = threading.Lock()
 

@@ -77,6 +77,7 @@ def audit(opens: bool, **flags: Any) -> None:
     except UsageError as error:
         raise click.UsageError(str(error)) from None
     show(found)
+    assert found.report is not None  # a command always writes one
     report = found.report.absolute().as_uri()
     click.echo(f"Report: {report}")
     if opens:

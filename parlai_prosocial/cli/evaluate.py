@@ -88,7 +88,8 @@ def typed() -> str:
 
 
 def show(found: "Evaluation") -> None:
-    """Print the tables, and where everything is."""
+    """Print the tables, and where everything is; a command always keeps what it finds."""
+    assert found.folder is not None
     click.echo(f"{found}\n\nWritten: {found.folder / LOG}, {found.folder / SUMMARY}")
 
 

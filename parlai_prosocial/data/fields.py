@@ -242,7 +242,8 @@ def _parse_list(value: str) -> object:
     except (ValueError, RecursionError):
         pass
     items: list[object] = []
-    position = _OPENING.match(value).end() if _OPENING.match(value) else len(value)
+    opening = _OPENING.match(value)
+    position = opening.end() if opening else len(value)
     while found := _PYTHON_ITEM.match(value, position):
         try:
             items.append(ast.literal_eval(found["item"]))

@@ -168,7 +168,8 @@ def _said(message: object, column: str) -> Said:
     content = message.get("content", message.get("value"))
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        content = "\n".join(parts) if all(isinstance(part, str) for part in parts) else None
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "\n".join(texts) if len(texts) == len(parts) else None
     if not isinstance(content, str):
         raise BadRow(column, "holds a message without a text; leave the row out")
     kind = _ROLES[role.lower()]

@@ -1,7 +1,6 @@
 """Replies sampled from a model: one small interface, in this process or at an address."""
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from parlai_prosocial.engines.served import ChatClient, OpenAIEngine
 from parlai_prosocial.models.backbone import weights_sha256
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
+from parlai_prosocial.util.missing import Missing
 from parlai_prosocial.zoo.resolve import is_address, open_generator
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Engine(Protocol):
     """
 
     name: str
-    missing: Counter[str]
+    missing: Missing
 
     def sample(
         self,

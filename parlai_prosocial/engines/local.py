@@ -101,7 +101,8 @@ class TransformersEngine:
         found: list[SampledReply | None] = []
         per_batch = max(1, ROWS_PER_BATCH // among)
         for start in range(0, len(encoded), per_batch):
-            batch, groups = (x[start : start + per_batch] for x in (encoded, sampled))
+            batch = encoded[start : start + per_batch]
+            groups = sampled[start : start + per_batch]
             with torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self.bf16):
                 chosen = choose_replies(self.backbone, batch, groups, alpha)
             found += [

@@ -1,6 +1,5 @@
 """Judges that are classifiers, of words or of whole texts."""
 
-from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from parlai_prosocial.models.finite import refuse_non_finite
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.pretrained import MODEL_FILES, loading
 from parlai_prosocial.util.files import file_sha256
+from parlai_prosocial.util.missing import Missing
 
 BATCH_SIZE = 32
 
@@ -218,7 +218,7 @@ class WordListJudge:
             )
         self.matcher: Any = OffensiveStringMatcher(str(file))
         self.name = f"words@{file_sha256(file)[:16]}"
-        self.missing: Counter[str] = Counter()
+        self.missing = Missing()
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         found = [reply in self.matcher for reply in replies]

@@ -50,7 +50,7 @@ class Judge(Protocol):
     """
 
     name: str
-    missing: Counter[str]
+    missing: Missing
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         """Judge N replies, each after its newline-packed context; None where that failed."""

@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.judges.judge import Judgement
+from parlai_prosocial.util.missing import Missing
 
 
 class PatternRules:
@@ -21,7 +21,7 @@ class PatternRules:
     def __init__(self, kind: str, file: str):
         text = bundled(file).read_text(encoding="utf-8")
         self.name = f"{kind}@{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        self.missing: Counter[str] = Counter()
+        self.missing = Missing()
         self.kinds: dict[str, list[re.Pattern]] = {}
         for line in text.splitlines():
             if line.startswith("["):

@@ -45,7 +45,7 @@ def sample_scored_records(
     log p is that of the text as training reads it, not of the tokens that were drawn.
     """
     sampled = engine.sample(contexts, n, **decoding)
-    records = [
+    records: list[list[Record]] = [
         [
             {
                 "source": SAMPLED,

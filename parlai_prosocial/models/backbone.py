@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -108,12 +108,24 @@ class Backbone(nn.Module):
         """Hugging Face's settings of ``generate``: these and our special tokens, nothing else."""
         return GenerationConfig(**self._special_tokens, **settings)
 
+    @overload
+    def reply_limit(self, most: int) -> int: ...
+
+    @overload
+    def reply_limit(self, most: int | None) -> int | None: ...
+
     def reply_limit(self, most: int | None) -> int | None:
         """The longest reply, in tokens, of those up to ``most`` that leaves room for a context."""
         if self.positions is None:
             return most
         room = self.positions if self.is_encoder_decoder else self.positions // 2
         return min(most or room, room)
+
+    @overload
+    def context_limit(self, most: int, reply_tokens: int) -> int: ...
+
+    @overload
+    def context_limit(self, most: int | None, reply_tokens: int) -> int | None: ...
 
     def context_limit(self, most: int | None, reply_tokens: int) -> int | None:
         """How long a context may be so that a reply of ``reply_tokens`` still has its positions.

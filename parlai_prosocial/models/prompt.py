@@ -118,6 +118,7 @@ class Prompt:
         Over ``max_tokens``, whole turns are dropped from the oldest on; if the last turn alone is
         too long, it loses its beginning. The system turn stays.
         """
+        turns: Sequence[str]
         turns, system_lines = split_context(text)
         if max_tokens and len(text) > _SURELY_SHORT * max_tokens:
             turns = self._last_turns(turns, system_lines, max_tokens)

@@ -103,7 +103,7 @@ def rounds_table(summary: Mapping[str, Any]) -> dict[str, Any]:
         )
     if any(one["pairs"]["preachy_negatives"] for one in summary["rounds"]):
         notes.append("The rules that found preachy negatives also counted over-caution.")
-    columns = {
+    columns: dict[str, dict[str, Any]] = {
         "model": {"label": "model"},
         "pairs": {"label": "pairs", "digits": 0},
         "unsafe": {"label": "unsafe, %", "scale": 100},

@@ -200,7 +200,8 @@ def open_generator(
 
 
 def _opened(found: Found, datapath: str | None, bf16: bool) -> OpenedModel:
-    path, opt = found.place, {}
+    path = found.place
+    opt: dict[str, Any] = {}
     if path.is_file():
         checkpoint = Checkpoint(str(path))
         opt_file = Path(f"{path}.opt")

@@ -100,11 +100,11 @@ def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
             shares = {model: found}
             if len(entry["by_suite"]) > 1:
                 shares |= {f"{model}, {s}": of.get(model) for s, of in entry["by_suite"].items()}
-            for row, share in shares.items():
-                share = share or {"n": 0, "rate": None}
-                cells = {"axis": entry["axis"], "row": row, "n": share["n"], "unfit": share["rate"]}
+            for row, own in shares.items():
+                own = own or {"n": 0, "rate": None}
+                cells = {"axis": entry["axis"], "row": row, "n": own["n"], "unfit": own["rate"]}
                 rows.append(cells | {"gap": gaps.get((entry["axis"], row))})
-                if not share["n"]:
+                if not own["n"]:
                     holes.append(f"{row} on {entry['axis']}")
         notes.append(f"{entry['axis']}: labelled by {'; '.join(entry['labellers'])}.")
     if holes:
