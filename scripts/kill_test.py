@@ -36,7 +36,7 @@ PRESET = {
     "batchsize": 4,
     "negatives": 2,
     "in_batch_negatives": 1,
-    "max_train_steps": 120,
+    "max_train_steps": 60,
     "save_every_n_secs": 0.05,
     "log_every_n_steps": 10,
     "validation_max_exs": 8,
@@ -49,8 +49,8 @@ TASKS = {
     "step2": {
         "task": "self_dialogue,diasafety:Contrastive",
         "multitask_weights": [1.0, 1.0],
-        # The result is then the best by perplexity, of step 50 or 100.
-        "validation_every_n_steps": 50,
+        # The result is then the best by perplexity, of step 20 or 40.
+        "validation_every_n_steps": 20,
         "validation_metric": "ppl",
     },
 }

@@ -24,12 +24,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from parlai.core.exceptions import StopTrainException
 from parlai.utils import logging
 
 from parlai_prosocial.compat import position as data_position
+from parlai_prosocial.compat import processes
 from parlai_prosocial.compat.finite import diverged, mend_steps, skipped_in_a_row
+from parlai_prosocial.compat.memory import mend_memory
 from parlai_prosocial.compat.position import NoPosition
 from parlai_prosocial.compat.settings import check_settings, limits_of, settings_of, take_up
 from parlai_prosocial.compat.trainstats import (
@@ -79,6 +80,7 @@ def mend_training(script: ModuleType) -> None:
     script.TrainModel.run = _around(script.TrainModel.run, _run)
     _mend_agents()
     mend_steps()
+    mend_memory()
 
 
 def mend_many(script: ModuleType) -> None:
@@ -150,7 +152,7 @@ def _run(original: Any, self: Any) -> Any:
 
 def _init(original: Any, self: Any, opt: Any) -> None:
     path, self.writer = opt.get("model_file"), None
-    if path and _is_primary():
+    if path and processes.is_primary():
         self.writer = Writer(Path(path), "-mf")
     try:
         _resume(original, self, opt)
@@ -166,7 +168,7 @@ def _resume(original: Any, self: Any, opt: Any) -> None:
     if before := stats.get("settings"):
         check_settings(path, before, opt)
         take_up(before, opt)
-    torn = source is not None and set_torn_aside(f"{source}.trainstats", _is_primary())
+    torn = source is not None and set_torn_aside(f"{source}.trainstats", processes.is_primary())
     self.begun_settings, self.validating = settings_of(opt), False
     self.cut_short, self.ended_by = False, None
     original(self, opt)
@@ -198,12 +200,12 @@ def _resume(original: Any, self: Any, opt: Any) -> None:
         setattr(self, name, value)
     self.train_time.total = run["train_time"]
     self.ended_by = run["ended_by"]
-    if len(run["ranks"]) == _world_size():
-        self.resumed_run = run["ranks"][_rank()]
+    if len(run["ranks"]) == processes.world_size():
+        self.resumed_run = run["ranks"][processes.rank()]
     else:
         logging.warning(
-            f"{source}: {len(run['ranks'])} processes trained it, now {_world_size()}: its data "
-            "begins anew"
+            f"{source}: {len(run['ranks'])} processes trained it, now {processes.world_size()}: "
+            "its data begins anew"
         )
 
 
@@ -249,7 +251,7 @@ def _state(self: Any, is_result: bool) -> dict[str, Any]:
             "counters": counters,
             "train_time": self.train_time.time(),
             "ended_by": limits_of(self.begun_settings) if ends else None,
-            "ranks": _gathered(own),
+            "ranks": processes.gathered(own),
         }
     )
 
@@ -257,7 +259,7 @@ def _state(self: Any, is_result: bool) -> dict[str, Any]:
 def _save_train_stats(original: Any, self: Any, suffix: str | None = None) -> None:
     """Written whole: ParlAI empties the file before it knows what to write."""
     path = self.opt.get("model_file")
-    if not path or not _is_primary():
+    if not path or not processes.is_primary():
         return
     file = Path(f"{path}{suffix or ''}.trainstats")
     aside = f".{os.getpid()}.part"
@@ -281,9 +283,8 @@ def _get_time(original: Any, self: Any, world: Any) -> tuple[float, float, float
     """Called after every step: the place to stop, and all processes' clocks agree on a save."""
     train_time, log_time, validate_time, save_time = original(self, world)
     number = self.signals.number
-    if _world_size() > 1:
-        clocks = _gathered((number, save_time))
-        number, save_time = max(n for n, _ in clocks), clocks[0][1]
+    if processes.world_size() > 1:
+        number, save_time = processes.agreed(number, save_time)
     if self.parleys % self.update_freq:
         save_time = 0.0  # gradients of half a step cannot be saved
     elif number:
@@ -325,7 +326,7 @@ def _last_step_counts(self: Any, parley: Any) -> None:
 
 
 def _stopped(self: Any, number: int) -> Stopped:
-    if _is_primary():
+    if processes.is_primary():
         print(f"stopped at step {self._train_steps}; the same command goes on", flush=True)
     return Stopped(number, told=True)
 
@@ -356,10 +357,10 @@ def _begin(self: Any) -> None:
     from parlai.scripts.train_model import set_seed
 
     seed = self.opt.get("seed")
-    if _world_size() > 1 and seed is not None:
+    if processes.world_size() > 1 and seed is not None:
         # ParlAI seeds torch with 42 in each process, and Python's generator, which draws the
         # examples, not at all.
-        set_seed(seed + _rank())
+        set_seed(seed + processes.rank())
     run, self.resumed_run = self.resumed_run, None
     if run is None:
         self.started = data_position.random_states()
@@ -392,26 +393,3 @@ def _take_position(self: Any, run: dict[str, Any]) -> bool:
     if not data_position.same_choices(data_position.random_states(), run["random"]):
         logging.warning("the data could not be drawn again as it was; it goes on nearly there")
     return True
-
-
-# Processes
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-
-def _world_size() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
-def _is_primary() -> bool:
-    return _rank() == 0
-
-
-def _gathered(own: Any) -> list[Any]:
-    """A value of every process, by rank."""
-    values = [own] * _world_size()
-    if _world_size() > 1:
-        torch.distributed.all_gather_object(values, own)
-    return values

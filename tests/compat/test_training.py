@@ -145,10 +145,11 @@ TRANSFORMER = {
         {"validation_every_n_steps": 2},
         {"lr_scheduler": "invsqrt", "warmup_updates": 2, "max_train_steps": 5},
         {"lora_rank": 0, "contrast_score": "likelihood+cosine", "optimizer": "adam"},
+        {"contrast_reference": "init", "casual_kl": 0.5},
         {"model": "prosocial/classifier", "task": "diasafety:Safety"},
         TRANSFORMER,
     ],
-    ids=str,
+    ids=lambda changes: "-".join(changes) or "plain",
 )
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     changes, train, tmp_path, tiny_encoder
