@@ -16,6 +16,7 @@ import yaml
 import parlai_prosocial
 from parlai_prosocial.util.files import write_json
 from parlai_prosocial.zoo.bases import smollm2
+from parlai_prosocial.zoo.bases.folder import RECORD
 
 CONFIG = Path(parlai_prosocial.__file__).parent / "recipes" / "chat_service" / "config.yml"
 STARTS_IN = 120
@@ -31,7 +32,7 @@ def config(tmp_path_factory, tiny_backbones, tiny_encoder):
     folder = tmp_path_factory.mktemp("service")
     installed = folder / "data" / "models" / "prosocial" / smollm2.NAME
     shutil.copytree(tiny_backbones["llama"], installed / "hf")
-    write_json(installed / "hf" / smollm2.RECORD, {"sha256": smollm2.GGUF_SHA256})
+    write_json(installed / "hf" / RECORD, {"sha256": smollm2.GGUF_SHA256})
     models = {
         installed / "model": {"model": "prosocial", "backbone": str(installed / "hf")},
         folder / "judge": {

@@ -67,6 +67,7 @@ def base_model(datapath: Path | None) -> Iterator[Finding]:
     """Whether the default base is converted, and where it would come from."""
     try:
         from parlai_prosocial.zoo.bases import smollm2
+        from parlai_prosocial.zoo.bases.folder import RECORD
     except ImportError as error:
         yield Finding("broken", f"the base model cannot be looked up: {error}")
         return
@@ -75,7 +76,7 @@ def base_model(datapath: Path | None) -> Iterator[Finding]:
         yield NO_DATAPATH
         return
     folder = datapath / "models" / "prosocial" / smollm2.NAME
-    if (folder / "hf" / smollm2.RECORD).is_file():
+    if (folder / "hf" / RECORD).is_file():
         yield Finding("ok", f"{smollm2.NAME} is in {folder}")
     elif installed_version(smollm2.PACKAGE):
         yield Finding(

@@ -12,11 +12,13 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.files import Say, check_sha256, write_aside, writing
 from parlai_prosocial.util.writer import made_by_one
 from parlai_prosocial.zoo.bases import smollm2
+from parlai_prosocial.zoo.bases.published import PUBLISHED
 from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile
 
 MAKERS: dict[str, Callable[[str | Path, Say], Path]] = {
     smollm2.NAME: smollm2.ensure_base,
     smollm2.HUB_NAME: smollm2.ensure_hub_base,
+    **PUBLISHED,
 }
 """What makes a base, and returns its Hugging Face folder."""
 

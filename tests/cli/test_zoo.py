@@ -30,6 +30,7 @@ from parlai_prosocial.models.classifier import SafetyClassifier, set_temperature
 from parlai_prosocial.training.recipe import train, train_step
 from parlai_prosocial.zoo import build, resolve
 from parlai_prosocial.zoo.bases import minilm, smollm2
+from parlai_prosocial.zoo.bases.folder import RECORD
 from parlai_prosocial.zoo.entry import find_entry
 from parlai_prosocial.zoo.install import install, verify_bundled
 from parlai_prosocial.zoo.resolve import open_classifier, open_generator
@@ -69,7 +70,7 @@ def datapath(tiny_backbones, tmp_path_factory):
     path = tmp_path_factory.mktemp("datapath")
     hf = path / "models" / "prosocial" / "smollm2_135m" / "hf"
     shutil.copytree(tiny_backbones["llama"], hf)
-    (hf / smollm2.RECORD).write_text(json.dumps({"sha256": smollm2.GGUF_SHA256}))
+    (hf / RECORD).write_text(json.dumps({"sha256": smollm2.GGUF_SHA256}))
     return path
 
 

