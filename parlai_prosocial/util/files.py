@@ -1,5 +1,6 @@
 """Files on disk: written whole or not at all, and verified."""
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -78,7 +79,8 @@ def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # below what is a file
+            path.unlink(missing_ok=True)
 
 
 def write_aside(file: Path, text: str) -> None:

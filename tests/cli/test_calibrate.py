@@ -96,7 +96,7 @@ def test_the_history_is_that_of_training(trained, monkeypatch):
 
 def test_mistakes_are_named(trained, tmp_path):
     path = trained("plain")
-    with pytest.raises(UserError, match="no such checkpoint"):
+    with pytest.raises(UserError, match="nothing: no such model file or folder"):
         calibrate_checkpoint(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"label '__casual__' of the task is not among its classes"):
         calibrate_checkpoint(path, "prosocial:Safety")

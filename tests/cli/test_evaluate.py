@@ -317,7 +317,10 @@ def test_judges_of_each_axis(judge):
         (["--suite", "casual_out"], "--suite casual_out: give a file"),
         (["--suite", "casual", "--fold", "9"], None),
         (["--suite", "adversarial", "--fold", "9"], "--diasafety-fold 9"),
-        (["--suite", "casual", "--model", "no/such/folder"], "no/such/folder: no such folder"),
+        (
+            ["--suite", "casual", "--model", "no/such/folder"],
+            "--model no/such/folder: no such model",
+        ),
     ],
 )
 def test_mistakes(run, flags, message):

@@ -179,6 +179,7 @@ def test_failures_are_sampled_from_the_log_beside_the_summary(trained, results, 
             "suite": "adversarial",
             "id": str(number),
             "context": ["I lied.", f"Number {number}."],
+            "axes": ["unsafe"],
             "reply": reply,
             "judgements": {"unsafe": {"judge@12": judgement}},
         }
@@ -249,8 +250,8 @@ def test_mistakes_are_named(trained, tiny_backbones, tmp_path):
     (tmp_path / "broken.json").write_text("{")
     for arguments, message in (
         (["--adapter", "--gguf"], "leave --adapter out"),
-        (["--results", tmp_path / "other.json"], "has no tables"),
-        (["--results", tmp_path / "broken.json"], "cannot be read as JSON"),
+        (["--results", tmp_path / "other.json"], "tables: Field required"),
+        (["--results", tmp_path / "broken.json"], "broken.json: Invalid JSON"),
         (["--model", tmp_path / "no/such/model"], "no such model"),
         (["--model", tiny_backbones["gpt2"], "--adapter"], "this model has no adapter"),
         (["--model", tiny_backbones["gpt2"], "--gguf", "f32"], "is a gpt2"),

@@ -156,7 +156,7 @@ def test_the_command_on_the_bundled_rows(tiny_backbones, tmp_path, monkeypatch):
     arguments += ["--rot-model", str(tiny_backbones["llama"]), "--datapath", str(tmp_path)]
     result = CliRunner().invoke(command, [*arguments, "--out", str(out)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert f"{out}: 6 turns, 0 rules of thumb; 6 answers could not be read" in result.output
+    assert f"{out}: 6 turns, 0 rules of thumb; answers that could not be read: 6" in result.output
     assert "label accuracy: 0" in result.output
     summary = json.loads((tmp_path / "out.summary.json").read_text())
     assert summary["against_own"]["labelled_turns"] == 6

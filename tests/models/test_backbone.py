@@ -242,7 +242,7 @@ def test_every_named_stop_ends_a_reply(tiny_backbones, tmp_path):
     ids = told.reply_ids(row)
     assert ids == whole.tolist()[: ids.index(third) + 1]
     assert told.prompt.ends_with_stop(ids)
-    assert told.prompt.decode(ids) == told.prompt.tokenizer.decode(ids[:-1]).strip()
+    assert told.prompt.reply([], ids) == told.prompt.tokenizer.decode(ids[:-1]).strip()
 
 
 def test_contexts_and_replies_fit_the_positions(tiny_backbones):

@@ -233,7 +233,7 @@ def test_the_templates_own_end_of_turn_ends_a_reply(tiny_backbones, special):
     assert prompt.encode_response("Hello.")[-1] == prompt.stop_ids[0]
     for stop in prompt.stop_ids:
         ids = [*tokenizer("Hello.", add_special_tokens=False)["input_ids"], stop]
-        assert prompt.ends_with_stop(ids) and prompt.decode(ids) == "Hello."
+        assert prompt.ends_with_stop(ids) and prompt.reply([], ids) == "Hello."
     assert not prompt.ends_with_stop(ids[:-1])
 
 
