@@ -73,7 +73,8 @@ def mend_presets() -> None:
     """``-o NAME`` ends in a traceback for ParlAI's own presets, which its wheel lacks.
 
     ``pkg_resources``, which it asks for them, refuses a package without a file of its own by a
-    NotImplementedError. Files, the user's presets and those of a ParlAI from source come first.
+    NotImplementedError, and fails by a TypeError at a namespace package, as ``parlai_internal`` is
+    here. Files, the user's presets and those of a ParlAI from source come first.
     Needed in all versions.
     """
     from parlai.core.opt import Opt
@@ -86,7 +87,7 @@ def mend_presets() -> None:
             return original(cls, optfile)
         except PresetMissing:
             raise
-        except (FileNotFoundError, NotImplementedError):
+        except (FileNotFoundError, NotImplementedError, TypeError):
             if optfile in PRESETS:
                 return cls(PRESETS[optfile])
             raise PresetMissing(

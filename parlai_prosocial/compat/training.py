@@ -170,7 +170,7 @@ def _resume(original: Any, self: Any, opt: Any) -> None:
         take_up(before, opt)
     torn = source is not None and set_torn_aside(f"{source}.trainstats", processes.is_primary())
     self.begun_settings, self.validating = settings_of(opt), False
-    self.cut_short, self.ended_by = False, None
+    self.cut_short, self.ended_by, self.saving = False, None, False
     original(self, opt)
     # Else ParlAI would load the last checkpoint, not the result, when it has trained.
     opt["init_model"] = given
@@ -217,9 +217,11 @@ def _save_model(original: Any, self: Any, suffix: str | None = None) -> None:
         return
     run = _state(self, is_result=suffix is None)
     setattr(self.agent, STATE_ATTRIBUTE, run)
+    self.saving = True
     try:
         original(self, suffix)
     finally:
+        self.saving = False
         delattr(self.agent, STATE_ATTRIBUTE)
 
 
@@ -257,7 +259,11 @@ def _state(self: Any, is_result: bool) -> dict[str, Any]:
 
 
 def _save_train_stats(original: Any, self: Any, suffix: str | None = None) -> None:
-    """Written whole: ParlAI empties the file before it knows what to write."""
+    """Written whole: ParlAI empties the file before it knows what to write.
+
+    It is written with the weights and once more when training has ended, when the weights may be
+    of an earlier step, the best: ``weights_step`` says which.
+    """
     path = self.opt.get("model_file")
     if not path or not processes.is_primary():
         return
@@ -267,6 +273,10 @@ def _save_train_stats(original: Any, self: Any, suffix: str | None = None) -> No
     original(self, (suffix or "") + aside)
     written = Path(f"{path}{suffix or ''}{aside}.trainstats")
     stats = read_json(written) | {"settings": self.begun_settings}
+    if self.saving:
+        stats["weights_step"] = self._train_steps
+    elif "weights_step" in (before := read_stats(str(file)) or {}):
+        stats["weights_step"] = before["weights_step"]
     write_aside(file, json.dumps(stats, indent=4))
     written.unlink()
 

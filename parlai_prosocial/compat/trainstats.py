@@ -51,15 +51,16 @@ def read_stats(file: str) -> dict[str, Any] | None:
 def newest(opt: Any) -> str | None:
     """The checkpoint or the result that a run goes on from; None where there is neither.
 
-    ParlAI takes the checkpoint, also where the result is of a later step.
+    ParlAI takes the checkpoint, also where the result is of a later step. What an older version
+    wrote beside a result tells where its run ended, not of which step the weights are.
     """
     path = opt["model_file"]
     found = [p for p in (f"{path}.checkpoint", path) if Path(p).exists()]
     if not opt.get("load_from_checkpoint", True):
         found = [p for p in found if p == path]
     if len(found) == 2:
-        steps = [(read_stats(f"{p}.trainstats") or {}).get("train_steps", -1) for p in found]
-        if steps[1] > steps[0]:
+        checkpoint, result = (read_stats(f"{p}.trainstats") or {} for p in found)
+        if result.get("weights_step", -1) > checkpoint.get("train_steps", -1):
             opt["load_from_checkpoint"] = False
             return found[1]
     return found[0] if found else None

@@ -90,7 +90,7 @@ def test_display_model(parlai, trained):
     ],
 )
 def test_mistakes_are_one_line(parlai, flags, message):
-    done = parlai("train_model", "-m", "prosocial", *SAMPLE, "-mf", "bad/model", *flags, status=1)
+    done = parlai("train_model", "-m", "prosocial", *SAMPLE, "-mf", "bad/model", *flags, status=2)
     assert "Traceback" not in done.stdout + done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line

@@ -473,7 +473,7 @@ def test_the_end_of_the_server_is_told_and_its_return(browser, monkeypatch):
         assert ended.startswith("The server has ended.") and f"--port {port}" in ended
         assert tab.locator("#ended").bounding_box()["y"] >= 0  # in sight
         tab.get_by_role("button", name="Export conversation").click()
-        assert "Not exported: the server has ended" in tab.inner_text("#status")
+        tab.wait_for_selector("#status >> text=Not exported: the server has ended")
 
         second = start(server.listen(port))
         tab.wait_for_selector("#ended:empty", state="attached")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -53,7 +54,13 @@ def test_closing_stops_the_model(open_tiny):
     model = open_tiny(label_truncate=400, beam_min_length=400)
     steps = []
     forward = model.backbone.lm.forward
-    model.backbone.lm.forward = lambda *a, **k: steps.append(1) or forward(*a, **k)
+
+    def slow(*args, **kwargs):
+        time.sleep(0.02)  # else a busy machine has written all before this thread has its turn
+        steps.append(1)
+        return forward(*args, **kwargs)
+
+    model.backbone.lm.forward = slow
     reply = model.reply(TURNS)
     next(reply)
     reply.close()

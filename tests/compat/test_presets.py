@@ -61,5 +61,13 @@ def test_what_pkg_resources_cannot_read_has_presets_too(monkeypatch):
     assert parsed("-m", "transformer/generator", "-o", "gen/meena")["topk"] == 40
 
 
+def test_a_namespace_package_has_presets_too(monkeypatch, tmp_path):
+    (tmp_path / "parlai_fb").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert parsed("-m", "transformer/generator", "-o", "gen/meena")["topk"] == 40
+    with pytest.raises(UserError, match=r"^-o gen/none: "):
+        parsed("-m", "transformer/generator", "-o", "gen/none")
+
+
 def test_an_optimizer_is_no_preset():
     assert parsed("-m", "transformer/generator", "-opt", "adam")["optimizer"] == "adam"

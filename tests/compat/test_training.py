@@ -115,6 +115,11 @@ def weights(path) -> dict[str, torch.Tensor]:
     return {f"{f.name} {k}": v for f in files for k, v in load_file(f).items()}
 
 
+def training_state(path) -> Path:
+    """The file of the newest checkpoint; the one before it has its own."""
+    return path.parent / json.loads(path.read_text())["weights"] / "training.pt"
+
+
 def same(first, second) -> bool:
     first, second = weights(first), weights(second)
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
@@ -237,10 +242,20 @@ def test_settings_that_are_not_given_again_stay(train, tmp_path):
     assert same(tmp_path / "model", tmp_path / "whole" / "model")
 
 
+def test_the_last_checkpoint_is_gone_on_from_where_the_best_weights_are_older(train, tmp_path):
+    """The statistics beside the best weights are written again when training ends."""
+    changes = {"validation_every_n_steps": 1, "save_after_valid": True}
+    changes |= {"validation_metric": "exs", "validation_cutoff": 9}  # the first stays the best
+    train(tmp_path / "model", **changes)._save_train_stats()
+    stats = json.loads((tmp_path / "model.trainstats").read_text())
+    assert (stats["train_steps"], stats["weights_step"]) == (STEPS, 1)
+    loop = train(tmp_path / "model", **changes, max_train_steps=8)
+    assert loop.resumed_from == str(tmp_path / "model.checkpoint")
+
+
 def test_a_missing_training_state_is_said(train, tmp_path, said):
     train(tmp_path / "model", killed_after=2)
-    [state] = tmp_path.glob("model.checkpoint.hf-*/training.pt")
-    state.unlink()
+    training_state(tmp_path / "model.checkpoint").unlink()
     train(tmp_path / "model")
     assert any("training.pt is missing: goes on without the optimiser" in line for line in said)
 
@@ -253,10 +268,12 @@ def test_torn_files_are_said_and_nothing_is_lost(cut, train, tmp_path, said):
     if cut == ".trainstats":
         file = path.with_name("model.checkpoint.trainstats")
     else:
-        [file] = path.parent.glob("model.checkpoint.hf-*/training.pt")
+        file = training_state(path.with_name("model.checkpoint"))
     file.write_bytes(file.read_bytes()[:300])
     if cut == "training.pt":
-        with pytest.raises(UserError, match=r"training\.pt: cannot be read"):
+        with pytest.raises(
+            UserError, match=r"training\.pt has 300 bytes, was written with .*restore it"
+        ):
             train(path)
         return
     train(path)
