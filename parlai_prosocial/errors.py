@@ -29,6 +29,10 @@ class UsageError(UserError):
     """A request that makes no sense, refused before anything was run."""
 
 
+class EmptySplit(UserError):
+    """Data without an example of the split that was asked for."""
+
+
 def exit_status(error: UserError) -> int:
     """2 where the request itself is at fault, as for an unknown flag; else 1.
 

@@ -30,6 +30,7 @@ from parlai.utils import logging
 from parlai_prosocial.compat import position as data_position
 from parlai_prosocial.compat import processes
 from parlai_prosocial.compat.finite import diverged, mend_steps, skipped_in_a_row
+from parlai_prosocial.compat.measuring import check_measured, mend_measuring
 from parlai_prosocial.compat.memory import mend_memory
 from parlai_prosocial.compat.position import NoPosition
 from parlai_prosocial.compat.settings import check_settings, limits_of, settings_of, take_up
@@ -78,6 +79,7 @@ def mend_training(script: ModuleType) -> None:
     ):
         setattr(loop, name, _around(getattr(loop, name), mended))
     script.TrainModel.run = _around(script.TrainModel.run, _run)
+    mend_measuring(script)
     _mend_agents()
     mend_steps()
     mend_memory()
@@ -351,6 +353,7 @@ def _train(original: Any, self: Any) -> Any:
 
     try:
         with Signals(at_once):
+            check_measured(self.opt)
             return original(self)
     finally:
         release(self)

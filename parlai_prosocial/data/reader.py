@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from parlai_prosocial.data.fields import BadRow, Schema
 from parlai_prosocial.data.formats import MAX_FILE_SIZE, SUFFIXES, raw_rows
-from parlai_prosocial.errors import UserError
+from parlai_prosocial.errors import EmptySplit, UserError
 from parlai_prosocial.util import hub
 from parlai_prosocial.util.files import writing
 
@@ -161,10 +161,10 @@ def rows_of(data: "Dataset", split: str | None = None) -> list[dict]:
     return rows if split is None else [row for row in rows if row["split"] == split]
 
 
-def empty_split(corpus: str, split: str, have: Iterable[str | None]) -> UserError:
+def empty_split(corpus: str, split: str, have: Iterable[str | None]) -> EmptySplit:
     """Return the error for a split that has no example."""
     names = sorted({name or "none" for name in have})
-    return UserError(f"{corpus} has no example for -dt {split}; it has: {', '.join(names)}")
+    return EmptySplit(f"{corpus} has no example for -dt {split}; it has: {', '.join(names)}")
 
 
 def _contained(one: set[int], other: set[int]) -> bool:

@@ -81,26 +81,7 @@ class OwnTeacher(ContrastiveTeacher):
     def examples(self, split: str) -> list[ContrastiveExample]:
         if not self.opt["prosocial_data"]:
             raise UserError("-t prosocial:Own needs --prosocial-data FILE")
-        found = super().examples(split)
-        if split == "train" and self._is_measured_on():
-            for measured in ("valid", "test"):
-                self._check_has(measured)
-        return found
-
-    def _is_measured_on(self) -> bool:
-        """Whether ``parlai train_model``, which alone has that flag, measures on this task too."""
-        is_training = "validation_every_n_secs" in self.opt
-        return is_training and not self.opt.get("evaltask")
-
-    def _check_has(self, split: str) -> None:
-        """Say before the training what would end it after its last step."""
-        try:
-            super().examples(split)
-        except UserError as error:
-            raise UserError(
-                f"{error}. parlai train_model measures on valid and test: give rows of both by a "
-                "column split, or another task to measure on, as --evaltask self_dialogue"
-            ) from None
+        return super().examples(split)
 
 
 class ResponseTeacher(_ProsocialTeacher):

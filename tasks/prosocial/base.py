@@ -14,7 +14,7 @@ from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.data.example import ContrastiveExample, rot_lines
 from parlai_prosocial.data.formats import file_size
 from parlai_prosocial.data.splits import stable_fraction
-from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
+from parlai_prosocial.errors import EmptySplit, UserError, show_user_errors_as_one_line
 
 show_user_errors_as_one_line()
 compat.apply()
@@ -94,7 +94,7 @@ class CorpusTeacher(DialogTeacher):
             empty = False
             yield message
         if empty:
-            raise UserError(
+            raise EmptySplit(
                 f"-t {self.opt['task']}: no row of -dt {split} has {self.needs}; add some to the "
                 "data, or take another task"
             )

@@ -82,6 +82,19 @@ def test_a_file_without_rows_to_measure_on_is_refused_before_the_training(tiny_b
     assert "Traceback" not in done.stderr and not (tmp_path / "model").exists()
 
 
+def test_a_mixture_is_measured_on_its_tasks_that_have_rows_for_it(tiny_backbones, tmp_path):
+    file = tmp_path / "mined.jsonl"
+    row = {"context": "I lied.", "response": "Tell him.", "negatives": ["Nice."], "split": "train"}
+    file.write_text(json.dumps(row) + "\n")
+    mixture = ["-t", "prosocial:Own,self_dialogue"]
+    done = train(tiny_backbones["llama"], file, tmp_path, *mixture)
+    assert done.returncode == 0, done.stderr[-2000:]
+    stats = json.loads((tmp_path / "model.trainstats").read_text())
+    for part in ("valid", "test"):
+        assert stats[f"final_{part}_report"]["exs"] == 2
+        assert f"has no example for -dt {part}; it has: train" in done.stdout + done.stderr
+
+
 def test_mined_pairs_train_in_trls_dpo_trainer(tiny_backbones, tmp_path):
     from datasets import load_dataset
     from peft import LoraConfig
