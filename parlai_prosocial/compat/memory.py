@@ -7,18 +7,19 @@ as many passes as they make themselves.
 
 import functools
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from parlai.core.metrics import SumMetric
 from parlai.core.torch_agent import Batch
-from parlai.core.torch_generator_agent import TorchGeneratorAgent
 from parlai.utils import logging
 
 
-def mend_memory() -> None:
-    """Mend ParlAI's generators, once a process."""
-    train_step = TorchGeneratorAgent.train_step
+def mend_memory(generators: ModuleType) -> None:
+    """Mend ``parlai.core.torch_generator_agent``, when it is imported."""
+    agent = generators.TorchGeneratorAgent
+    train_step = agent.train_step
 
     @functools.wraps(train_step)
     def in_parts(self: Any, batch: Batch) -> None:
@@ -32,7 +33,7 @@ def mend_memory() -> None:
         if _passes(self, [batch], [1.0]) or _train_on_halves(self, observations):
             self.update_params()
 
-    TorchGeneratorAgent.train_step = in_parts
+    agent.train_step = in_parts
 
 
 def _is_distributed() -> bool:

@@ -93,6 +93,7 @@ def mend_plateau_scheduler() -> None:
 def mend_training() -> None:
     """``parlai train_model`` and ``multiprocessing_train``: see ``training.py`` beside this."""
     when_imported("parlai.core.torch_agent", _mend_waiting_script)
+    when_imported("parlai.core.torch_generator_agent", _mend_generators)
     when_imported("parlai.scripts.train_model", _mend_train_script)
     when_imported("parlai.scripts.multiprocessing_train", _mend_many_script)
 
@@ -113,6 +114,12 @@ def _mend_train_script(script: ModuleType) -> None:
 def _mend_waiting_script(agents: ModuleType) -> None:
     while _waiting_scripts:
         _mend_train_script(_waiting_scripts.pop())
+
+
+def _mend_generators(generators: ModuleType) -> None:
+    from parlai_prosocial.compat.memory import mend_memory
+
+    mend_memory(generators)
 
 
 def _mend_many_script(script: ModuleType) -> None:

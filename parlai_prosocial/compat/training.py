@@ -31,7 +31,6 @@ from parlai_prosocial.compat import position as data_position
 from parlai_prosocial.compat import processes
 from parlai_prosocial.compat.finite import diverged, mend_steps, skipped_in_a_row
 from parlai_prosocial.compat.measuring import check_measured, mend_measuring
-from parlai_prosocial.compat.memory import mend_memory
 from parlai_prosocial.compat.position import NoPosition
 from parlai_prosocial.compat.settings import check_settings, limits_of, settings_of, take_up
 from parlai_prosocial.compat.trainstats import (
@@ -82,7 +81,6 @@ def mend_training(script: ModuleType) -> None:
     mend_measuring(script)
     _mend_agents()
     mend_steps()
-    mend_memory()
 
 
 def mend_many(script: ModuleType) -> None:
