@@ -224,6 +224,7 @@ def test_a_rewritten_message_gets_new_replies_and_keeps_old_flags(visit, pair):
     tab.get_by_role("button", name="Edit your message of turn 1").click()
     tab.fill("#edited", "Good morning!")
     tab.get_by_role("button", name="Save").click()
+    tab.locator(".text", has_text="Good morning!").first.wait_for()  # it begins after the click
     settle(tab)
     assert texts(tab)[0] == "Good morning!"
     assert tab.locator("#turns > li").count() == 1
