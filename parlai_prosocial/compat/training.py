@@ -383,13 +383,19 @@ def _begin(self: Any) -> None:
 
 
 def _take_position(self: Any, run: dict[str, Any]) -> bool:
-    """Put the data where it was, else draw it again; whether either was done."""
+    """Put the data where it was, else draw it again; False where neither can be done."""
     reason = run.get("why", "")
     if run["position"] is not None:
         try:
             data_position.set_position(self.world, run["position"])
         except NoPosition as error:
-            raise UserError(f"{self.resumed_from}: cannot go on: {error}") from None
+            if not self.opt.get("change_settings"):
+                raise UserError(
+                    f"{self.resumed_from}: cannot go on: {error}; give what it had, or "
+                    "--change-settings true to begin the data anew"
+                ) from None
+            logging.warning(f"{self.resumed_from}: its data begins anew: {error}")
+            return True
         self._preempted_epochs = 0.0  # the world counts them itself
         return True
     if self.opt.get("num_workers", 0) > 0:
