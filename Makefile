@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill-test check test-matrix test-floors lock sbom bench bench-gpu soak clean
+.PHONY: help demo test kill-test fuzz check test-matrix test-floors lock sbom bench bench-gpu soak clean
 
 help: ## print this list
 	@echo "make TARGET   (another interpreter: make TARGET PYTHON=python3.12)"
@@ -24,6 +24,9 @@ check: $(VENV)/.installed ## ruff, ruff format and mypy
 
 kill-test: $(VENV)/.installed ## SIGKILL at 60 random points of training; the weights must be the same (90 minutes)
 	$(BIN)/python scripts/kill_test.py | tee benchmarks/results/kill-test.log
+
+fuzz: $(VENV)/.installed ## give the readers of our files a million mutated ones (half an hour)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python scripts/fuzz.py | tee benchmarks/results/fuzz.log
 
 test-matrix: ## the test suite on Python 3.11 to 3.13 with transformers 4 and 5
 	bash scripts/test_matrix.sh

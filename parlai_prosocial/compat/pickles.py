@@ -150,7 +150,7 @@ def read_states(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
                 f"opening it could run any code; if you trust who wrote it, add {FLAG} to the "
                 "parlai command"
             ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes end in whatever torch stumbles over
         raise UserError(
             f"{file}: is torn, or holds no weights ({type(error).__name__}); restore the file"
         ) from None

@@ -78,7 +78,7 @@ def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:
     if not file.exists():
         return {"measured_on": measured_on, "results": {}, "demo_replies": {}}
     content = read_json(file, dict[str, dict[str, Any]], "delete it")
-    if content.keys() < {"measured_on", "results", "demo_replies"}:
+    if not {"measured_on", "results", "demo_replies"} <= content.keys():
         raise UserError(f"{file}: is damaged, {', '.join(content)} is not all of it; delete it")
     if content["measured_on"] != measured_on:
         raise UserError(

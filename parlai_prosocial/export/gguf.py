@@ -2,18 +2,85 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import torch
+from pydantic import Field, with_config
 from safetensors import safe_open
+from typing_extensions import TypedDict
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.pretrained import loading
 from parlai_prosocial.util.files import read_json, writing
 
 NUMBERS = ("f16", "f32")
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 SINGLE_DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+Size = Annotated[int, Field(gt=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0, lt=1e30)]
+
+
+@with_config(extra="allow")
+class Config(TypedDict):
+    """``config.json`` of a Llama-shaped model; of others only ``model_type`` is read."""
+
+    model_type: NotRequired[Annotated[str, Field(pattern=r"^[\w.-]+$")]]
+    rope_scaling: NotRequired[dict[str, Any] | None]
+    num_hidden_layers: NotRequired[Size]
+    max_position_embeddings: NotRequired[Size]
+    hidden_size: NotRequired[Size]
+    intermediate_size: NotRequired[Size]
+    num_attention_heads: NotRequired[Size]
+    num_key_value_heads: NotRequired[Size]
+    head_dim: NotRequired[Size | None]
+    rope_theta: NotRequired[Positive]
+    rms_norm_eps: NotRequired[Positive]
+    vocab_size: NotRequired[Size]
+
+
+@with_config(extra="allow")
+class Vocabulary(TypedDict):
+    type: str
+    vocab: dict[str, int] | list[Any]
+    merges: NotRequired[list[Any]]
+
+
+@with_config(extra="allow")
+class AddedToken(TypedDict):
+    id: int
+    content: str
+    special: bool
+
+
+@with_config(extra="allow")
+class Step(TypedDict):
+    pretokenizers: NotRequired[list[dict[str, Any]] | None]
+
+
+@with_config(extra="allow")
+class Tokenizer(TypedDict):
+    """``tokenizer.json``; another kind of vocabulary is refused before it is read."""
+
+    model: Vocabulary
+    added_tokens: list[AddedToken]
+    pre_tokenizer: Step | None
+    normalizer: dict[str, Any] | None
+
+
+NEEDED = (
+    "num_hidden_layers",
+    "max_position_embeddings",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rope_theta",
+    "rms_norm_eps",
+    "vocab_size",
+)
 
 
 def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
@@ -30,8 +97,9 @@ def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
     Raises:
         UserError: the model or its tokenizer is of another shape.
     """
-    config = read_json(folder / "config.json")
-    tokenizer = read_json(folder / "tokenizer.json")
+    mend = "export the model again"
+    config = read_json(folder / "config.json", Config, mend)
+    tokenizer = read_json(folder / "tokenizer.json", Tokenizer, mend)
     _check(folder, config)
     pre_tokenizer = _pre_tokenizer(folder, tokenizer)
     part = file.with_name(file.name + ".part")
@@ -62,7 +130,8 @@ def _write(
     for weights in sorted(folder.glob("model*.safetensors")):
         with safe_open(weights, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118, it is no dict
-                tensor = _rotary_order(name, tensors.get_tensor(name).float(), config).numpy()
+                with loading(weights, "weights of the sizes that config.json names"):
+                    tensor = _rotary_order(name, tensors.get_tensor(name).float(), config).numpy()
                 if numbers == "f16" and tensor.ndim > 1:
                     tensor = tensor.astype(np.float16)
                 if (theirs := names.get_name(name, (".weight", ".bias"))) is None:
@@ -80,10 +149,12 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
             f"--gguf: {folder} is a {config.get('model_type')}, and only Llama-shaped models are "
             "written here; run llama.cpp's convert_hf_to_gguf.py on the exported folder"
         )
+    if missing := [name for name in NEEDED if name not in config]:
+        raise UserError(f"{folder}: config.json has no {missing[0]}; export the model again")
     rope = config.get("rope_scaling")
     if rope is not None and rope.get("rope_type") != "default":
         raise UserError(
-            f"--gguf: {folder} scales its rotary positions ({rope.get('rope_type')}); run "
+            f"--gguf: {folder} scales its rotary positions ({rope.get('rope_type')!r}); run "
             "llama.cpp's convert_hf_to_gguf.py on the exported folder"
         )
 
@@ -91,14 +162,17 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
 def _pre_tokenizer(folder: Path, tokenizer: dict[str, Any]) -> str:
     """llama.cpp's name of the way that text is split before BPE."""
     step = tokenizer["pre_tokenizer"] or {}
-    steps = step.get("pretokenizers", [step])
+    steps = step.get("pretokenizers") or [step]
 
     def are(*expected: dict[str, Any]) -> bool:
         return len(steps) == len(expected) and all(
-            wanted.items() <= found.items() for wanted, found in zip(expected, steps, strict=True)
+            all(found.get(key) == value for key, value in wanted.items())
+            for wanted, found in zip(expected, steps, strict=True)
         )
 
-    if tokenizer["model"]["type"] == "BPE" and not tokenizer["normalizer"]:
+    model = tokenizer["model"]
+    is_bpe = model["type"] == "BPE" and isinstance(model["vocab"], dict) and model.get("merges")
+    if is_bpe and not tokenizer["normalizer"]:
         if are(SINGLE_DIGITS, BYTE_LEVEL):
             return "smollm"
         if are(BYTE_LEVEL):
@@ -148,9 +222,12 @@ def _add_tokenizer(
     writer.add_tokenizer_pre(pre_tokenizer)
     writer.add_token_list([by_id.get(i, f"[PAD{i}]") for i in ids])
     writer.add_token_types([kinds.get(i, gguf.TokenType.UNUSED) for i in ids])
-    special_tokens = gguf.SpecialVocab(folder, load_merges=True, n_vocab=config["vocab_size"])
-    special_tokens.add_special_token.setdefault("bos", False)
-    special_tokens.add_to_gguf(writer, quiet=True)
+    with loading(folder, "a tokenizer as transformers writes it"):
+        special_tokens = gguf.SpecialVocab(folder, load_merges=True, n_vocab=config["vocab_size"])
+        if not special_tokens.merges:
+            raise UserError(f"{folder}: its tokenizer.json has no merges; export the model again")
+        special_tokens.add_special_token.setdefault("bos", False)
+        special_tokens.add_to_gguf(writer, quiet=True)
     writer.add_add_space_prefix(False)
 
 

@@ -58,8 +58,13 @@ TRAINING_FILE = "training.pt"
 RESTORE = "restore it, or train again"
 
 
+LONGEST_NAME = 255
+"""Bytes of a file's name, as most file systems have it."""
+
+
 def _plain_name(name: str) -> str:
-    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+    is_path = name in ("", ".", "..") or any(sign in name for sign in "/\\")
+    if is_path or not name.isprintable() or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
         raise ValueError("must be the name of a file beside it, not a path")
     return name
 

@@ -143,8 +143,10 @@ def parsed_json(text: str | bytes, shape: Any, where: str, mend: str) -> Any:
         return _checker(shape).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
+        # Keys are the file's own: on one line, and without what no terminal can show.
         field = "".join(f"{part}: " for part in _path(first["loc"]))
-        raise UserError(f"{where}: {field}{first['msg']}; {mend}") from None
+        told = f"{field}{first['msg']}".encode("unicode_escape").decode()
+        raise UserError(f"{where}: {told}; {mend}") from None
 
 
 @functools.cache

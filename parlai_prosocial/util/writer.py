@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.util.files import Say
+from parlai_prosocial.util.files import Say, writing
 
 
 class Writer:
@@ -102,7 +102,8 @@ def _sign(path: Path) -> None:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     # Not written aside: a half-written one is only less telling.
-    _holder(path).write_text(json.dumps(who), "utf-8")
+    with writing(path, _holder(path)):
+        _holder(path).write_text(json.dumps(who), "utf-8")
 
 
 def _who(path: Path) -> str:
