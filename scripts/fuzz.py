@@ -368,13 +368,17 @@ def main() -> None:
     counts: Counter[str] = Counter()
     for name, reader in chosen.items():
         part, chance = reader.share / total, random.Random(f"{given.seed} {name}")
-        found, started = Counter[str](), time.monotonic()
+        found = Counter[str]()
         with (
             tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place,
             contextlib.redirect_stdout(None),
             contextlib.redirect_stderr(None),
         ):
             file = Path(place) / reader.name
+            reader.beside(Path(place))
+            file.write_bytes(reader.seeds[0])
+            tried(reader, file)  # what it imports takes seconds
+            started = time.monotonic()
             for _ in range(round(given.inputs * part)):
                 if given.seconds and time.monotonic() - started > given.seconds * part:
                     break

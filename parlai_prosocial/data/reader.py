@@ -209,9 +209,10 @@ def _check_columns(file: Path, raw: Mapping, schema: Schema) -> None:
     required = [name for name, field in schema.fields.items() if field.required]
     missing = [name for name in required if name not in raw]
     if missing:
+        found = ", ".join(n if n.isprintable() else repr(n) for n in map(str, raw)) or "none"
         raise UserError(
             f"{file}: no column {', '.join(map(repr, missing))}; {schema.corpus} needs "
-            f"{', '.join(required)}, the file has {', '.join(map(str, raw)) or 'none'}"
+            f"{', '.join(required)}, the file has {found}"
         )
 
 

@@ -145,8 +145,8 @@ def parsed_json(text: str | bytes, shape: Any, where: str, mend: str) -> Any:
         first = error.errors(include_url=False, include_input=False)[0]
         # Keys are the file's own: on one line, and without what no terminal can show.
         field = "".join(f"{part}: " for part in _path(first["loc"]))
-        told = f"{field}{first['msg']}".encode("unicode_escape").decode()
-        raise UserError(f"{where}: {told}; {mend}") from None
+        told = f"{field}{first['msg']}"
+        raise UserError(f"{where}: {told if told.isprintable() else repr(told)}; {mend}") from None
 
 
 @functools.cache

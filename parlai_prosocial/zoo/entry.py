@@ -135,7 +135,7 @@ def read_entry(file: Path) -> Entry:
     entry = parsed_json(read_bytes(file, mend), Entry, f"{file}: not a zoo entry", mend)
     try:
         if entry.name != file.stem or entry.kind not in KINDS or entry.folder != Path():
-            raise ValueError(f"its name, kind or folder is wrong: {entry.name}, {entry.kind}")
+            raise ValueError(f"its name, kind or folder is wrong: {entry.name!r}, {entry.kind!r}")
         for listed in entry.files:
             _checked_file(listed)
     except ValueError as error:

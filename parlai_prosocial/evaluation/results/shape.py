@@ -3,15 +3,14 @@
 Fields that came later than format 1 may lack; others than these may be there.
 """
 
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import with_config
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 open_to_more = with_config(extra="allow")
 
 
-@open_to_more
 class Interval(TypedDict):
     estimate: float
     low: float
@@ -66,7 +65,7 @@ class Suite(TypedDict):
 class Column(TypedDict):
     label: str
     scale: NotRequired[float]
-    digits: NotRequired[int]
+    digits: NotRequired[Annotated[int, Field(ge=0, le=20)]]
 
 
 @open_to_more
@@ -125,7 +124,6 @@ class Measured(TypedDict):
     tables: list[Table]
 
 
-@open_to_more
 class Judgement(TypedDict):
     p_unsafe: float
     label: str
