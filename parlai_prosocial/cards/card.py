@@ -296,7 +296,7 @@ def _recipe(chain: Sequence[TrainedStep]) -> str:
         settings = ", ".join(f"{key} {value}" for key, value in step.settings.items())
         facts = [f"task `{','.join(step.tasks)}`", settings]
         if step.steps is not None:
-            facts.append(f"{step.steps:,} steps")
+            facts.append(counted(step.steps, "step"))
         if step.tokens is not None:
             facts.append(f"{step.tokens:,} processed tokens")
         text = f"{number}. " + "; ".join(fact for fact in facts if fact) + "."

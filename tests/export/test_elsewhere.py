@@ -1,7 +1,6 @@
-"""What was exported replies as the agent does where people run it: llama.cpp, OpenVINO GenAI.
+"""What was exported replies as the agent does where people run it: in llama.cpp.
 
-Skipped where their wheels (``pip install xllamacpp``, ``pip install openvino-genai
-optimum-intel``) are not installed; they are no requirement of ours.
+Skipped where the wheel is not installed (``pip install xllamacpp``); it is no requirement of ours.
 """
 
 import json
