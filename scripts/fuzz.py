@@ -178,8 +178,8 @@ def readers() -> dict[str, Reader]:
     from parlai_prosocial.evaluation.results.folder import Evaluation
     from parlai_prosocial.evaluation.validation.labels.parts import join
     from parlai_prosocial.evaluation.validation.labels.sheets import read_sheet
-    from parlai_prosocial.experiments.arms import read_design
     from parlai_prosocial.experiments.machine import saved_rows
+    from parlai_prosocial.experiments.train_arms import read_design
     from parlai_prosocial.export.gguf import write_gguf
     from parlai_prosocial.models.checkpoint import Checkpoint
     from parlai_prosocial.models.classifier import ClassifierCheckpoint

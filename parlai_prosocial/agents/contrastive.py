@@ -25,11 +25,10 @@ from parlai.utils import logging
 from parlai.utils.misc import warn_once
 
 from parlai_prosocial.agents import distributed, shown
-from parlai_prosocial.agents.contrast import (
-    ContrastiveLoss,
+from parlai_prosocial.agents.batch_loss import ContrastiveLoss, contrast_loss
+from parlai_prosocial.agents.batch_negatives import (
     Example,
     add_in_batch_negatives,
-    contrast_loss,
     permute_weights,
     sample_negatives,
     without_equal,

@@ -17,7 +17,8 @@ from parlai.utils import logging
 from parlai.utils.distributed import is_distributed
 
 from parlai_prosocial.agents import options, parlai_flags
-from parlai_prosocial.agents.contrast import ContrastiveLoss, Example
+from parlai_prosocial.agents.batch_loss import ContrastiveLoss
+from parlai_prosocial.agents.batch_negatives import Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
 from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored, refuse_torchscript

@@ -15,7 +15,7 @@ from parlai.core.teachers import create_task_agent_from_taskname
 from parlai.utils import logging
 from parlai.utils.distributed import is_primary_worker
 
-from parlai_prosocial.agents.contrast import Example
+from parlai_prosocial.agents.batch_negatives import Example
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.models.start import Pair, Start, divergence_from_start

@@ -19,7 +19,7 @@ from parlai.core.params import ParlaiParser
 from parlai.utils import logging
 
 from parlai_prosocial.agents import options
-from parlai_prosocial.agents.contrast import Example
+from parlai_prosocial.agents.batch_negatives import Example
 from parlai_prosocial.agents.contrastive import ContrastiveAgent
 from parlai_prosocial.agents.schedule import keep_last_step
 from parlai_prosocial.compat import patches as compat

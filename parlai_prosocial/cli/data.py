@@ -9,7 +9,7 @@ import click
 
 from parlai_prosocial.data import own
 from parlai_prosocial.data.example import SAFETY_LABELS
-from parlai_prosocial.data.fields import BadRow
+from parlai_prosocial.data.field_checks import BadRow
 from parlai_prosocial.data.formats import file_size
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.data.shapes import SHAPES, TARGETS, shape_of

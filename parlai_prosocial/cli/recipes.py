@@ -13,7 +13,7 @@ def recipes() -> None:
 @recipes.command("list")
 def list_recipes() -> None:
     """List the recipes, each with what it is and its arms for prosocial ablate."""
-    from parlai_prosocial.experiments.arms import read_design
+    from parlai_prosocial.experiments.train_arms import read_design
 
     for name in recipe_names():
         folder = RECIPES / name

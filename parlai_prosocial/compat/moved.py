@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
+    "parlai_prosocial.agents.contrast": "parlai_prosocial.agents.batch_loss",
+    "parlai_prosocial.data.fields": "parlai_prosocial.data.field_checks",
     "parlai_prosocial.mining.chat": "parlai_prosocial.engines.served",
     "parlai_prosocial.mining.engine": "parlai_prosocial.engines.engine",
     "parlai_prosocial.mining.guards": "parlai_prosocial.judges.guards",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from parlai_prosocial.data.example import ContrastiveExample
-from parlai_prosocial.data.fields import Field, Schema, one_of, text, turn_list
+from parlai_prosocial.data.field_checks import Field, Schema, one_of, text, turn_list
 from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.near_duplicates import clusters, near_pairs
 from parlai_prosocial.data.normalise import mend_encoding, normalise_text, one_line

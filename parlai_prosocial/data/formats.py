@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
-from parlai_prosocial.data.fields import BadRow
+from parlai_prosocial.data.field_checks import BadRow
 from parlai_prosocial.errors import UserError
 
 SUFFIXES = (".csv", ".csv.gz", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parlai_prosocial.data.example import ContrastiveExample, rot_lines
-from parlai_prosocial.data.fields import Field, Schema, one_of, several_of, text, whole_number
+from parlai_prosocial.data.field_checks import Field, Schema, one_of, several_of, text, whole_number
 from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import HubTerms, bundled, empty_split, open_corpus, rows_of

@@ -33,7 +33,7 @@ of other formats, preference data and messages, are told by their columns (:mod:
 from collections.abc import Sequence
 
 from parlai_prosocial.data.example import SAFETY_LABELS, ContrastiveExample
-from parlai_prosocial.data.fields import (
+from parlai_prosocial.data.field_checks import (
     BadRow,
     Field,
     Schema,

@@ -7,7 +7,7 @@ import logging
 import re
 from itertools import pairwise
 
-from parlai_prosocial.data.fields import Field, Schema, text
+from parlai_prosocial.data.field_checks import Field, Schema, text
 from parlai_prosocial.data.normalise import one_line
 from parlai_prosocial.data.reader import open_corpus, rows_of
 from parlai_prosocial.errors import UserError

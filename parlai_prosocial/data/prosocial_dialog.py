@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parlai_prosocial.data.example import CASUAL, SAFETY_LABELS, ContrastiveExample
-from parlai_prosocial.data.fields import (
+from parlai_prosocial.data.field_checks import (
     Field,
     Schema,
     one_of,

@@ -1,7 +1,7 @@
 """Corpora from a file, a folder or the Hugging Face hub: verified once, then opened as Arrow.
 
-A corpus is read row by row against a :class:`~parlai_prosocial.data.fields.Schema`, so that a bad
-row is named by file, line and field. The verified rows are saved through ``datasets`` under
+A corpus is read row by row against a :class:`~parlai_prosocial.data.field_checks.Schema`, so that
+a bad row is named by file, line and field. The verified rows are saved through ``datasets`` under
 ``<datapath>/parlai_prosocial/``, and memory-mapped from there the next time. A file that has
 changed (size or time of change) is read again.
 
@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parlai_prosocial.data.fields import BadRow, Schema
+from parlai_prosocial.data.field_checks import BadRow, Schema
 from parlai_prosocial.data.formats import MAX_FILE_SIZE, SUFFIXES, raw_rows
 from parlai_prosocial.errors import EmptySplit, UserError
 from parlai_prosocial.util import hub

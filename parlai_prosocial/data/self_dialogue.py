@@ -3,7 +3,7 @@
 BSD-3-Clause; a sample of its dialogues ships with this package.
 """
 
-from parlai_prosocial.data.fields import Field, Schema, text, text_list, whole_number
+from parlai_prosocial.data.field_checks import Field, Schema, text, text_list, whole_number
 from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.normalise import one_line
 from parlai_prosocial.data.reader import bundled, empty_split, open_corpus, rows_of

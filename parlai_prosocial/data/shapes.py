@@ -24,7 +24,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from parlai_prosocial.data.example import ROT_PREFIX, SYSTEM_LINE_PREFIXES
-from parlai_prosocial.data.fields import BadRow
+from parlai_prosocial.data.field_checks import BadRow
 from parlai_prosocial.data.normalise import one_line
 
 SHAPES = {

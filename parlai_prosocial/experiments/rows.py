@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.experiments.arms import BASE, BASELINES, Trainer, first_step
 from parlai_prosocial.experiments.machine import Machine, load_model, saved_rows
 from parlai_prosocial.experiments.mined import Scoring
+from parlai_prosocial.experiments.train_arms import BASE, BASELINES, Trainer, first_step
 from parlai_prosocial.util.environment import device_name, precision_name
 from parlai_prosocial.util.files import write_aside
 from parlai_prosocial.util.stopping import Stopped

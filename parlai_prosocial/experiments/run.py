@@ -15,10 +15,16 @@ from typing import Any
 
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.experiments.arms import BASE, BASELINES, Design, demo_design, read_design
 from parlai_prosocial.experiments.machine import find_machine, read_plan, write_results
 from parlai_prosocial.experiments.mined import MinedData, Scoring, trains_on_mined
 from parlai_prosocial.experiments.rows import Rows, parallel_order, run_tasks, shuffled_name
+from parlai_prosocial.experiments.train_arms import (
+    BASE,
+    BASELINES,
+    Design,
+    demo_design,
+    read_design,
+)
 from parlai_prosocial.training.recipe import check_settings, recipe_folder
 from parlai_prosocial.util.environment import environment
 from parlai_prosocial.util.files import Say

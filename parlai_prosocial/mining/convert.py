@@ -14,7 +14,7 @@ from typing import Any
 from parlai_prosocial.compat.flags import find_datapath
 from parlai_prosocial.data import own
 from parlai_prosocial.data.example import rot_lines
-from parlai_prosocial.data.fields import BadRow, Field, Schema, text, truth, turn_list
+from parlai_prosocial.data.field_checks import BadRow, Field, Schema, text, truth, turn_list
 from parlai_prosocial.data.formats import MAX_FILE_SIZE, raw_rows
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import checked_rows, data_files

@@ -5,7 +5,8 @@ from math import exp, log
 import pytest
 import torch
 
-from parlai_prosocial.agents.contrast import Example, contrast_loss
+from parlai_prosocial.agents.batch_loss import contrast_loss
+from parlai_prosocial.agents.batch_negatives import Example
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.losses.candidates import Candidates
 from parlai_prosocial.losses.n_pair import NPairLoss

@@ -6,7 +6,7 @@ import pytest
 import torch
 from parlai.scripts.train_model import TrainModel
 
-from parlai_prosocial.agents.contrast import contrast_loss
+from parlai_prosocial.agents.batch_loss import contrast_loss
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.losses.n_pair import NPairLoss
 

@@ -10,7 +10,7 @@ from parlai.core.params import ParlaiParser
 from parlai.scripts.eval_model import EvalModel
 from parlai.scripts.train_model import TrainModel
 
-from parlai_prosocial.agents.contrast import Example
+from parlai_prosocial.agents.batch_negatives import Example
 from parlai_prosocial.errors import UserError
 
 SETTINGS = {

@@ -5,8 +5,8 @@ from click.testing import CliRunner
 
 from parlai_prosocial.cli.compare import compare
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.experiments.arms import demo_design
 from parlai_prosocial.experiments.measurements import REPLY_ONLY, SHORTER
+from parlai_prosocial.experiments.train_arms import demo_design
 
 BASE, SHUFFLED = "base", "n-pair, two steps, shuffled contexts"
 MLE, MATCHED, STEP1, NPAIR = (

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from parlai_prosocial.data import formats
-from parlai_prosocial.data.fields import BadRow
+from parlai_prosocial.data.field_checks import BadRow
 from parlai_prosocial.data.formats import file_size, raw_rows
 from parlai_prosocial.errors import UserError
 

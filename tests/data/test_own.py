@@ -5,7 +5,7 @@ import json
 import pytest
 
 from parlai_prosocial.data import own
-from parlai_prosocial.data.fields import BadRow
+from parlai_prosocial.data.field_checks import BadRow
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.errors import UserError
 

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from parlai_prosocial.data import reader
-from parlai_prosocial.data.fields import Field, Schema, text
+from parlai_prosocial.data.field_checks import Field, Schema, text
 from parlai_prosocial.data.reader import HubTerms, checked_rows, open_corpus, rows_of
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util import hub

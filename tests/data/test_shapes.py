@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from parlai_prosocial.data.fields import BadRow
+from parlai_prosocial.data.field_checks import BadRow
 from parlai_prosocial.data.own import SCHEMA
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.data.shapes import as_own, shape_of

@@ -10,7 +10,7 @@ from parlai.core.message import Message
 from parlai.core.params import ParlaiParser
 from parlai.scripts.train_model import TrainModel
 
-from parlai_prosocial.agents.contrast import Example
+from parlai_prosocial.agents.batch_negatives import Example
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.zoo.resolve import open_classifier
 

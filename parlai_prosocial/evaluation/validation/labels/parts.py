@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from parlai_prosocial.data.fields import Field, Schema, one_of, text, turn_list, whole_number
+from parlai_prosocial.data.field_checks import Field, Schema, one_of, text, turn_list, whole_number
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.records import Record

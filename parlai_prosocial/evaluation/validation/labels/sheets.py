@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
-from parlai_prosocial.data.fields import (
+from parlai_prosocial.data.field_checks import (
     BadRow,
     Field,
     Schema,

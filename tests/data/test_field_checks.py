@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from parlai_prosocial.data.fields import (
+from parlai_prosocial.data.field_checks import (
     BadRow,
     Field,
     Schema,
