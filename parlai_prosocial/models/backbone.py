@@ -253,10 +253,16 @@ def _named_stops(config: GenerationConfig) -> list[int]:
 def _adapt(lm: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
+    from parlai_prosocial.models.lean_lora import make_lean
+
     if adapter is not None:
-        return load_adapter(lm, adapter, trainable)
+        model = load_adapter(lm, adapter, trainable)
+        make_lean(model)
+        return model
     task = TaskType.SEQ_2_SEQ_LM if lm.config.is_encoder_decoder else TaskType.CAUSAL_LM
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type=task
     )
-    return get_peft_model(lm, config)
+    model = get_peft_model(lm, config)
+    make_lean(model)
+    return model
