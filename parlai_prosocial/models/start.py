@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone
+from parlai_prosocial.models.pretrained import loading
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.util.files import writing
 
@@ -158,11 +159,16 @@ class Start:
             os.replace(part, self.file)
 
     def _load(self, file: Path) -> None:
-        tensors = load_file(file)
-        if "keys" in tensors:
-            keys = [bytes(row) for row in tensors["keys"].tolist()]
-            self.scores = dict(zip(keys, tensors["mean_log_probs"].tolist(), strict=True))
-        else:
+        with loading(file, "what the run started from, as it was written then"):
+            tensors = load_file(file)
+            if "keys" in tensors:
+                keys = [bytes(row) for row in tensors["keys"].tolist()]
+                self.scores = dict(zip(keys, tensors["mean_log_probs"].tolist(), strict=True))
+                return
+            if missing := {name for name, _ in self._trained()} - tensors.keys():
+                raise UserError(f"{file}: has no {min(missing)}; restore it, or begin anew")
+            if wrong := [name for name, t in tensors.items() if not t.isfinite().all()]:
+                raise UserError(f"{file}: {wrong[0]} is not finite; restore it, or begin anew")
             self.adapter = tensors
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from parlai.scripts.train_model import TrainModel
+from safetensors.torch import save_file
 
 from parlai_prosocial.agents.batch_loss import contrast_loss
 from parlai_prosocial.errors import UserError
@@ -262,8 +263,15 @@ def test_a_resumed_run_keeps_its_start(run, rank):
     assert abs(parts[-1] - parts[0]) > 1e-2
 
 
-def test_a_start_that_is_gone_is_named(run, tmp_path):
+def test_a_start_that_is_torn_or_gone_is_named(run, tmp_path):
     run("one", max_train_steps=2, lora_rank=2)
-    (tmp_path / "one.start.safetensors").unlink()
+    start = tmp_path / "one.start.safetensors"
+    start.write_bytes(start.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"one\.start\.safetensors: cannot be loaded"):
+        run("one", max_train_steps=4, lora_rank=2)
+    save_file({"other": torch.ones(1)}, start)
+    with pytest.raises(UserError, match=r"one\.start\.safetensors: has no .*lora"):
+        run("one", max_train_steps=4, lora_rank=2)
+    start.unlink()
     with pytest.raises(UserError, match=r"one\.start\.safetensors: is missing, which has what"):
         run("one", max_train_steps=4, lora_rank=2)
