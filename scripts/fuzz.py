@@ -15,6 +15,7 @@ import contextlib
 import copy
 import json
 import logging
+import math
 import random
 import shutil
 import signal
@@ -364,6 +365,7 @@ def main() -> None:
     total = sum(reader.share for reader in chosen.values())
     begun, wrong = time.monotonic(), 0
     memory = Path("/dev/shm")
+    print("python", *sys.argv, flush=True)
     print(f"{'reader':28}{'inputs':>10}{'read':>10}{'refused':>10}{'wrong':>8}{'seconds':>9}")
     counts: Counter[str] = Counter()
     for name, reader in chosen.items():
@@ -379,7 +381,7 @@ def main() -> None:
             file.write_bytes(reader.seeds[0])
             tried(reader, file)  # what it imports takes seconds
             started = time.monotonic()
-            for _ in range(round(given.inputs * part)):
+            for _ in range(math.ceil(given.inputs * part)):
                 if given.seconds and time.monotonic() - started > given.seconds * part:
                     break
                 if not found or chance.random() < 0.001:

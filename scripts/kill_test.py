@@ -112,24 +112,46 @@ def train_commands(folder: Path, out: Path, processes: int) -> list[list[str]]:
     return commands
 
 
-def run(commands: Sequence[Sequence[str]], log: Path, kill_after: float | None) -> bool:
-    """Run commands one after the other; whether they ended before they were killed."""
-    began = time.monotonic()
+def run(
+    commands: Sequence[Sequence[str]], out: Path, log: Path, kill_after: float | None = None
+) -> tuple[bool, float]:
+    """Run commands one after the other.
+
+    Args:
+        commands: what trains into ``out``.
+        log: gets their output.
+        kill_after: seconds after the first new checkpoint; less than 0: so many seconds after the
+            start; None: not at all.
+
+    Returns:
+        Whether they ended before they were killed, and the seconds after the first checkpoint.
+    """
+    began = time.time()
+    first = None if kill_after is None or kill_after >= 0 else began
+    delay = abs(kill_after) if kill_after is not None else float("inf")
     for command in commands:
-        left = None if kill_after is None else kill_after - (time.monotonic() - began)
         with log.open("a") as stream:
             process = subprocess.Popen(
                 command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
             )
-        try:
-            status = process.wait(max(left, 0) if left is not None else None)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return False
-        if status:
-            raise SystemExit(f"exit status {status}; see {log}:\n{log.read_text()[-2000:]}")
-    return True
+        while process.poll() is None:
+            time.sleep(0.005)
+            if first is None and _saved_since(out, began):
+                first = time.time()
+            if first is not None and time.time() - first > delay:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return False, time.time() - first
+        if process.returncode:
+            raise SystemExit(
+                f"exit status {process.returncode}; see {log}:\n{log.read_text()[-2000:]}"
+            )
+    return True, time.time() - (first or began)
+
+
+def _saved_since(out: Path, began: float) -> bool:
+    files = [out / step / name for step in STEPS for name in ("model", "model.checkpoint")]
+    return any(file.exists() and file.stat().st_mtime > began for file in files)
 
 
 def weights_sha256(out: Path) -> dict[str, str]:
@@ -160,12 +182,10 @@ def where(out: Path) -> str:
 
 def test_points(folder: Path, processes: int, points: int, rng: random.Random) -> int:
     """Kill at so many points; returns in how many runs the weights differed."""
-    whole = folder / f"whole-{processes}"
-    began = time.monotonic()
-    run(train_commands(folder, whole, processes), folder / f"whole-{processes}.log", None)
-    seconds = time.monotonic() - began
+    whole, log = folder / f"whole-{processes}", folder / f"whole-{processes}.log"
+    _, seconds = run(train_commands(folder, whole, processes), whole, log)
     expected = weights_sha256(whole)
-    print(f"{processes} process(es), uninterrupted: {seconds:.0f} s, weights", flush=True)
+    print(f"{processes} process(es), uninterrupted, weights:", flush=True)
     for step, digest in expected.items():
         print(f"  {step} sha256 {digest}", flush=True)
     wrong = point = 0
@@ -174,11 +194,16 @@ def test_points(folder: Path, processes: int, points: int, rng: random.Random) -
         commands = train_commands(folder, out, processes)
         for _ in range(KILLS_OF_A_RUN):
             point += 1
-            after = rng.uniform(0.2, 0.8) * seconds
-            ended = run(commands, log, after)
+            # One in five while it starts; the others while it trains, saves or evaluates.
+            early = rng.random() < 0.2
+            after = -rng.uniform(0, 5) if early else rng.uniform(0, seconds / 3)
+            ended, _ = run(commands, out, log, after)
+            when = "its start" if early else "a checkpoint"
             left = "it had ended" if ended else where(out)
-            print(f"[{point}/{points}] SIGKILL after {after:5.1f} s: {left}", flush=True)
-        run(commands, log, None)
+            print(
+                f"[{point}/{points}] SIGKILL {abs(after):5.2f} s after {when}: {left}", flush=True
+            )
+        run(commands, out, log)
         same = weights_sha256(out) == expected
         wrong += not same
         print(f"  and then to the end: {'bit-identical' if same else 'OTHER WEIGHTS'}", flush=True)
