@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A check whose output is also kept (tee) fails where the check fails.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test kill-test fuzz check test-matrix test-floors lock sbom bench bench-gpu soak clean

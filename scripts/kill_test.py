@@ -218,6 +218,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     rng = random.Random(arguments.seed)
+    print("python", *sys.argv, flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["PARLAI_DATAPATH"] = str(folder / "data")
