@@ -1,16 +1,19 @@
 """Kill training at random points and check that it ends with the weights it would have had.
 
 A tiny random model is trained by `prosocial train` in two steps, once without interruption. Then
-runs are killed with SIGKILL (all their processes) at random times, five times each, run again after
-every kill, and at last to their end; the sha256 of both steps' weights must be those of the first
-run. The points under two processes do the same with `parlai multiprocessing_train`, step 1 and then
-step 2. On the CPU in float32.
+runs are killed with SIGKILL (all their processes) up to six times, at random steps and moments of
+them or while they start, run again after every kill, and at last to their end; the sha256 of both
+steps' weights must be those of the first run. A run that ended before its kill is no point. The
+points under two processes do the same with `parlai multiprocessing_train`, step 1 and then step 2.
+On the CPU in float32.
 
 Run it through `make kill-test`. The exit status is 1 if a single weight differs.
 """
 
 import argparse
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -20,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 STEPS = ("step1", "step2")
@@ -54,7 +58,6 @@ TASKS = {
         "validation_metric": "ppl",
     },
 }
-KILLS_OF_A_RUN = 5
 BIN = Path(sys.executable).parent
 
 
@@ -112,23 +115,28 @@ def train_commands(folder: Path, out: Path, processes: int) -> list[list[str]]:
     return commands
 
 
-def run(
-    commands: Sequence[Sequence[str]], out: Path, log: Path, kill_after: float | None = None
-) -> tuple[bool, float]:
-    """Run commands one after the other.
+@dataclass(frozen=True)
+class Kill:
+    """When a run is killed.
+
+    Attributes:
+        progress: how far its newest checkpoint is, as :func:`progress`; 0: it has started.
+        seconds: so long after that.
+    """
+
+    progress: int
+    seconds: float
+
+
+def run(commands: Sequence[Sequence[str]], out: Path, log: Path, kill: Kill | None = None) -> bool:
+    """Run commands one after the other; whether they ended before they were killed.
 
     Args:
         commands: what trains into ``out``.
         log: gets their output.
-        kill_after: seconds after the first new checkpoint; less than 0: so many seconds after the
-            start; None: not at all.
-
-    Returns:
-        Whether they ended before they were killed, and the seconds after the first checkpoint.
+        kill: when to kill all their processes; None: not at all.
     """
-    began = time.time()
-    first = None if kill_after is None or kill_after >= 0 else began
-    delay = abs(kill_after) if kill_after is not None else float("inf")
+    due = time.monotonic() + kill.seconds if kill and kill.progress == 0 else None
     for command in commands:
         with log.open("a") as stream:
             process = subprocess.Popen(
@@ -136,22 +144,17 @@ def run(
             )
         while process.poll() is None:
             time.sleep(0.005)
-            if first is None and _saved_since(out, began):
-                first = time.time()
-            if first is not None and time.time() - first > delay:
+            if kill and due is None and progress(out) >= kill.progress:
+                due = time.monotonic() + kill.seconds
+            if due and time.monotonic() > due:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                return False, time.time() - first
+                return False
         if process.returncode:
             raise SystemExit(
                 f"exit status {process.returncode}; see {log}:\n{log.read_text()[-2000:]}"
             )
-    return True, time.time() - (first or began)
-
-
-def _saved_since(out: Path, began: float) -> bool:
-    files = [out / step / name for step in STEPS for name in ("model", "model.checkpoint")]
-    return any(file.exists() and file.stat().st_mtime > began for file in files)
+    return True
 
 
 def weights_sha256(out: Path) -> dict[str, str]:
@@ -166,48 +169,55 @@ def weights_sha256(out: Path) -> dict[str, str]:
     return hashes
 
 
-def where(out: Path) -> str:
-    """The step and the last checkpoint that a kill has left."""
+def saved(out: Path) -> tuple[str, int] | None:
+    """The step that is being trained and the optimiser steps of its newest checkpoint."""
     for step in reversed(STEPS):
-        for name in ("model", "model.checkpoint"):
-            stats = out / step / f"{name}.trainstats"
-            if stats.exists():
-                try:
-                    steps = json.loads(stats.read_text())["train_steps"]
-                except ValueError:
-                    steps = "a torn file"
-                return f"{step}, {name} of step {steps}"
-    return "no checkpoint yet"
+        found = []
+        for file in (out / step).glob("*.trainstats"):
+            with contextlib.suppress(ValueError, FileNotFoundError):  # being written
+                found.append(json.loads(file.read_text())["train_steps"])
+        if found:
+            return step, max(found)
+    return None
+
+
+def progress(out: Path) -> int:
+    """Optimiser steps of both steps up to the newest checkpoint."""
+    at = saved(out)
+    return STEPS.index(at[0]) * PRESET["max_train_steps"] + at[1] if at else 0
 
 
 def test_points(folder: Path, processes: int, points: int, rng: random.Random) -> int:
     """Kill at so many points; returns in how many runs the weights differed."""
     whole, log = folder / f"whole-{processes}", folder / f"whole-{processes}.log"
-    _, seconds = run(train_commands(folder, whole, processes), whole, log)
+    run(train_commands(folder, whole, processes), whole, log)
     expected = weights_sha256(whole)
     print(f"{processes} process(es), uninterrupted, weights:", flush=True)
     for step, digest in expected.items():
         print(f"  {step} sha256 {digest}", flush=True)
     wrong = point = 0
-    while point < points:
-        out, log = folder / f"killed-{processes}-{point}", folder / f"{processes}-{point}.log"
+    for number in itertools.count():
+        out, log = folder / f"killed-{processes}-{number}", folder / f"{processes}-{number}.log"
         commands = train_commands(folder, out, processes)
-        for _ in range(KILLS_OF_A_RUN):
+        # In order, so that a run is killed all the way; a second is a few steps, or a validation.
+        for at in sorted(rng.randrange(len(STEPS) * PRESET["max_train_steps"]) for _ in range(6)):
+            starting = rng.random() < 0.2
+            kill = Kill(0, rng.uniform(0, 6)) if starting else Kill(at, rng.uniform(0, 1))
+            if point == points or run(commands, out, log, kill):
+                break
             point += 1
-            # One in five while it starts; the others while it trains, saves or evaluates.
-            early = rng.random() < 0.2
-            after = -rng.uniform(0, 5) if early else rng.uniform(0, seconds / 3)
-            ended, _ = run(commands, out, log, after)
-            when = "its start" if early else "a checkpoint"
-            left = "it had ended" if ended else where(out)
+            when = "its start" if starting else f"step {at} of both"
+            newest = saved(out)
+            left = f"{newest[0]}, checkpoint of step {newest[1]}" if newest else "no checkpoint"
             print(
-                f"[{point}/{points}] SIGKILL {abs(after):5.2f} s after {when}: {left}", flush=True
+                f"[{point}/{points}] SIGKILL {kill.seconds:4.2f} s after {when}: {left}", flush=True
             )
         run(commands, out, log)
         same = weights_sha256(out) == expected
         wrong += not same
         print(f"  and then to the end: {'bit-identical' if same else 'OTHER WEIGHTS'}", flush=True)
-    return wrong
+        if point == points:
+            return wrong
 
 
 def main() -> None:
