@@ -10,9 +10,11 @@ from parlai_prosocial.agents import distributed
 from parlai_prosocial.agents.batch_negatives import Example, in_batch_mask
 from parlai_prosocial.data.example import W_MIN
 from parlai_prosocial.losses.candidates import Candidates, has_negatives
+from parlai_prosocial.losses.dpo import DPOLoss
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 from parlai_prosocial.losses.n_pair import NPairLoss
 from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
+from parlai_prosocial.losses.simpo import SimPOLoss
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.scores import CandidateScores
 
@@ -26,7 +28,7 @@ def padded_by_example(values: torch.Tensor, counts: Sequence[int]) -> torch.Tens
     return torch.nn.utils.rnn.pad_sequence(list(values.split(list(counts))), batch_first=True)
 
 
-ContrastiveLoss = NPairLoss | RankedMarginLoss | LikelihoodMarginLoss
+ContrastiveLoss = NPairLoss | RankedMarginLoss | LikelihoodMarginLoss | DPOLoss | SimPOLoss
 
 
 @dataclass
@@ -61,8 +63,8 @@ def contrast_loss(
     """The contrastive loss of each example.
 
     Args:
-        loss: any of the three; the likelihood margin takes summed log p, the others its mean,
-            over the reply's tokens without the end-of-turn token.
+        loss: any; it says whether it takes log p summed or its mean, over the reply's tokens
+            without the end-of-turn token.
         score: "likelihood", "cosine" or "likelihood+cosine" (the sum of two terms).
         scores: of the packed examples; each one's first candidate is its response, the others
             its negatives.
@@ -90,7 +92,7 @@ def contrast_loss(
         relative = scores.mean_log_probs()  # (C,)
         if reference is not None:
             relative = relative - reference
-        if isinstance(loss, LikelihoodMarginLoss):
+        if loss.summed:
             relative = relative * scores.reply_token_counts()
         likelihoods = padded_by_example(relative, counts)  # (B, 1 + K)
         total = total + loss(Candidates(likelihoods[:, 0], likelihoods[:, 1:], mask, log_weights))

@@ -33,12 +33,10 @@ from parlai_prosocial.agents.batch_negatives import (
     sample_negatives,
     without_equal,
 )
+from parlai_prosocial.agents.options import CONTRAST_LOSSES, LOSSES_WITH
 from parlai_prosocial.data.example import CASUAL
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
-from parlai_prosocial.losses.n_pair import NPairLoss
-from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.scores import CandidateScores
 
@@ -155,11 +153,11 @@ class ContrastiveAgent(TorchGeneratorAgent):
         return None
 
     def build_contrastive_loss(self) -> ContrastiveLoss:
-        name, margin = self.opt["contrast_loss"], self.opt["margin"]
+        name = self.opt["contrast_loss"]
+        given = {flag: self.opt.get(flag) for flag, losses in LOSSES_WITH.items() if name in losses}
         if name == "n-pair":
-            return NPairLoss(temperature=self.opt[self.temperature_flag])
-        loss = RankedMarginLoss if name == "ranked-margin" else LikelihoodMarginLoss
-        return loss() if margin is None else loss(margin)
+            given["temperature"] = self.opt[self.temperature_flag]
+        return CONTRAST_LOSSES[name](**{k: v for k, v in given.items() if v is not None})
 
     # From messages to token ids
 

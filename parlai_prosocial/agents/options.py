@@ -6,11 +6,28 @@ from parlai.utils.data import DatatypeHelper
 
 from parlai_prosocial.compat.settings import add_flags
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.losses.dpo import DPOLoss
+from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
+from parlai_prosocial.losses.n_pair import NPairLoss
+from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
+from parlai_prosocial.losses.simpo import SimPOLoss
 from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
 
 DEFAULT_BACKBONE = "zoo:prosocial/smollm2_135m"
-CONTRAST_LOSSES = ("n-pair", "ranked-margin", "likelihood-margin")
+CONTRAST_LOSSES = {
+    "n-pair": NPairLoss,
+    "ranked-margin": RankedMarginLoss,
+    "likelihood-margin": LikelihoodMarginLoss,
+    "dpo": DPOLoss,
+    "simpo": SimPOLoss,
+}
+OF_LIKELIHOODS = ("likelihood-margin", "dpo", "simpo")
+LOSSES_WITH = {
+    "margin": ("ranked-margin", "likelihood-margin", "simpo"),
+    "beta": ("dpo", "simpo"),
+}
+"""Settings that only some losses have."""
 CONTRAST_SCORES = ("likelihood", "cosine", "likelihood+cosine")
 
 
@@ -32,9 +49,10 @@ def add_contrast_arguments(
     )
     group.add_argument(
         "--contrast-loss",
-        choices=CONTRAST_LOSSES,
+        choices=tuple(CONTRAST_LOSSES),
         default="n-pair",
-        help="n-pair; ranked-margin (CoNT); likelihood-margin (Click, on summed log p).",
+        help="n-pair; ranked-margin (CoNT); likelihood-margin (Click, on summed log p); dpo (on "
+        "summed log p, relative to --contrast-reference init); simpo.",
     )
     group.add_argument(
         temperature_flag,
@@ -46,8 +64,14 @@ def add_contrast_arguments(
         "--margin",
         type=float,
         default=None,
-        help="Margin of the other two losses; default 0.01 for ranked-margin, "
-        "10 nats for likelihood-margin.",
+        help="Margin of ranked-margin (default 0.01), likelihood-margin (10 nats) and simpo "
+        "(its gamma, 0.5).",
+    )
+    group.add_argument(
+        "--beta",
+        type=float,
+        default=None,
+        help="Beta of dpo (default 0.1) and simpo (2).",
     )
     group.add_argument(
         "--negatives",
@@ -158,9 +182,10 @@ def add_arguments(parser: ParlaiParser, partial_opt: Opt | None) -> None:
 def check(opt: Opt) -> None:
     """Raise :class:`UserError` for a flag's value of ``-m prosocial`` that makes no sense."""
     check_contrast(opt, "temperature")
-    if opt["contrast_loss"] == "likelihood-margin" and opt["contrast_score"] != "likelihood":
+    loss = opt["contrast_loss"]
+    if loss in OF_LIKELIHOODS and opt["contrast_score"] != "likelihood":
         raise UserError(
-            f"--contrast-score {opt['contrast_score']}: likelihood-margin compares likelihoods "
+            f"--contrast-score {opt['contrast_score']}: {loss} compares likelihoods "
             "only; use --contrast-score likelihood, or another --contrast-loss"
         )
     generation_settings(opt)  # an --inference that is not kept is named now, not after training
@@ -201,10 +226,15 @@ def _check_training(opt: Opt) -> None:
         )
     if not opt["casual_kl"] >= 0:
         raise UserError(f"--casual-kl {opt['casual_kl']}: must not be negative; 0 switches it off")
-    if opt["margin"] is not None and opt["contrast_loss"] == "n-pair":
+    for name, losses in LOSSES_WITH.items():
+        if opt[name] is not None and opt["contrast_loss"] not in losses:
+            raise UserError(
+                f"--{name} {opt[name]}: is of {', '.join(losses)}; leave it out or give another "
+                "--contrast-loss"
+            )
+    if opt["contrast_loss"] == "simpo" and opt["contrast_reference"] == "init":
         raise UserError(
-            f"--margin {opt['margin']}: is of ranked-margin and likelihood-margin; leave it out or "
-            "give another --contrast-loss"
+            "--contrast-loss simpo: has no reference; leave --contrast-reference at none"
         )
     if opt["permute_weights"] and not opt["social_weights"]:
         raise UserError(
@@ -219,6 +249,14 @@ def check_contrast(opt: Opt, temperature: str) -> None:
         raise UserError(f"{flag} {opt[temperature]}: must be above 0, e.g. 0.5")
     if opt["margin"] is not None and not opt["margin"] >= 0:
         raise UserError(f"--margin {opt['margin']}: must not be negative")
+    beta = opt.get("beta")  # which models made before it was there lack
+    if beta is not None and not beta > 0:
+        raise UserError(f"--beta {beta}: must be above 0, e.g. 0.1")
+    if opt["contrast_loss"] == "dpo" and opt.get("contrast_reference") != "init":
+        raise UserError(
+            "--contrast-loss dpo: is relative to a reference; use -m prosocial with "
+            "--contrast-reference init"
+        )
     for name in ("contrast_weight", "negatives", "in_batch_negatives"):
         if not opt[name] >= 0:
             flag = "--" + name.replace("_", "-")

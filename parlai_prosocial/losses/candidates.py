@@ -91,6 +91,22 @@ def join_negatives(
     )
 
 
+def mean_over_negatives(
+    losses: torch.Tensor, mask: torch.Tensor, log_weights: torch.Tensor
+) -> torch.Tensor:
+    """The weighted mean of each pair's loss over an example's negatives; 0 where it has none.
+
+    Args:
+        losses, mask, log_weights: (B, N), as of :func:`join_negatives`; padding may hold anything.
+
+    Returns:
+        (B,), sum of w * loss divided by the number of negatives.
+    """
+    # 0 * NaN is NaN: padding is replaced, not multiplied.
+    weights = log_weights.masked_fill(~mask, 0.0).exp()
+    return (losses.masked_fill(~mask, 0.0) * weights).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
 def _check_shapes(candidates: Candidates) -> None:
     """Broadcasting would take a wrong shape in silence, e.g. (B, 1) positives.
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from parlai_prosocial.losses.candidates import Candidates, join_negatives
+from parlai_prosocial.losses.candidates import Candidates, join_negatives, mean_over_negatives
 
 
 class LikelihoodMarginLoss(nn.Module):
@@ -53,6 +53,9 @@ class LikelihoodMarginLoss(nn.Module):
         tensor([1.5000])
     """
 
+    summed = True
+    """Whether the scores are summed over tokens; else they are means."""
+
     def __init__(self, margin: float = 10.0):
         super().__init__()
         if not margin >= 0:
@@ -63,7 +66,5 @@ class LikelihoodMarginLoss(nn.Module):
         """-> (B,) loss of each example; the class docstring says what goes in."""
         # (B, 1), then (B, N), N = K or K + M
         positive, negatives, mask, log_weights = join_negatives(candidates)
-        # Padding may hold anything, NaN too, and 0 * NaN is NaN: it is replaced, not multiplied.
-        hinges = relu(self.margin + negatives - positive).masked_fill(~mask, 0.0)
-        weighted = hinges * log_weights.masked_fill(~mask, 0.0).exp()
-        return weighted.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        hinges = relu(self.margin + negatives - positive)
+        return mean_over_negatives(hinges, mask, log_weights)

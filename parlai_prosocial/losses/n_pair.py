@@ -62,6 +62,9 @@ class NPairLoss(nn.Module):
         tensor([1.5041, 0.6931, 0.0000])
     """
 
+    summed = False
+    """Whether the scores are summed over tokens; else they are means."""
+
     def __init__(self, temperature: float = 1.0):
         super().__init__()
         if not temperature > 0:

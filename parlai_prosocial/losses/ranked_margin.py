@@ -62,6 +62,9 @@ class RankedMarginLoss(nn.Module):
         tensor([2.1000])
     """
 
+    summed = False
+    """Whether the scores are summed over tokens; else they are means."""
+
     def __init__(self, margin: float = 0.01):
         super().__init__()
         if not margin >= 0:

@@ -341,6 +341,13 @@ def test_history_of_a_dialogue(make_agent):
             {"contrast_loss": "likelihood-margin", "contrast_score": "likelihood+cosine"},
             "--contrast-score likelihood+cosine: likelihood-margin compares likelihoods only",
         ),
+        ({"contrast_loss": "simpo", "beta": 0.0}, "--beta 0.0: must be above 0"),
+        ({"beta": 1.0}, "--beta 1.0: is of dpo, simpo; leave it out"),
+        ({"contrast_loss": "dpo"}, "--contrast-loss dpo: is relative to a reference"),
+        (
+            {"contrast_loss": "simpo", "contrast_reference": "init"},
+            "--contrast-loss simpo: has no reference",
+        ),
         ({"sampling_temperature": 0.0}, "--sampling-temperature 0.0: must be above 0"),
         ({"temperature": float("nan")}, "--temperature nan: must be above 0"),
         ({"contrast_weight": float("nan")}, "--contrast-weight nan"),

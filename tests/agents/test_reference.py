@@ -96,7 +96,7 @@ def test_the_pass_of_the_start_leaves_the_trained_weights(make_agent, talk):
     assert all(torch.equal(p, old) for p, (_, old) in zip(parameters, before, strict=True))
 
 
-@pytest.mark.parametrize("loss", ["n-pair", "likelihood-margin", "ranked-margin"])
+@pytest.mark.parametrize("loss", ["n-pair", "likelihood-margin", "ranked-margin", "dpo"])
 def test_the_first_step_contrasts_equal_scores(make_agent, talk, loss):
     """Relative to itself, every reply scores 0."""
     agent = make_agent(contrast_reference="init", contrast_loss=loss, social_weights=False, **LORA)
@@ -106,6 +106,8 @@ def test_the_first_step_contrasts_equal_scores(make_agent, talk, loss):
         expected = [torch.tensor(3.0).log().item(), None, torch.tensor(2.0).log().item()]
     elif loss == "likelihood-margin":
         expected = [10.0, None, 10.0]
+    elif loss == "dpo":
+        expected = [torch.tensor(2.0).log().item(), None, torch.tensor(2.0).log().item()]
     else:
         expected = [0.02, None, 0.01]
     for metric, value in zip(found, expected, strict=True):

@@ -244,6 +244,8 @@ def test_each_loss_learns_something_of_its_own(train, tmp_path):
         "n-pair": {},
         "ranked-margin": {"contrast_loss": "ranked-margin", "margin": 5.0},
         "likelihood-margin": {"contrast_loss": "likelihood-margin"},
+        "dpo": {"contrast_loss": "dpo", "contrast_reference": "init"},
+        "simpo": {"contrast_loss": "simpo"},
     }
     learnt = {}
     for name, settings in runs.items():

@@ -4,12 +4,20 @@ import pytest
 import torch
 
 from parlai_prosocial.losses.candidates import Candidates, has_negatives
+from parlai_prosocial.losses.dpo import DPOLoss
 from parlai_prosocial.losses.likelihood_margin import LikelihoodMarginLoss
 from parlai_prosocial.losses.n_pair import NPairLoss
 from parlai_prosocial.losses.ranked_margin import RankedMarginLoss
+from parlai_prosocial.losses.simpo import SimPOLoss
 
 # Margins so wide that every pair counts: a hinge that is satisfied would hide a wrong mask.
-LOSSES = [NPairLoss(0.5), RankedMarginLoss(20.0), LikelihoodMarginLoss(20.0)]
+LOSSES = [
+    NPairLoss(0.5),
+    RankedMarginLoss(20.0),
+    LikelihoodMarginLoss(20.0),
+    DPOLoss(),
+    SimPOLoss(),
+]
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 
 

@@ -11,6 +11,8 @@ from trl import DPOTrainer
 from parlai_prosocial.agents.prosocial import ProsocialAgent
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.experiments.machine import Machine, load_model
+from parlai_prosocial.losses.candidates import Candidates
+from parlai_prosocial.losses.dpo import DPOLoss
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.training.recipe import train_step
 from parlai_prosocial.training.trl import (
@@ -223,3 +225,31 @@ def test_mistakes_are_named(step, mle, tiny_backbones, monkeypatch):
     arguments = [*step(), "--backbone", str(tiny_backbones["t5"])]
     with pytest.raises(UserError, match="TRL trains causal models only"):
         train_baseline("dpo", arguments, 1, "m", "dpo")
+
+
+def test_our_dpo_is_trls_on_the_same_pairs(agent, tmp_path):
+    """The losses alone: TRL's sums have the end-of-turn token in them, and so have these."""
+    pairs = take_pairs(step_pairs(agent), 1000)
+    trainer = build_trainer("dpo", agent, pairs, tmp_path)
+    backbone, parameters = agent.backbone.eval(), agent.backbone.model.named_parameters()
+
+    def summed():
+        seen = pairs[:BATCH_SIZE]
+        packed = backbone.pack([p.prompt for p in seen], [[p.chosen, p.rejected] for p in seen])
+        with torch.no_grad():
+            return backbone(packed).log_probs().view(-1, 2)
+
+    before = summed()
+    with torch.no_grad():
+        for name, parameter in parameters:
+            if parameter.requires_grad and ".ref." not in name:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    gained = summed() - before
+    assert gained.abs().min() > 1e-3
+    inputs = trainer.data_collator(trainer.train_dataset.to_list()[:BATCH_SIZE])
+    with torch.no_grad():
+        expected = trainer.compute_loss(trainer.model, inputs)
+    mask = torch.ones(BATCH_SIZE, 1, dtype=torch.bool)
+    found = DPOLoss(trainer.beta)(Candidates(gained[:, 0], gained[:, 1:], mask)).mean()
+    torch.testing.assert_close(found, expected.float(), atol=1e-4, rtol=1e-4)
+    assert abs(float(found) - 0.6931) > 1e-3
