@@ -48,6 +48,7 @@ def config(tmp_path_factory, tiny_backbones, tiny_encoder):
     assert model["model_file"] == f"zoo:prosocial/{smollm2.NAME}/model"
     override = {"show_rot": True, "show_safety": True, "safety_model": str(folder / "judge")}
     model["override"] |= override | {"label_truncate": 8}
+    settings["max_workers"] = 2
     (folder / "config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return folder / "config.yml"
 
@@ -103,3 +104,35 @@ def test_ten_turns(port):
     assert say("[RESET]") == "[History Cleared]"
     assert "begin" in say("[DONE]")
     client.close()
+
+
+def connect(port, **settings):
+    return websocket.create_connection(f"ws://127.0.0.1:{port}/websocket", timeout=60, **settings)
+
+
+def test_people_who_leave_without_a_word_free_their_places(port):
+    for words in (["Hi"], ["Hi", "begin"], ["Hi"], ["Hi", "begin"], ["Hi", "begin"]):
+        client = connect(port)
+        for word in words:
+            client.send(json.dumps({"text": word}))
+            client.recv()
+        client.close()
+    client = connect(port)
+    client.send(json.dumps({"text": "Hi"}))
+    assert "begin" in json.loads(client.recv())["text"]
+    client.close()
+
+
+def test_the_door_of_the_service(port):
+    with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
+        connect(port, origin="http://example.org")
+    client = connect(port)
+    for bad in ("{", "[" * 60_000, '["Hi"]', '{"text": 1}'):
+        client.send(bad)
+        assert "JSON" in json.loads(client.recv())["text"]
+    client.send(json.dumps({"text": "x" * 70_000}))
+    with pytest.raises((websocket.WebSocketException, ConnectionError)):
+        client.recv()
+    # Another address of this machine than the one that the configuration names.
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.2", port)) != 0

@@ -72,6 +72,12 @@ def mend_safe_script(script: ModuleType) -> None:
     script.create_task = create  # type: ignore[attr-defined]
 
 
+LARGEST_MESSAGE = 64_000
+"""Bytes of a message to a chat service."""
+SECONDS_BETWEEN_PINGS = 20
+"""Of a chat service to its clients; one that does not answer for as long has vanished."""
+
+
 def mend_web_script(script: ModuleType) -> None:
     """``interactive_web.wait()`` waits for ever where the page cannot be opened.
 
@@ -102,30 +108,79 @@ def mend_web_script(script: ModuleType) -> None:
     script.wait = wait  # type: ignore[attr-defined]
 
 
-def mend_websocket_manager(module: ModuleType) -> None:
-    """A chat service writes to its sockets from the threads in which its worlds run.
+class PersonLeft(Exception):
+    """A world waits for the message of a person whose socket is closed."""
 
-    tornado's streams belong to the thread of their loop. From another one, a message that does not
-    fit the system's buffer is never finished, since its future wakes the wrong loop: the world
-    hangs. Where the loop writes at the same time, to answer a ping, the stream's buffer is taken
-    out twice: an AssertionError in tornado's ``iostream.py``, or a dead connection. And what the
-    loop's own thread sends (the question for ``--password``) cannot run a second loop there. So
-    every message is handed to the loop. Needed with every tornado that runs on asyncio (5 and
-    later).
+
+def mend_websocket_manager(module: ModuleType) -> None:
+    """A chat service's worlds, sockets and door.
+
+    **Threads.** It writes to its sockets from the threads in which its worlds run. tornado's
+    streams belong to the thread of their loop. From another one, a message that does not fit the
+    system's buffer is never finished, since its future wakes the wrong loop: the world hangs. Where
+    the loop writes at the same time, to answer a ping, the stream's buffer is taken out twice: an
+    AssertionError in tornado's ``iostream.py``, or a dead connection. And what the loop's own
+    thread sends (the question for ``--password``) cannot run a second loop there. So every message
+    is handed to the loop. Needed with every tornado that runs on asyncio (5 and later).
+
+    **People who leave.** The world of a person who has left without a word waits for ever, in one
+    of ``max_workers`` threads; when all of them wait, nobody is answered any more. Here their
+    agents say what ends the chatbot's worlds (``exit``, ``[DONE]``), and raise in a world that
+    minds neither. Sockets are pinged, so that a client that vanished is noticed. Needed in all
+    versions.
+
+    **The door.** It listens on every interface, to pages of every origin, to messages of 10 MB.
+    Here it listens on ``address`` of the config's ``additional_args``, 127.0.0.1 where none is
+    given; a page must be of the address that it asks; a message has at most
+    :data:`LARGEST_MESSAGE` bytes, and one that is no JSON object is answered and not a traceback.
 
     Args:
         module: ``parlai.chat_service.services.websocket.websocket_manager``.
     """
     from tornado.ioloop import IOLoop
-    from tornado.websocket import WebSocketClosedError
+    from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-    manager = module.WebsocketManager
-    start_task = manager.start_task
+    manager, handler = module.WebsocketManager, module.MessageSocketHandler
+    start_task, make_app, create_agent = (
+        manager.start_task,
+        manager._make_app,
+        manager._create_agent,
+    )
+    on_message = handler.on_message
 
     @functools.wraps(start_task)
     def start(self) -> None:
         self.loop = IOLoop.current()
         start_task(self)
+
+    @functools.wraps(make_app)
+    def make(self) -> Any:
+        app = make_app(self)
+        app.settings |= {
+            "websocket_max_message_size": LARGEST_MESSAGE,
+            "websocket_ping_interval": SECONDS_BETWEEN_PINGS,
+            "websocket_ping_timeout": SECONDS_BETWEEN_PINGS,
+        }
+        address = self.config["additional_args"].get("address", "127.0.0.1")
+        app.listen = functools.partial(app.listen, address=address)
+        return app
+
+    @functools.wraps(create_agent)
+    def create(self, task_id, socket_id) -> Any:
+        agent = create_agent(self, task_id, socket_id)
+        agent.act = _ActWhileThere(self, agent)
+        return agent
+
+    @functools.wraps(on_message)
+    def receive(self, text) -> None:
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict) or not isinstance(content.get("text", ""), str):
+            self.write_message(json.dumps({"text": 'Send JSON: {"text": "..."}'}))
+            return
+        on_message(self, text)
 
     def send(self, socket_id, message: dict) -> None:
         async def write() -> None:
@@ -144,8 +199,29 @@ def mend_websocket_manager(module: ModuleType) -> None:
         send(self, socket_id, {"text": "", "payload": payload, "quick_replies": quick_replies})
 
     manager.start_task = start
+    manager._make_app = make
+    manager._create_agent = create
     manager.observe_message = observe_message
     manager.observe_payload = observe_payload
+    handler.on_message = receive
+    handler.check_origin = WebSocketHandler.check_origin
+
+
+class _ActWhileThere:
+    """An agent's ``act``: what the person said, or None; the world's last word once they left."""
+
+    def __init__(self, manager: Any, agent: Any):
+        self.manager, self.agent, self.act = manager, agent, agent.act
+        self.told = False
+
+    def __call__(self) -> dict[str, Any] | None:
+        if self.agent.id in self.manager.subs:
+            return self.act()
+        if self.told:
+            raise PersonLeft(f"{self.agent.task_id}: its person has left")
+        self.told = True
+        text = "exit" if self.agent.task_id.startswith("overworld-") else "[DONE]"
+        return {"episode_done": True, "text": text, "payload": None}
 
 
 def _list(quick_replies) -> list | None:
