@@ -330,6 +330,14 @@ def test_what_the_code_says_of_the_docs_is_there():
     assert found >= 12
 
 
+def test_every_test_that_guarantees_name_is_there():
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (DOCS / "guarantees.md").read_text("utf-8"))
+    assert len(named) >= 80
+    for file, test in named:
+        source = (REPOSITORY / "tests" / file).read_text("utf-8")
+        assert re.search(rf"^(async )?def {test}\(", source, re.MULTILINE), f"{file}::{test}"
+
+
 @pytest.fixture
 def stands_in(tiny_backbones, tiny_encoder):
     """Tiny models in the places of those that the docs begin with."""

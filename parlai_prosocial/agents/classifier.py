@@ -29,6 +29,7 @@ from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
 from parlai_prosocial.models.classifier_input import split_last_line
+from parlai_prosocial.util.files import text_lines
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.resolve import classifier_base, find_base, named
 
@@ -118,7 +119,8 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
     def _choose_classes(self, opt: Opt) -> list[str]:
         given = opt.get("classes")
         if opt.get("classes_from_file"):
-            given = Path(opt["classes_from_file"]).read_text("utf-8").splitlines()
+            file, mend = Path(opt["classes_from_file"]), "give a file of one class a line"
+            given = [line.strip() for line in text_lines(file, mend)]
         asked = given or (BINARY_LABELS if opt.get("binary") else None)
         if self.checkpoint is None:
             return list(asked or _task_labels(opt) or SAFETY_LABELS)

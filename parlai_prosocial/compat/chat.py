@@ -72,12 +72,6 @@ def mend_safe_script(script: ModuleType) -> None:
     script.create_task = create  # type: ignore[attr-defined]
 
 
-LARGEST_MESSAGE = 64_000
-"""Bytes of a message to a chat service."""
-SECONDS_BETWEEN_PINGS = 20
-"""Of a chat service to its clients; one that does not answer for as long has vanished."""
-
-
 def mend_web_script(script: ModuleType) -> None:
     """``interactive_web.wait()`` waits for ever where the page cannot be opened.
 
@@ -106,6 +100,12 @@ def mend_web_script(script: ModuleType) -> None:
 
     script.interactive_web = interactive_web  # type: ignore[attr-defined]
     script.wait = wait  # type: ignore[attr-defined]
+
+
+LARGEST_MESSAGE = 64_000
+"""Bytes of a message to a chat service."""
+SECONDS_BETWEEN_PINGS = 20
+"""Of a chat service to its clients; one that does not answer for as long has vanished."""
 
 
 class PersonLeft(Exception):

@@ -5,6 +5,7 @@ https://parl.ai/docs/opt_presets.html states; the others belong to projects that
 """
 
 import functools
+import os
 from typing import Any
 
 from parlai_prosocial.errors import UserError
@@ -83,10 +84,12 @@ def mend_presets() -> None:
 
     @functools.wraps(original)
     def load_init(cls, optfile: str) -> Opt:
+        users = os.path.expanduser(f"~/.parlai/opt_presets/{optfile}.opt")
+        # Several are asked for one by one, and what is wrong with a file is no missing preset.
+        if "," in optfile or os.path.exists(optfile) or os.path.exists(users):
+            return original(cls, optfile)
         try:
             return original(cls, optfile)
-        except PresetMissing:
-            raise
         except (FileNotFoundError, NotImplementedError, TypeError):
             if optfile in PRESETS:
                 return cls(PRESETS[optfile])

@@ -65,7 +65,7 @@ class MinedData:
 
         rules = PreachyRules().name
         lines = []
-        for line in self.text.splitlines():
+        for line in filter(None, self.text.split("\n")):
             row = json.loads(line)
             kept = [i for i, judge in enumerate(row["negative_judges"]) if judge != rules]
             for key in ("negatives", "negative_weights", "negative_judges", "negative_sources"):

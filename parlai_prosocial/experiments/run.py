@@ -27,7 +27,7 @@ from parlai_prosocial.experiments.train_arms import (
 )
 from parlai_prosocial.training.recipe import check_settings, recipe_folder
 from parlai_prosocial.util.environment import environment
-from parlai_prosocial.util.files import Say
+from parlai_prosocial.util.files import Say, text_lines
 from parlai_prosocial.util.writer import Writer
 
 COMPARED_BASE = "base"
@@ -341,7 +341,7 @@ def _filled_arms(
 def _demo_contexts() -> list[str]:
     """One mild context of each kind, of our own writing, newline-packed."""
     kinds: dict[str, str] = {}
-    for line in bundled("demo_contexts.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in text_lines(bundled("demo_contexts.jsonl")):
         row = json.loads(line)
         kinds.setdefault(row["kind"], "\n".join(row["context"]))
     return list(kinds.values())

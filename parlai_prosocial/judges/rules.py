@@ -23,7 +23,7 @@ class PatternRules:
         self.name = f"{kind}@{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self.missing = Missing()
         self.kinds: dict[str, list[re.Pattern]] = {}
-        for line in text.splitlines():
+        for line in text.split("\n"):
             if line.startswith("["):
                 patterns = self.kinds.setdefault(line.strip("[] "), [])
                 continue

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from parlai_prosocial.util.files import text_lines
+
 
 class Examples(NamedTuple):
     """A system turn, and example turns by kind.
@@ -19,7 +21,7 @@ class Examples(NamedTuple):
 def read_examples(file: Path) -> Examples:
     """Read a file of ``[kind]`` sections, ``[system]`` first; ``#`` begins a comment line."""
     sections: list[tuple[str, list[str]]] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in text_lines(file):
         if line.startswith("["):
             sections.append((line.strip("[] "), []))
         elif line.strip() and not line.startswith("#"):

@@ -28,7 +28,7 @@ from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.models.backbone import weights_sha256
 from parlai_prosocial.models.checkpoint import Checkpoint
 from parlai_prosocial.training.recipe import RECIPES, StepResult, train_step
-from parlai_prosocial.util.files import Say, file_sha256
+from parlai_prosocial.util.files import Say, file_sha256, text_lines
 from parlai_prosocial.util.journal import finished_before, summary_path, write_output
 from parlai_prosocial.zoo.resolve import Found, Kind, find
 
@@ -208,4 +208,4 @@ def _write(
 
 
 def _read(file: Path) -> list[list[Record]]:
-    return [json.loads(line)["replies"] for line in file.read_text("utf-8").splitlines()]
+    return [json.loads(line)["replies"] for line in text_lines(file)]

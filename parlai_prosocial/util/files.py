@@ -134,6 +134,19 @@ def read_bytes(file: Path, mend: str) -> bytes:
         raise UserError(f"{file}: cannot be read ({error.strerror}); {mend}") from None
 
 
+def text_lines(file: Path, mend: str = "restore the file") -> list[str]:
+    """Lines of a UTF-8 file, blank ones left out; :class:`UserError` where it cannot be read.
+
+    Only line feeds part them: ``str.splitlines`` parts texts at U+2028 and U+0085 too, which stand
+    in people's words and, unescaped, in JSON.
+    """
+    try:
+        text = read_bytes(file, mend).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not UTF-8 at byte {error.start}; {mend}") from None
+    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+
+
 def parsed_json(text: str | bytes, shape: Any, where: str, mend: str) -> Any:
     """What JSON holds; arguments and errors as for :func:`read_json`."""
     # Here and not at import, since pydantic takes a while to import.

@@ -86,7 +86,7 @@ def test_classes_are_asked_for_or_the_tasks_or_the_five(make, tmp_path):
     assert make(task="prosocial:Rot").class_list == SAFETY_LABELS, "that task has no candidates"
     assert make(task="prosocial:Rot", binary=True).class_list == BINARY_LABELS
     assert make(classes=["a", "b"]).class_list == ["a", "b"]
-    (tmp_path / "classes").write_text("x\ny\n")
+    (tmp_path / "classes").write_text("x\ny\n\n")
     assert make(classes_from_file=str(tmp_path / "classes")).class_list == ["x", "y"]
 
 

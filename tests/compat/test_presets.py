@@ -51,6 +51,18 @@ def test_what_is_missing_is_named(name):
         parsed("-m", "transformer/generator", "-o", name)
 
 
+def test_an_error_in_reading_a_file_is_no_missing_preset(monkeypatch, tmp_path):
+    from parlai.core.opt import Opt
+
+    def fail(cls, file):
+        raise TypeError("of the reader's own")
+
+    (tmp_path / "mine.opt").write_text("{}")
+    monkeypatch.setattr(Opt, "load", classmethod(fail))
+    with pytest.raises(TypeError, match="of the reader's own"):
+        Opt.load_init(str(tmp_path / "mine.opt"))
+
+
 def test_what_pkg_resources_cannot_read_has_presets_too(monkeypatch):
     import pkg_resources
 

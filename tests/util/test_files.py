@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, NotRequired
 
 import pytest
@@ -17,7 +19,8 @@ from typing_extensions import TypedDict
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.export.hugging_face import written_aside
-from parlai_prosocial.util.files import read_json, write_aside, writing
+from parlai_prosocial.util import files
+from parlai_prosocial.util.files import read_json, text_lines, write_aside, writing
 from parlai_prosocial.util.journal import Journal, write_output
 from parlai_prosocial.zoo.entry import find_entry
 from parlai_prosocial.zoo.install import install
@@ -185,3 +188,20 @@ def test_what_cannot_be_read_is_told(tmp_path):
 def test_numbers_that_json_has_not_are_read_as_written(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"ppl": float("inf"), "big": 10**30}))
     assert read_json(tmp_path / "x.json") == {"ppl": float("inf"), "big": 10**30}
+
+
+def test_only_line_feeds_part_the_lines_of_a_file(tmp_path):
+    rows = ["a\u2028b", "c\x85d\x0b", ' {"e": 1}']
+    (tmp_path / "x").write_bytes(("\n".join(rows) + "\r\n\n").encode())
+    assert text_lines(tmp_path / "x") == rows
+    (tmp_path / "x").write_bytes(b"ab\xff")
+    with pytest.raises(UserError) as caught:
+        text_lines(tmp_path / "x", "mend it")
+    one_line(caught, "x: is not UTF-8 at byte 2", "; mend it")
+
+
+def test_no_file_of_texts_is_parted_at_their_own_separators():
+    package = Path(files.__file__).parents[1]
+    parted = re.compile(r"(read_text\(.*\)|\btext|\braw)\.splitlines\(")
+    found = [str(f) for f in package.rglob("*.py") if parted.search(f.read_text("utf-8"))]
+    assert found == [str(package / "data" / "normalise.py")]  # one_line, whose purpose it is

@@ -25,6 +25,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.casual import casual_replies
 from parlai_prosocial.evaluation.suites.ranking import contexts_with_replies
 from parlai_prosocial.util.closest import did_you_mean
+from parlai_prosocial.util.files import text_lines
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +230,7 @@ def _casual(source: str, dialogues: list[dict], count: int) -> Iterator[dict[str
 
 
 def _pairs(file: Path) -> Iterator[dict[str, Any]]:
-    for line in file.read_text("utf-8").splitlines():
+    for line in text_lines(file):
         row = json.loads(line)
         for label, turns, ending in (
             ("safe", row["context"], ""),
