@@ -45,12 +45,11 @@ sbom: $(VENV)/.installed ## write sbom.json: all that is installed, in CycloneDX
 	.venv-tools/bin/python -m pip install -q 'cyclonedx-bom>=7'
 	.venv-tools/bin/cyclonedx-py environment --output-reproducible -o sbom.json $(BIN)/python
 
-bench: $(VENV)/.installed ## measure packed scoring against separate passes, on the CPU
-	$(BIN)/python benchmarks/bench_packed.py --device cpu
+bench: $(VENV)/.installed ## how fast we are beside Trainer, TRL, generate and ParlAI, on the CPU (35 minutes)
+	$(BIN)/python -m benchmarks.bench
 
-bench-gpu: $(VENV)/.installed ## the same on one GPU, FlexAttention too, into benchmarks/results
-	$(BIN)/python benchmarks/bench_packed.py --device cuda --flex --repeats 10 --burn-in 3 \
-	  --batchsize 16 --batchsize 32 --batchsize 64 --json benchmarks/results/packed-gpu.json
+bench-gpu: $(VENV)/.installed ## the same on one GPU, with its matrix rate and FlexAttention (6 minutes)
+	$(BIN)/python -m benchmarks.bench --device cuda
 
 soak: $(VENV)/.installed ## eight clients at prosocial chat for 30 minutes, one in four vanishing
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/soak_chat.py --log benchmarks/results/soak.log

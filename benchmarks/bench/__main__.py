@@ -1,0 +1,282 @@
+"""``python -m benchmarks.bench``: see the package."""
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from parlai_prosocial.compat.flags import find_datapath
+from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
+from parlai_prosocial.util.environment import VERSIONS
+from parlai_prosocial.util.files import json_text, read_json, write_aside
+
+REPOSITORY = Path(__file__).parents[2]
+DEFAULT_BASE = "zoo:prosocial/smollm2_135m"
+DEFAULT_CLASSIFIER = "zoo:prosocial/minilm_safety"
+
+
+def say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@click.command()
+@click.option("--rows", default="", help="Names of rows, comma-separated; default all.")
+@click.option("--pairs", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--base", default=DEFAULT_BASE, show_default=True)
+@click.option("--classifier", default=DEFAULT_CLASSIFIER, show_default=True)
+@click.option("--datapath", default=None, help="ParlAI's data path.")
+@click.option("--threads", type=click.IntRange(1), help="Of each process; default all cores.")
+@click.option("--out", type=click.Path(path_type=Path), help="FILE.json; a .md goes beside it.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("runs/bench"))
+@click.option("--note", default="", help="What ran beside, for the line on the machine.")
+@click.option("--fresh", is_flag=True, help="Measure what is in the results too.")
+@click.option("--list", "listed", is_flag=True, help="Print the rows' names.")
+@click.option("--readme", is_flag=True, help="Make the README's table of the results.")
+@click.option("--job", hidden=True, help="Measure one job in this process.")
+@click.option("--piece", hidden=True, help="JOB:SIDE, one piece in this process.")
+def main(**asked: Any) -> None:
+    """Measure us beside what a user would pick instead; go on where a run was stopped."""
+    show_user_errors_as_one_line()
+    out: Path = asked["out"] or REPOSITORY / "benchmarks" / "results" / (
+        "bench-gpu.json" if asked["device"] == "cuda" else "bench.json"
+    )
+    if asked["readme"]:
+        return write_readme(out)
+    if asked["job"] or asked["piece"]:
+        return in_this_process(asked)
+    from benchmarks.bench.jobs import JOBS, find_jobs
+
+    if asked["listed"]:
+        for job in JOBS:
+            for row in job.rows:
+                click.echo(f"{row.name:32} {row.what}, against {row.peer}")
+        return None
+    jobs = find_jobs([name for name in asked["rows"].split(",") if name], asked["device"] == "cuda")
+    run_all(jobs, asked, out)
+
+
+def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
+    """Each job in a process of its own; what is known is written at once."""
+    from benchmarks.bench.table import markdown, row_facts, shown_ratio, verdict
+
+    base, datapath = find_base_of(asked)
+    command = [sys.executable, "-m", "benchmarks.bench", "--base", base, "--datapath", datapath]
+    command += ["--classifier", asked["classifier"], "--pairs", str(asked["pairs"])]
+    command += ["--work", str(asked["work"].absolute()), "--device", asked["device"]]
+    threads = asked["threads"] or os.cpu_count()
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} if asked["device"] == "cpu" else {}
+    result = beginning(asked, threads, out)
+    failed = []
+    for job in jobs:
+        named = {row.name: row for row in job.rows}
+        known = {row["name"] for row in result["rows"] if "ratio" in row}
+        if set(named) <= known:
+            say(f"{job.name}: measured before")
+            continue
+        file = asked["work"] / f"{job.name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        say(f"{time.strftime('%H:%M:%S')} {job.name}")
+        started, load = time.monotonic(), os.getloadavg()[0]
+        done = subprocess.run(
+            [*command, "--job", job.name, "--out", str(file.absolute())],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+        (asked["work"] / f"{job.name}.log").write_text(done.stderr, encoding="utf-8")
+        found = read_json(file) if file.exists() else failure(done)
+        rows = [
+            row_facts(row)
+            | {"job_seconds": round(time.monotonic() - started), "load": [load, os.getloadavg()[0]]}
+            | (found["rows"][row.name] if "rows" in found else found)
+            for row in named.values()
+        ]
+        result["rows"] = in_order([r for r in result["rows"] if r["name"] not in named] + rows)
+        result["seconds"] += round(time.monotonic() - started)
+        write_aside(out, json_text(result))
+        write_aside(out.with_suffix(".md"), markdown(result))
+        for row in rows:
+            if "ratio" in row:
+                say(f"  {row['what']}, against {row['peer']}: {shown_ratio(row)} {verdict(row)}")
+            else:
+                failed.append(row["name"])
+                say(f"  {row['name']}: {row['status']}: {row['why']}")
+    shutil.rmtree(asked["work"] / "open", ignore_errors=True)  # 100 MB
+    say(f"written: {out} and {out.with_suffix('.md')}")
+    if failed:
+        raise UserError(f"not measured: {', '.join(failed)}; the table says why")
+
+
+def failure(done: Any) -> dict[str, str]:
+    from benchmarks.bench.measure import last_line
+
+    return {"status": "failed", "why": last_line(done.stderr).replace(str(REPOSITORY) + "/", "")}
+
+
+def in_order(rows: list[dict]) -> list[dict]:
+    from benchmarks.bench.jobs import JOBS
+
+    order = [row.name for job in JOBS for row in job.rows]
+    return sorted(rows, key=lambda row: order.index(row["name"]))
+
+
+def find_base_of(asked: dict[str, Any]) -> tuple[str, str]:
+    """The base's folder, fetched where need be, and the data path."""
+    from parlai_prosocial.zoo.resolve import find_base
+
+    datapath = asked["datapath"] or find_datapath(None)
+    folder = find_base(asked["base"], "--base", datapath)
+    return str(folder.absolute()), str(Path(datapath).absolute())
+
+
+def beginning(asked: dict[str, Any], threads: int | None, out: Path) -> dict[str, Any]:
+    """The results so far, or none; those of other versions or settings are not mixed in."""
+    from importlib import metadata
+
+    from parlai_prosocial.models.precision import best_device, bf16_is_faster
+
+    facts = {
+        "device": asked["device"],
+        "pairs": asked["pairs"],
+        "threads": threads,
+        "base": asked["base"],
+        "versions": {name: metadata.version(name) for name in (*VERSIONS, "trl")},
+    }
+    if out.exists() and not asked["fresh"]:
+        result = read_json(out)
+        if {name: result.get(name) for name in facts} == facts:
+            return result
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    auto = "bf16" if bf16_is_faster(best_device()) else "fp32"
+    beside = f"; {asked['note']}" if asked["note"] else ""
+    words = ["python", "-m", "benchmarks.bench"]
+    words += ["--device", "cuda"] if asked["device"] == "cuda" else []
+    words += ["--pairs", str(asked["pairs"]), "--threads", str(threads)]
+    return facts | {
+        "command": shlex.join(words),
+        "machine": f"{machine()}, {threads} threads, `auto` is {auto}{beside}; {versions}",
+        "seconds": 0,
+        "rows": [],
+    }
+
+
+def machine() -> str:
+    """The processor, its cores and what of bf16 it has, or the GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo")
+    text = lines.read_text(encoding="utf-8") if lines.exists() else ""
+    known = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    known = {name.strip(): value.strip() for name, value in known.items()}
+    flags = known.get("flags", "").split()
+    has = [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
+    model = known.get("model name", platform.machine())
+    return f"{model}, {os.cpu_count()} cores{', ' + ' and '.join(has) if has else ''}"
+
+
+def bench_of(asked: dict[str, Any]) -> Any:
+    from benchmarks.bench.job import Bench
+
+    return Bench(
+        base=Path(asked["base"]),
+        classifier=asked["classifier"],
+        datapath=asked["datapath"],
+        folder=asked["work"],
+        pairs=asked["pairs"],
+    )
+
+
+def in_this_process(asked: dict[str, Any]) -> None:
+    from benchmarks.bench.jobs import PIECES, find_jobs
+    from benchmarks.bench.measure import peak_memory, quiet
+
+    with quiet():
+        bench = bench_of(asked)
+        if asked["piece"]:
+            name, _, side = asked["piece"].partition(":")
+            PIECES[name].sides(bench)[side]()(0)
+            (bench.folder / "peak").write_text(str(peak_memory()), encoding="utf-8")
+            return
+        [job] = find_jobs([asked["job"]], asked["device"] == "cuda")
+        write_aside(asked["out"], json.dumps(measured(job, bench)))
+
+
+def measured(job: Any, bench: Any) -> dict[str, Any]:
+    """A job's rows, or why there are none."""
+    from dataclasses import replace
+
+    from benchmarks.bench.measure import (
+        Refused,
+        as_columns,
+        check_same,
+        interleaved,
+        peak_memory,
+        ratios,
+    )
+    from benchmarks.bench.ours import free
+
+    bench = replace(bench, pairs=min(bench.pairs, job.most_pairs or bench.pairs))
+    same = job.same(bench)
+    free()
+    try:
+        check_same(same)
+    except Refused as refusal:
+        return {"status": "refused", "why": str(refusal)}
+    sides = {name: make() for name, make in job.sides(bench).items()}
+    used = {name: as_columns(u) for name, u in interleaved(sides, bench.pairs, say).items()}
+    rows = {}
+    for row in job.rows:
+        own, other = used[row.ours], used[row.other]
+        measure = "wall" if bench_on_gpu() and row.measure == "cpu" else row.measure
+        rows[row.name] = {
+            "measure": measure,
+            "pairs": bench.pairs,
+            "ratio": ratios(own[measure], other[measure], row.faster),
+            "wall_ratio": ratios(own["wall"], other["wall"], row.faster),
+            "ours": medians(own),
+            "theirs": medians(other),
+            "usage": {"ours": own, "theirs": other},
+            "same": [vars(number) for number in same],
+            "peak_of_all_sides": peak_memory(),
+        }
+    return {"rows": rows}
+
+
+def bench_on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def medians(columns: dict[str, list[Any]]) -> dict[str, float]:
+    return {
+        name: statistics.median(values)
+        for name, values in columns.items()
+        if all(value is not None for value in values)
+    }
+
+
+def write_readme(out: Path) -> None:
+    from benchmarks.bench.table import into_readme
+
+    file = REPOSITORY / "README.md"
+    write_aside(file, into_readme(file.read_text(encoding="utf-8"), read_json(out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""All that is measured, the most important first."""
+
+from benchmarks.bench.device import MatrixRate, Packed
+from benchmarks.bench.job import Job
+from benchmarks.bench.opening import FirstStep, Help, Opening
+from benchmarks.bench.replies import Judging, Mining, Ranking, Sampling, SamplingAgainstParlAI
+from benchmarks.bench.training import (
+    AgainstParlAI,
+    Batches,
+    Likelihood,
+    Memory,
+    Negatives,
+    Preferences,
+)
+from parlai_prosocial.errors import UserError
+
+FULL_64 = Likelihood(lora=False, precision="auto", batchsize=64, steps=1, most_pairs=3)
+JOBS: list[Job] = [
+    Likelihood(lora=True, precision="auto", batchsize=8, steps=3, sft=True, speed=2.0, shown=True),
+    Preferences(),
+    Sampling(),
+    Likelihood(lora=False, precision="auto", batchsize=8, steps=2, speed=1.5, shown=True),
+    Negatives(),
+    AgainstParlAI(),
+    Memory(FULL_64, target=0.5, shown=True),
+    SamplingAgainstParlAI(),
+    Help(),
+    Opening(),
+    Mining(),
+    Ranking(),
+    Judging(),
+    MatrixRate(),
+    Packed(),
+    Likelihood(lora=True, precision="fp32", batchsize=8, steps=2, gpu=False),
+    Likelihood(lora=False, precision="fp32", batchsize=8, steps=2, gpu=False),
+    Batches(),
+    Likelihood(lora=True, precision="auto", batchsize=16, steps=1),
+    Likelihood(lora=True, precision="auto", batchsize=64, steps=1, speed=2.0, most_pairs=3),
+    Memory(Likelihood(lora=False, precision="auto", batchsize=32, steps=1)),
+    Memory(Likelihood(lora=False, precision="auto", batchsize=16, steps=1)),
+    FirstStep(),
+    FULL_64,
+]
+PIECES = {job.of.name: job.of for job in JOBS if isinstance(job, Memory)}
+"""Jobs whose single pieces are run for their memory."""
+
+
+def find_jobs(names: list[str], gpu: bool) -> list[Job]:
+    """The jobs of the rows or jobs that are named, or all of this device.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    if not names:
+        return [job for job in JOBS if (job.gpu if gpu else job.cpu)]
+    found = []
+    for name in names:
+        own = [job for job in JOBS if name in (job.name, *(row.name for row in job.rows))]
+        if not own:
+            known = ", ".join(row.name for job in JOBS for row in job.rows)
+            raise UserError(f"--rows {name}: no such row; there are {known}")
+        found += [job for job in own if job not in found]
+    return found

@@ -1,0 +1,440 @@
+"""Training: likelihood, negatives, pairs; against Trainer, SFTTrainer, DPO and ParlAI's GPT-2."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import torch
+
+from benchmarks.bench import corpus, ours, peers
+from benchmarks.bench.job import Bench, Makers, Row, Target
+from benchmarks.bench.measure import (
+    TOLERANCE,
+    TOLERANCE_BF16,
+    Same,
+    Side,
+    Usage,
+    run_command,
+    timed,
+)
+from parlai_prosocial.models.chat_template import load_tokenizer
+from parlai_prosocial.models.precision import best_device, bf16_is_faster
+from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
+
+LORA_RANK = 8
+CONTEXT, REPLY = 256, 128
+"""Tokens, as the agent's ``--text-truncate`` and ``--label-truncate`` have them."""
+
+
+def encoded(base: Path, rows: list[corpus.Row]) -> list[Any]:
+    """Rows in token ids: ``context``, ``response`` and ``negatives``."""
+    prompt = Prompt(load_tokenizer(base), DEFAULT_SYSTEM_PROMPT, False)
+    return [
+        SimpleNamespace(
+            context=prompt.encode_context(corpus.text_of(row), CONTEXT),
+            response=prompt.encode_response(row["response"], REPLY),
+            negatives=[prompt.encode_response(text, REPLY) for text in row["negatives"]],
+        )
+        for row in rows
+    ]
+
+
+def computes_bf16(precision: str) -> bool:
+    return precision == "bf16" or (precision == "auto" and bf16_is_faster(best_device()))
+
+
+def by_piece(rows: list[Any], size: int) -> list[list[Any]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+@dataclass
+class Likelihood:
+    """A step of likelihood training, against Hugging Face's Trainer and TRL's SFTTrainer.
+
+    Attributes:
+        lora: train an adapter of rank :data:`LORA_RANK`, else all weights.
+        precision: of ours; the peer computes in the same.
+        batchsize: rows a step.
+        steps: in a piece of work, over which the Trainer groups by length.
+        sft: time TRL's SFTTrainer too.
+        speed: the target against the Trainer.
+        shown: its row stands in the README.
+    """
+
+    lora: bool
+    precision: str
+    batchsize: int
+    steps: int
+    sft: bool = False
+    speed: float | None = None
+    shown: bool = False
+    gpu: bool = True
+    cpu: bool = True
+    most_pairs: int | None = None
+
+    @property
+    def name(self) -> str:
+        weights = "lora" if self.lora else "full"
+        return f"train-{weights}-{self.precision}-{self.batchsize}"
+
+    @property
+    def rank(self) -> int:
+        return LORA_RANK if self.lora else 0
+
+    @property
+    def what(self) -> str:
+        weights = f"LoRA rank {LORA_RANK}" if self.lora else "all weights"
+        return f"training, {weights}, {self.precision}, batch {self.batchsize}"
+
+    @property
+    def rows(self) -> list[Row]:
+        target = Target(least=self.speed) if self.speed else None
+        found = [
+            Row(
+                self.name, self.what, "HF Trainer, length grouping", target=target, shown=self.shown
+            )
+        ]
+        if self.sft:
+            found.append(Row(f"{self.name}-sft", self.what, "TRL SFTTrainer, packing", other="sft"))
+        return found
+
+    def flags(self, precision: str) -> list[str]:
+        flags = ["--lora-rank", str(self.rank), "--precision", precision]
+        return [*flags, "--batchsize", str(self.batchsize), *ours.LIKELIHOOD]
+
+    def corpus(self, bench: Bench) -> list[corpus.Row]:
+        return corpus.rows(bench.datapath, (bench.pairs + 1) * self.batchsize * self.steps)
+
+    def agent(self, bench: Bench, precision: str) -> Any:
+        return ours.build_agent(
+            self.corpus(bench), bench.folder / self.name, bench.base, self.flags(precision)
+        )
+
+    def trainer(self, bench: Bench, kind: str, bf16: bool) -> tuple[Any, list[list[dict]]]:
+        rows = [peers.as_row(example) for example in encoded(bench.base, self.corpus(bench))]
+        pieces = by_piece(rows, self.batchsize * self.steps)
+        folder = bench.folder / self.name
+        if kind == "sft":
+            return peers.sft_trainer(bench.base, self.rank, bf16, folder, pieces[0]), pieces
+        return peers.hf_trainer(
+            bench.base, self.rank, bf16, self.batchsize, folder, pieces[0]
+        ), pieces
+
+    def same(self, bench: Bench) -> list[Same]:
+        found = []
+        for precision in dict.fromkeys(["fp32", self.precision]):
+            bf16 = computes_bf16(precision)
+            agent = self.agent(bench, precision)
+            [loss] = ours.losses_of(agent, ours.batches_of(agent, 1))
+            del agent
+            for kind in ["peer", "sft"] if self.sft else ["peer"]:
+                trainer, pieces = self.trainer(bench, kind, bf16)
+                rows = pieces[0][: self.batchsize]
+                if kind == "sft":
+                    rows = list(peers.sft_pieces(trainer, [rows])[0])
+                other = peers.trainer_loss(trainer, rows)
+                del trainer
+                ours.free()
+                what = f"loss in {'bf16' if bf16 else 'fp32'}, ours and the {kind}'s"
+                found.append(Same(what, loss, other, TOLERANCE_BF16 if bf16 else TOLERANCE))
+        return found
+
+    def sides(self, bench: Bench) -> Makers:
+        def train_ours() -> Side:
+            return ours.Training(self.agent(bench, self.precision), self.steps)
+
+        def train_peer(kind: str) -> Side:
+            trainer, pieces = self.trainer(bench, kind, computes_bf16(self.precision))
+            packed = (
+                peers.sft_pieces(trainer, pieces)
+                if kind == "sft"
+                else [datasets.Dataset.from_list(piece) for piece in pieces]
+            )
+            return peers.TrainerSide(trainer, packed)
+
+        makers: Makers = {"ours": train_ours, "peer": lambda: train_peer("peer")}
+        if self.sft:
+            makers["sft"] = lambda: train_peer("sft")
+        return makers
+
+
+@dataclass
+class Memory:
+    """Peak memory of a process that takes one step, against the Trainer's."""
+
+    of: Likelihood
+    target: float | None = None
+    shown: bool = False
+    gpu: bool = True
+    cpu: bool = True
+    most_pairs: int | None = 1
+
+    @property
+    def name(self) -> str:
+        return self.of.name.replace("train", "memory")
+
+    @property
+    def rows(self) -> list[Row]:
+        return [
+            Row(
+                self.name,
+                self.of.what.replace("training", "peak memory"),
+                "HF Trainer, length grouping",
+                measure="peak",
+                faster=False,
+                target=Target(most=self.target) if self.target else None,
+                shown=self.shown,
+            )
+        ]
+
+    def same(self, bench: Bench) -> list[Same]:
+        return []  # of the job whose steps these are
+
+    def sides(self, bench: Bench) -> Makers:
+        return {
+            side: lambda side=side: self._in_a_process(bench, side) for side in self.of.sides(bench)
+        }
+
+    def _in_a_process(self, bench: Bench, side: str) -> Side:
+        return lambda _number: one_piece(bench, self.of.name, side)
+
+
+def one_piece(bench: Bench, job: str, side: str) -> Usage:
+    """One piece of a job's one side in a process of its own, for its peak memory."""
+    command = [sys.executable, "-m", "benchmarks.bench", "--piece", f"{job}:{side}"]
+    command += ["--base", str(bench.base), "--classifier", bench.classifier]
+    command += ["--datapath", bench.datapath, "--work", str(bench.folder), "--pairs", "1"]
+    if not torch.cuda.is_available():
+        return run_command(command)
+    file = bench.folder / "peak"
+    usage = run_command(command)
+    return Usage(usage.cpu, usage.wall, float(file.read_text()))
+
+
+@dataclass
+class Negatives:
+    """K negatives in one packed pass, against plain likelihood and a pass for each reply."""
+
+    counts: tuple[int, ...] = (1, 2, 4, 8)
+    batchsize: int = 8
+    name: str = "negatives"
+    gpu: bool = True
+    cpu: bool = True
+    most_pairs: int | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        found = []
+        for count in self.counts:
+            what = f"{count} negatives, LoRA, auto" if count > 1 else "1 negative, LoRA, auto"
+            plain, separate = (1.4, 0.22) if count == 4 else (1 + count, None)
+            found.append(
+                Row(
+                    f"negatives-{count}",
+                    what,
+                    "plain likelihood",
+                    ours=f"packed-{count}",
+                    other="plain",
+                    faster=False,
+                    target=Target(most=plain),
+                    shown=count == 4,
+                )
+            )
+            found.append(
+                Row(
+                    f"negatives-{count}-separate",
+                    what,
+                    f"{count + 1} passes",
+                    ours=f"packed-{count}",
+                    other=f"separate-{count}",
+                    faster=False,
+                    target=Target(most=separate) if separate else None,
+                    shown=count == 4,
+                )
+            )
+        return found
+
+    def agent(self, bench: Bench, count: int, separate: bool, precision: str = "auto") -> Any:
+        rows = corpus.rows(bench.datapath, (bench.pairs + 1) * self.batchsize, max(self.counts))
+        rows = [row | {"negatives": row["negatives"][:count]} for row in rows]
+        flags = ["--lora-rank", str(LORA_RANK), "--precision", precision]
+        flags += ["--batchsize", str(self.batchsize), "--negatives", str(count)]
+        flags += [] if count else ["--contrast-weight", "0"]
+        folder = bench.folder / f"{self.name}-{count}"
+        agent = ours.build_agent(rows, folder, bench.base, flags)
+        if separate:
+            ours.score_separately(agent)
+        return agent
+
+    def same(self, bench: Bench) -> list[Same]:
+        found = []
+        for count in self.counts:
+            packed = self.agent(bench, count, False, "fp32")
+            batches = ours.batches_of(packed, 1)
+            [one] = ours.losses_of(packed, batches)
+            ours.score_separately(packed)
+            [many] = ours.losses_of(packed, batches)
+            found.append(Same(f"loss with {count} negatives, packed and separate", one, many))
+        return found
+
+    def sides(self, bench: Bench) -> Makers:
+        def side(count: int, separate: bool) -> Callable[[], Side]:
+            return lambda: ours.Training(self.agent(bench, count, separate), 1)
+
+        makers: Makers = {"plain": side(0, False)}
+        for count in self.counts:
+            makers[f"packed-{count}"] = side(count, False)
+        for count in self.counts:
+            makers[f"separate-{count}"] = side(count, True)
+        return makers
+
+
+@dataclass
+class Preferences:
+    """Pairs of a fitting and an unfitting reply, against TRL's DPO."""
+
+    batchsize: int = 8
+    name: str = "pairs"
+    gpu: bool = True
+    cpu: bool = True
+    most_pairs: int | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        what = f"preference pairs, LoRA rank {LORA_RANK}, auto, batch {self.batchsize}"
+        peer = "TRL DPO, reference precomputed"
+        return [Row(self.name, what, peer, target=Target(least=4.5), shown=True)]
+
+    def corpus(self, bench: Bench) -> list[corpus.Row]:
+        return corpus.rows(bench.datapath, (bench.pairs + 1) * self.batchsize, 1)
+
+    def agent(self, bench: Bench, precision: str) -> Any:
+        flags = ["--lora-rank", str(LORA_RANK), "--precision", precision, "--negatives", "1"]
+        flags += ["--batchsize", str(self.batchsize)]
+        return ours.build_agent(self.corpus(bench), bench.folder / self.name, bench.base, flags)
+
+    def trainer(self, bench: Bench, bf16: bool, count: int | None = None) -> Any:
+        examples = encoded(bench.base, self.corpus(bench)[:count])
+        folder = bench.folder / self.name
+        return peers.dpo_trainer(bench.base, LORA_RANK, bf16, self.batchsize, folder, examples)
+
+    def same(self, bench: Bench) -> list[Same]:
+        """Mean log p of a token of the fitting and the unfitting replies: all that DPO takes."""
+        agent = self.agent(bench, "fp32")
+        [batch] = ours.batches_of(agent, 1)
+        with torch.no_grad():
+            scores = agent.score_examples(batch.examples)[0]
+        sums = scores.log_probs().view(-1, 2).sum(0)
+        tokens = scores.token_counts().view(-1, 2).sum(0)
+        data = self.trainer(bench, False, self.batchsize).train_dataset
+        return [
+            Same(
+                f"mean log p of the {kind} replies",
+                (sums[i] / tokens[i]).item(),
+                (sum(data[f"ref_{name}_logps"]) / tokens[i]).item(),
+            )
+            for i, (kind, name) in enumerate((("fitting", "chosen"), ("unfitting", "rejected")))
+        ]
+
+    def sides(self, bench: Bench) -> Makers:
+        def train_peer() -> Side:
+            trainer = self.trainer(bench, computes_bf16("auto"))
+            size = self.batchsize
+            pieces = [
+                trainer.train_dataset.select(range(start, start + size))
+                for start in range(0, len(trainer.train_dataset), size)
+            ]
+            return peers.TrainerSide(trainer, pieces)
+
+        return {"ours": lambda: ours.Training(self.agent(bench, "auto"), 1), "peer": train_peer}
+
+
+@dataclass
+class AgainstParlAI:
+    """All weights of one random GPT-2, against ``-m hugging_face/gpt2``."""
+
+    batchsize: int = 8
+    name: str = "train-parlai"
+    gpu: bool = False
+    cpu: bool = True
+    most_pairs: int | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        what = f"training, all weights of a random GPT-2, auto, batch {self.batchsize}"
+        return [
+            Row(self.name, what, "ParlAI hugging_face/gpt2", target=Target(least=3), shown=True)
+        ]
+
+    def corpus(self, bench: Bench) -> list[corpus.Row]:
+        return corpus.rows(bench.datapath, (bench.pairs + 1) * self.batchsize)
+
+    def agent(self, bench: Bench, precision: str) -> Any:
+        flags = ["--lora-rank", "0", "--precision", precision]
+        flags += ["--batchsize", str(self.batchsize), *ours.LIKELIHOOD]
+        base = peers.random_gpt2(bench.base, bench.folder)
+        return ours.build_agent(self.corpus(bench), bench.folder / self.name, base, flags)
+
+    def parlai(self, bench: Bench) -> tuple[Any, list[Any]]:
+        base = peers.random_gpt2(bench.base, bench.folder)
+        flags = ["--batchsize", str(self.batchsize), "--skip-generation", "true"]
+        peer = peers.ParlAIGpt2(base, bench.folder / self.name, flags)
+        prompt = Prompt(load_tokenizer(base), DEFAULT_SYSTEM_PROMPT, False)
+        rows = self.corpus(bench)
+        texts = [prompt.tokenizer.decode(prompt.encode_context(corpus.text_of(r))) for r in rows]
+        labels = [" " + row["response"] for row in rows]
+        pieces = [
+            peer.batch(texts[start:][: self.batchsize], labels[start:][: self.batchsize], "labels")
+            for start in range(0, len(rows), self.batchsize)
+        ]
+        return peer, pieces
+
+    def same(self, bench: Bench) -> list[Same]:
+        agent = self.agent(bench, "fp32")
+        [loss] = ours.losses_of(agent, ours.batches_of(agent, 1))
+        peer, pieces = self.parlai(bench)
+        return [Same("loss in fp32, ours and ParlAI's", loss, peer.loss(pieces[0]))]
+
+    def sides(self, bench: Bench) -> Makers:
+        def train_peer() -> Side:
+            peer, pieces = self.parlai(bench)
+            return timed(lambda number: peer.act(pieces[number]))
+
+        return {"ours": lambda: ours.Training(self.agent(bench, "auto"), 1), "peer": train_peer}
+
+
+@dataclass
+class Batches:
+    """A step of 32 rows against four steps of 8: the time of a step grows as its rows do."""
+
+    few: int = 8
+    many: int = 32
+    name: str = "linear"
+    gpu: bool = False
+    cpu: bool = True
+    most_pairs: int | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        what = f"a step of {self.many}, LoRA, auto"
+        peer = f"{self.many // self.few} steps of {self.few}"
+        return [Row(self.name, what, peer, faster=False, target=Target(most=1.05))]
+
+    def agent(self, bench: Bench, batchsize: int) -> Any:
+        flags = ["--lora-rank", str(LORA_RANK), "--batchsize", str(batchsize), *ours.LIKELIHOOD]
+        rows = corpus.rows(bench.datapath, (bench.pairs + 1) * self.many)
+        folder = bench.folder / f"{self.name}-{batchsize}"
+        return ours.build_agent(rows, folder, bench.base, flags)
+
+    def same(self, bench: Bench) -> list[Same]:
+        return []  # one side with itself
+
+    def sides(self, bench: Bench) -> Makers:
+        return {
+            "ours": lambda: ours.Training(self.agent(bench, self.many), 1),
+            "peer": lambda: ours.Training(self.agent(bench, self.few), self.many // self.few),
+        }

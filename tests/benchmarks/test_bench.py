@@ -1,0 +1,154 @@
+"""The runner on tiny models: order, agreement before timing, results that a run goes on from."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+
+
+@pytest.fixture
+def bench(tiny_backbones, own_datapath, tmp_path):
+    from benchmarks.bench.job import Bench
+
+    return Bench(tiny_backbones["llama"], "none", str(own_datapath), tmp_path / "work", pairs=1)
+
+
+@dataclass
+class Stub:
+    """A job of two numbers."""
+
+    ours: float
+    peer: float
+    made: list[str] = field(default_factory=list)
+    most_pairs: int | None = None
+    name = "stub"
+
+    @property
+    def rows(self):
+        from benchmarks.bench.job import Row
+
+        return [Row("stub", "a stub", "another")]
+
+    def same(self, bench):
+        from benchmarks.bench.measure import Same
+
+        return [Same("loss", self.ours, self.peer)]
+
+    def sides(self, bench):
+        from benchmarks.bench.measure import Usage
+
+        def maker(name, cpu):
+            def side(number):
+                self.made.append(name)
+                return Usage(cpu, cpu)
+
+            return lambda: side
+
+        return {"ours": maker("ours", 1.0), "peer": maker("peer", 3.0)}
+
+
+def test_sides_take_turns_and_the_first_round_does_not_count(bench):
+    from dataclasses import replace
+
+    from benchmarks.bench.__main__ import measured
+
+    job = Stub(2.0, 2.0005)
+    [row] = measured(job, replace(bench, pairs=2))["rows"].values()
+    assert job.made == ["peer", "ours", "ours", "peer", "peer", "ours"]
+    assert row["ratio"] == {"median": 3.0, "low": 3.0, "high": 3.0} and row["pairs"] == 2
+    assert row["usage"]["ours"]["cpu"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("peer", [2.002, float("nan")])
+def test_sides_that_compute_another_loss_are_refused_before_they_are_timed(bench, peer):
+    from benchmarks.bench.__main__ import measured
+
+    job = Stub(2.0, peer)
+    found = measured(job, bench)
+    assert found["status"] == "refused" and found["why"].startswith("loss: 2.00000 and ")
+    assert job.made == []
+
+
+def test_a_trainer_of_other_weights_is_refused(bench, tiny_backbones, monkeypatch):
+    """What the losses are compared for: here the peer trains another model."""
+    from transformers import AutoModelForCausalLM
+
+    from benchmarks.bench import peers
+    from benchmarks.bench.__main__ import measured
+    from benchmarks.bench.training import Likelihood
+
+    job = Likelihood(lora=False, precision="fp32", batchsize=2, steps=1)
+    [row] = measured(job, bench)["rows"].values()
+    assert row["ratio"]["median"] > 0
+    [same] = row["same"]
+    assert abs(same["ours"] - same["peer"]) < 1e-4
+
+    def other(base, lora_rank):
+        lm = AutoModelForCausalLM.from_pretrained(base)
+        lm.model.embed_tokens.weight.data[7:].mul_(1.5)
+        return lm
+
+    monkeypatch.setattr(peers, "load_model", other)
+    assert measured(job, bench)["status"] == "refused"
+
+
+def test_packed_negatives_have_the_loss_of_separate_passes(bench):
+    from benchmarks.bench.training import Negatives
+
+    [same] = Negatives(counts=(2,), batchsize=3).same(bench)
+    assert same.ours != 0 and abs(same.ours - same.peer) < 1e-4
+
+
+def test_a_run_goes_on_where_it_was_stopped(tiny_backbones, own_datapath, tmp_path):
+    def run(*more):
+        command = [sys.executable, "-m", "benchmarks.bench", "--pairs", "1", "--threads", "1"]
+        command += ["--base", tiny_backbones["llama"], "--datapath", own_datapath]
+        command += ["--out", tmp_path / "bench.json", "--work", tmp_path / "work", *more]
+        return subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, cwd=REPOSITORY, timeout=300
+        )
+
+    done = run("--rows", "rank")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["name"] for row in result["rows"]] == ["rank"]
+    assert result["rows"][0]["ratio"]["median"] > 0
+    assert "| ranking 20 candidates, auto |" in (tmp_path / "bench.md").read_text()
+    again = run("--rows", "rank")
+    assert again.returncode == 0 and "rank: measured before" in again.stderr
+    unknown = run("--rows", "no-such")
+    assert "--rows no-such: no such row; there are " in unknown.stderr
+
+
+def test_targets_and_the_readme_come_from_the_results():
+    from benchmarks.bench.job import Row, Target
+    from benchmarks.bench.table import BEGIN, END, into_readme, markdown, row_facts, verdict
+    from parlai_prosocial.errors import UserError
+
+    row = row_facts(Row("a", "training", "Trainer", target=Target(least=2.0), shown=True))
+    row |= {"ratio": {"median": 1.5, "low": 1.25, "high": 2.0}, "pairs": 5, "measure": "cpu"}
+    row |= {"wall_ratio": {"median": 1.0, "low": 1.0, "high": 1.0}}
+    row |= {"ours": {"cpu": 1.0}, "theirs": {"cpu": 1.5}}
+    refused = row_facts(Row("b", "pairs", "DPO")) | {"status": "refused", "why": "loss"}
+    result = {"rows": [row, refused], "machine": "a machine", "command": "make bench"}
+    assert (
+        verdict(row) == "≥ 2: missed" and verdict(row | {"target": {"most": 1.6}}) == "≤ 1.6: met"
+    )
+    assert "1.50 [1.25, 2.00] times as fast" in markdown(result)
+    assert "| pairs | DPO | refused: loss |" in markdown(result)
+    made = into_readme(f"# Title\n{BEGIN}\nold\n{END}\nend\n", result)
+    assert "old" not in made and made.startswith("# Title\n") and made.endswith("\nend\n")
+    assert "| training | Trainer | 1.50 [1.25, 2.00] times as fast |" in made
+    assert into_readme(made, result) == made
+    with pytest.raises(UserError, match=r"README\.md: has no"):
+        into_readme("nothing", result)
