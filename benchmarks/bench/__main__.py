@@ -100,6 +100,7 @@ def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
         found = read_json(file) if file.exists() else failure(done)
         rows = [
             row_facts(row)
+            | {"commit": commit()}
             | {"job_seconds": round(time.monotonic() - started), "load": [load, os.getloadavg()[0]]}
             | (found["rows"][row.name] if "rows" in found else found)
             for row in named.values()
@@ -118,6 +119,13 @@ def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
     say(f"written: {out} and {out.with_suffix('.md')}")
     if failed:
         raise UserError(f"not measured: {', '.join(failed)}; the table says why")
+
+
+def commit() -> str | None:
+    """Of this checkout, shortened; None where it is none."""
+    command = ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return found.stdout.strip() or None
 
 
 def failure(done: Any) -> dict[str, str]:

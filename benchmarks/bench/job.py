@@ -58,7 +58,7 @@ class Row:
         measure: CPU seconds, seconds by the clock or peak memory. On a GPU seconds by the clock
             stand in for CPU seconds.
         faster: the ratio says how many times faster we are; else which share of the other we take.
-        target: what the issue asks for, if anything.
+        target: what is aimed at, if anything.
         shown: stands in the README.
     """
 

@@ -16,7 +16,7 @@ from parlai_prosocial.errors import UserError
 
 FULL_64 = Likelihood(lora=False, precision="auto", batchsize=64, steps=1, most_pairs=3)
 JOBS: list[Job] = [
-    Likelihood(lora=True, precision="auto", batchsize=8, steps=3, sft=True, speed=2.0, shown=True),
+    Likelihood(lora=True, precision="auto", batchsize=8, steps=2, sft=True, speed=2.0, shown=True),
     Preferences(),
     Sampling(),
     Likelihood(lora=False, precision="auto", batchsize=8, steps=2, speed=1.5, shown=True),
@@ -31,8 +31,8 @@ JOBS: list[Job] = [
     Judging(),
     MatrixRate(),
     Packed(),
-    Likelihood(lora=True, precision="fp32", batchsize=8, steps=2, gpu=False),
-    Likelihood(lora=False, precision="fp32", batchsize=8, steps=2, gpu=False),
+    Likelihood(lora=True, precision="fp32", batchsize=8, steps=1, gpu=False),
+    Likelihood(lora=False, precision="fp32", batchsize=8, steps=1, gpu=False),
     Batches(),
     Likelihood(lora=True, precision="auto", batchsize=16, steps=1),
     Likelihood(lora=True, precision="auto", batchsize=64, steps=1, speed=2.0, most_pairs=3),

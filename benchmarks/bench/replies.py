@@ -14,7 +14,7 @@ from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.zoo.resolve import open_classifier, open_generator
 
-CONTEXTS, SAMPLES, TOKENS = 16, 8, 40
+CONTEXTS, SAMPLES, TOKENS = 8, 8, 40
 SAMPLING = {"temperature": 0.7, "top_p": 0.9}
 CANDIDATES = 20
 JUDGED = 128
@@ -87,7 +87,7 @@ def same_scores(bench: Bench) -> list[Same]:
 
 @dataclass
 class Sampling:
-    """Eight replies to each of 16 contexts, at most 40 tokens long."""
+    """Eight replies to each of 8 contexts, at most 40 tokens long."""
 
     name: str = "sample"
     gpu: bool = True
@@ -121,7 +121,7 @@ class Sampling:
 class SamplingAgainstParlAI:
     """The same from a random GPT-2, which never ends a reply, against ParlAI's own generation."""
 
-    few: int = 4
+    few: int = 2
     name: str = "sample-parlai"
     gpu: bool = False
     cpu: bool = True
@@ -169,9 +169,9 @@ class SamplingAgainstParlAI:
 
 @dataclass
 class Ranking:
-    """Twenty candidates of each of four contexts by mean log p."""
+    """Twenty candidates of each of two contexts by mean log p."""
 
-    few: int = 4
+    few: int = 2
     name: str = "rank"
     gpu: bool = True
     cpu: bool = True
@@ -275,7 +275,7 @@ class Judging:
 class Mining:
     """What mining does to a context: eight replies, their mean log p, and a judge on each."""
 
-    few: int = 8
+    few: int = 4
     name: str = "mine"
     gpu: bool = True
     cpu: bool = True

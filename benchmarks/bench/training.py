@@ -220,7 +220,8 @@ class Negatives:
     """K negatives in one packed pass, against plain likelihood and a pass for each reply."""
 
     counts: tuple[int, ...] = (1, 2, 4, 8)
-    batchsize: int = 8
+    separate: tuple[int, ...] = (1, 4)
+    batchsize: int = 4
     name: str = "negatives"
     gpu: bool = True
     cpu: bool = True
@@ -231,6 +232,7 @@ class Negatives:
         found = []
         for count in self.counts:
             what = f"{count} negatives, LoRA, auto" if count > 1 else "1 negative, LoRA, auto"
+            # What is aimed at; else below linear: K replies more cost less than K steps more.
             plain, separate = (1.4, 0.22) if count == 4 else (1 + count, None)
             found.append(
                 Row(
@@ -244,6 +246,8 @@ class Negatives:
                     shown=count == 4,
                 )
             )
+            if count not in self.separate:
+                continue
             found.append(
                 Row(
                     f"negatives-{count}-separate",
@@ -288,7 +292,7 @@ class Negatives:
         makers: Makers = {"plain": side(0, False)}
         for count in self.counts:
             makers[f"packed-{count}"] = side(count, False)
-        for count in self.counts:
+        for count in self.separate:
             makers[f"separate-{count}"] = side(count, True)
         return makers
 
@@ -416,7 +420,7 @@ class Batches:
     name: str = "linear"
     gpu: bool = False
     cpu: bool = True
-    most_pairs: int | None = None
+    most_pairs: int | None = 3
 
     @property
     def rows(self) -> list[Row]:
