@@ -1,17 +1,11 @@
 """All that is measured, the most important first."""
 
+from benchmarks.bench.contrast import Negatives, Preferences
 from benchmarks.bench.device import MatrixRate, Packed
 from benchmarks.bench.job import Job
 from benchmarks.bench.opening import FirstStep, Help, Opening
 from benchmarks.bench.replies import Judging, Mining, Ranking, Sampling, SamplingAgainstParlAI
-from benchmarks.bench.training import (
-    AgainstParlAI,
-    Batches,
-    Likelihood,
-    Memory,
-    Negatives,
-    Preferences,
-)
+from benchmarks.bench.training import AgainstParlAI, Batches, Likelihood, Memory
 from parlai_prosocial.errors import UserError
 
 FULL_64 = Likelihood(lora=False, precision="auto", batchsize=64, steps=1, most_pairs=3)

@@ -103,7 +103,7 @@ def test_a_trainer_of_other_weights_is_refused(bench, tiny_backbones, monkeypatc
 
 
 def test_packed_negatives_have_the_loss_of_separate_passes(bench):
-    from benchmarks.bench.training import Negatives
+    from benchmarks.bench.contrast import Negatives
 
     [same] = Negatives(counts=(2,), batchsize=3).same(bench)
     assert same.ours != 0 and abs(same.ours - same.peer) < 1e-4
