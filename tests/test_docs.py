@@ -20,8 +20,8 @@ LINKED = [
 ]
 BLOCK = re.compile(r"(?:<!-- (\S+?)(?:: (\S+))? -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-UNCHECKED = {"pip", "uv", "export"}
-"""Programs whose commands change the machine; scripts/install.sh and test_install.py cover them."""
+UNCHECKED = {"pip", "uv", "export", "vllm"}
+"""Not ours, or they change the machine: scripts/install.sh and test_install.py cover those."""
 
 SMALL = {
     "parlai train_model": "--batchsize 2 --max-train-steps 2 --validation-every-n-steps 2 "
@@ -58,6 +58,9 @@ NOT_RUN = {
     "prosocial evaluate --labels": "needs people's labels: tests/evaluation",
     "parlai generate_model_card": "evaluates on all of a task: tests/compat/test_card.py",
     "parlai bot_adversarial_dialogue": "needs ParlAI's data: tests/tasks",
+    "parlai OWNER/NAME": "a 7B model: tests/agents/test_command.py trains a small one",
+    "prosocial runs/7b": "needs that model, and a server: tests/engines/test_transformers_serve.py",
+    "vllm": "needs a GPU",
     "parlai -m prosocial/transformer": "needs BlenderBot's files: tests/agents/test_transformer.py",
     "parlai -m transformer/generator": "as that",
 }

@@ -5,7 +5,7 @@ from benchmarks.bench.device import MatrixRate, Packed
 from benchmarks.bench.job import Job
 from benchmarks.bench.opening import FirstStep, Help, Opening
 from benchmarks.bench.replies import Judging, Mining, Ranking, Sampling, SamplingAgainstParlAI
-from benchmarks.bench.training import AgainstParlAI, Batches, Likelihood, Memory
+from benchmarks.bench.training import AgainstParlAI, Batches, Flags, Likelihood, Memory
 from parlai_prosocial.errors import UserError
 
 FULL_64 = Likelihood(lora=False, precision="auto", batchsize=64, steps=1, most_pairs=3)
@@ -23,6 +23,7 @@ JOBS: list[Job] = [
     Mining(),
     Ranking(),
     Judging(),
+    Flags(),
     MatrixRate(),
     Packed(),
     Likelihood(lora=True, precision="fp32", batchsize=8, steps=1, gpu=False),

@@ -98,7 +98,10 @@ class Sampling:
     def rows(self) -> list[Row]:
         what = f"sampling, k = {SAMPLES}, {CONTEXTS} contexts, auto"
         peer = f"generate, num_return_sequences={SAMPLES}"
-        return [Row(self.name, what, peer, target=Target(least=6), shown=True)]
+        return [
+            Row(self.name, what, peer, target=Target(least=6), shown=True),
+            Row("flag-precision-sampling", what, "fp32", other="fp32"),
+        ]
 
     def same(self, bench: Bench) -> list[Same]:
         return same_scores(bench)
@@ -106,7 +109,7 @@ class Sampling:
     def sides(self, bench: Bench) -> Makers:
         bf16 = computes_bf16("auto")
 
-        def ours_samples() -> Side:
+        def ours_samples(bf16: bool) -> Side:
             own = engine(bench.base, bf16)
             return timed(lambda n: own.sample(contexts(bench, n), SAMPLES, TOKENS, n, **SAMPLING))
 
@@ -114,7 +117,11 @@ class Sampling:
             peer = Generate(bench.base, bf16)
             return timed(lambda n: peer.sample(contexts(bench, n)))
 
-        return {"ours": ours_samples, "peer": peer_samples}
+        return {
+            "ours": lambda: ours_samples(bf16),
+            "fp32": lambda: ours_samples(False),
+            "peer": peer_samples,
+        }
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Training by likelihood, against Trainer, SFTTrainer and ParlAI's GPT-2; and its memory."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -298,4 +299,48 @@ class Batches:
         return {
             "ours": lambda: ours.Training(self.agent(bench, self.many), 1),
             "peer": lambda: ours.Training(self.agent(bench, self.few), self.many // self.few),
+        }
+
+
+@dataclass
+class Flags:
+    """What each flag changes by itself, ours against ours."""
+
+    batchsize: int = 8
+    name: str = "flags"
+    gpu: bool = True
+    cpu: bool = True
+    most_pairs: int | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        what = f"training, batch {self.batchsize}, "
+        return [
+            Row("flag-precision", what + "--precision auto", "--precision fp32", other="fp32"),
+            Row("flag-lora", what + f"--lora-rank {LORA_RANK}", "--lora-rank 0", other="full"),
+        ]
+
+    def agent(self, bench: Bench, precision: str, rank: int) -> Any:
+        rows = corpus.rows(bench.datapath, (bench.pairs + 1) * self.batchsize)
+        flags = ["--lora-rank", str(rank), "--precision", precision]
+        flags += ["--batchsize", str(self.batchsize), *ours.LIKELIHOOD]
+        folder = bench.folder / f"{self.name}-{precision}-{rank}"
+        return ours.build_agent(rows, folder, bench.base, flags)
+
+    def same(self, bench: Bench) -> list[Same]:
+        """A new adapter is zero, so that all of them begin with the base's loss."""
+        losses = []
+        for precision, rank in (("auto", LORA_RANK), ("fp32", LORA_RANK), ("auto", 0)):
+            agent = self.agent(bench, precision, rank)
+            losses += ours.losses_of(agent, ours.batches_of(agent, 1))
+        return [Same("loss of two settings", losses[0], loss, TOLERANCE_BF16) for loss in losses]
+
+    def sides(self, bench: Bench) -> Makers:
+        def side(precision: str, rank: int) -> Callable[[], Side]:
+            return lambda: ours.Training(self.agent(bench, precision, rank), 1)
+
+        return {
+            "ours": side("auto", LORA_RANK),
+            "fp32": side("fp32", LORA_RANK),
+            "full": side("auto", 0),
         }

@@ -3,6 +3,7 @@
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.utils.data import DatatypeHelper
+from parlai.utils.distributed import is_distributed
 
 from parlai_prosocial.compat.settings import add_flags
 from parlai_prosocial.errors import UserError
@@ -214,6 +215,13 @@ def trains(opt: Opt) -> bool:
 
 def _check_training(opt: Opt) -> None:
     """Flags that would not act in training; a checkpoint that has such still opens."""
+    backend = opt.get("ddp_backend")
+    if is_distributed() and backend in ("zero2", "zero3"):
+        raise UserError(
+            f"--ddp-backend {backend}: ParlAI shards no model of Hugging Face's in parts, so each "
+            "GPU would still gather all of it, and what it makes of the weights takes no adapter "
+            "beside frozen ones; use --ddp-backend ddp with --lora-rank (docs/scale.md)"
+        )
     if opt["contrast_reference"] == "init" and opt["contrast_score"] == "cosine":
         raise UserError(
             "--contrast-reference init: is of the likelihood, which --contrast-score cosine does "

@@ -6,7 +6,10 @@ import subprocess
 
 import pytest
 import torch
+from parlai.core.params import ParlaiParser
 from safetensors.torch import load_file
+
+from parlai_prosocial.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,21 @@ def test_two_processes_train_as_one_with_the_joint_batch(parlai, tiny_backbones,
     assert max((joint[name] - before[name]).abs().max() for name in before) > 1e-2
     for name, tensor in joint.items():
         torch.testing.assert_close(spread[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["zero2", "zero3"])
+def test_sharding_is_refused_with_its_reason(backend, monkeypatch):
+    from parlai_prosocial.agents import options
+
+    parser = ParlaiParser(True, True)
+    opt = parser.parse_args(["-m", "prosocial", "--datatype", "train"])
+    opt["ddp_backend"] = backend
+    options.check(opt)  # one process shards nothing
+    monkeypatch.setattr(options, "is_distributed", lambda: True)
+    with pytest.raises(UserError, match=f"--ddp-backend {backend}: ParlAI shards no model"):
+        options.check(opt)
+    options.check(opt | {"ddp_backend": "ddp"})
+    options.check(opt | {"datatype": "valid"})
 
 
 @pytest.mark.parametrize("datatype", ["train:ordered", "train:stream"])
