@@ -87,10 +87,16 @@ class SeparateScorer(CausalScorer):
         return pack_separately(contexts, candidates, self.pad_id)
 
     def score(self, lm: Any, batch: PackedBatch, keep_logits: bool = False) -> CandidateScores:
-        hidden = lm.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        hidden = hidden.flatten(0, 1)  # (rows * length, hidden)
-        logits = lm.get_output_embeddings()(hidden[batch.query_positions])  # (T, vocabulary)
-        return self._collect(batch, logits, hidden, keep_logits)
+        positions = torch.arange(batch.input_ids.size(1), device=batch.input_ids.device)
+        fields = vars(batch) | {"position_ids": positions.expand_as(batch.input_ids)}
+        return self._score_packed(lm, Unmasked(**fields), keep_logits)
+
+
+class Unmasked(PackedBatch):
+    """Rows of one sequence each, padded on the right, for causal attention as it is."""
+
+    def attention_mask(self) -> None:  # type: ignore[override]
+        return None
 
 
 def score_separately(agent: Any) -> None:
