@@ -14,7 +14,6 @@ from benchmarks.bench import corpus
 from benchmarks.bench.measure import Usage, timed
 from parlai_prosocial.models.causal import CausalScorer
 from parlai_prosocial.models.packing import PackedBatch, pack_separately
-from parlai_prosocial.models.scores import CandidateScores
 
 LIKELIHOOD = ("--contrast-weight", "0", "--negatives", "0")
 LEARNING_RATE = 1e-5
@@ -75,28 +74,16 @@ class Training:
 
 
 class SeparateScorer(CausalScorer):
-    """A pass for each reply, its context repeated: what packing replaces, made as fast as it goes.
+    """A row for each reply, its context repeated: what packing replaces.
 
-    Rows padded on the right need no mask, and only the states that predict a reply reach the
-    output layer.
+    All else is as ours: the kernels of attention, and only the states that predict a reply reach
+    the output layer.
     """
 
     def pack(
         self, contexts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Sequence[int]]]
     ) -> PackedBatch:
         return pack_separately(contexts, candidates, self.pad_id)
-
-    def score(self, lm: Any, batch: PackedBatch, keep_logits: bool = False) -> CandidateScores:
-        positions = torch.arange(batch.input_ids.size(1), device=batch.input_ids.device)
-        fields = vars(batch) | {"position_ids": positions.expand_as(batch.input_ids)}
-        return self._score_packed(lm, Unmasked(**fields), keep_logits)
-
-
-class Unmasked(PackedBatch):
-    """Rows of one sequence each, padded on the right, for causal attention as it is."""
-
-    def attention_mask(self) -> None:  # type: ignore[override]
-        return None
 
 
 def score_separately(agent: Any) -> None:
