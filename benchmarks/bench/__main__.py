@@ -131,6 +131,8 @@ def commit() -> str | None:
 def failure(done: Any) -> dict[str, str]:
     from benchmarks.bench.measure import last_line
 
+    if done.returncode < 0:
+        return {"status": "failed", "why": f"killed by signal {-done.returncode}"}
     return {"status": "failed", "why": last_line(done.stderr).replace(str(REPOSITORY) + "/", "")}
 
 
@@ -211,8 +213,9 @@ def bench_of(asked: dict[str, Any]) -> Any:
 
 def in_this_process(asked: dict[str, Any]) -> None:
     from benchmarks.bench.jobs import PIECES, find_jobs
-    from benchmarks.bench.measure import peak_memory, quiet
+    from benchmarks.bench.measure import die_first, peak_memory, quiet
 
+    die_first()
     with quiet():
         bench = bench_of(asked)
         if asked["piece"]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -103,13 +104,22 @@ def run_command(command: Sequence[str], environment: Mapping[str, str] | None = 
     process.returncode = os.waitstatus_to_exitcode(status)
     wall = time.perf_counter() - started
     if process.returncode:
-        raise UserError(f"{' '.join(command)}: {last_line(said)}")
+        killed = f"killed by signal {-process.returncode}, as where memory ends"
+        why = killed if process.returncode < 0 else last_line(said)
+        raise UserError(f"{' '.join(command).splitlines()[0]}: {why}")
     return Usage(used.ru_utime + used.ru_stime, wall, used.ru_maxrss * 1024)
 
 
 def last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it said nothing"
+
+
+def die_first() -> None:
+    """Where memory ends, Linux ends this process and not what runs beside it."""
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text("1000", encoding="utf-8")
 
 
 def peak_memory() -> float:
