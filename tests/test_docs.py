@@ -43,6 +43,7 @@ NOT_RUN = {
     "make": "demo and test: the longest there are",
     "pip": "changes the machine",
     "export": "of the shell",
+    "python -m benchmarks.bench": "measures for minutes: tests/benchmarks/test_bench.py",
     "python -m parlai.chat_service": "serves until it is stopped: tests/test_chat_service.py",
     "prosocial chat": "serves until it is stopped: tests/chat",
     "prosocial setup": "installs: tests/cli/test_setup.py",
@@ -192,8 +193,10 @@ def test_unknown_parlai_flag_would_be_seen(parlai_registry, capsys):
 
 
 @every_page
-def test_python_commands_name_modules_and_files_that_exist(page):
+def test_python_commands_name_modules_and_files_that_exist(page, monkeypatch):
     from importlib.util import find_spec
+
+    monkeypatch.syspath_prepend(str(REPOSITORY))  # of commands in the repository
 
     for first, *arguments in arguments_of("python", page):
         if first.endswith(".py"):
