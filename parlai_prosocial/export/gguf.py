@@ -11,6 +11,7 @@ from safetensors import safe_open
 from typing_extensions import TypedDict
 
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.checkpoint import with_flat_rope
 from parlai_prosocial.models.pretrained import loading
 from parlai_prosocial.util.files import read_json, writing
 
@@ -29,6 +30,7 @@ class Config(TypedDict):
 
     model_type: NotRequired[Annotated[str, Field(pattern=r"^[\w.-]+$")]]
     rope_scaling: NotRequired[dict[str, Any] | None]
+    rope_parameters: NotRequired[dict[str, Any] | None]
     num_hidden_layers: NotRequired[Size]
     max_position_embeddings: NotRequired[Size]
     hidden_size: NotRequired[Size]
@@ -84,13 +86,13 @@ NEEDED = (
 
 
 def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
-    """Write ``file`` from what :func:`~.export.export_model` wrote into ``folder``.
+    """Write ``file`` from what :func:`~.export.export_model` or transformers wrote.
 
     Names, metadata and the order of the rotary dimensions are those of llama.cpp's
     ``convert_hf_to_gguf.py``.
 
     Args:
-        folder: a Hugging Face folder with its chat template in ``tokenizer_config.json``.
+        folder: a Hugging Face folder.
         file: written aside and moved into place.
         numbers: of :data:`NUMBERS`; norms are float32 in both.
 
@@ -98,7 +100,7 @@ def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
         UserError: the model or its tokenizer is of another shape.
     """
     mend = "export the model again"
-    config = read_json(folder / "config.json", Config, mend)
+    config = with_flat_rope(read_json(folder / "config.json", Config, mend))
     tokenizer = read_json(folder / "tokenizer.json", Tokenizer, mend)
     _check(folder, config)
     pre_tokenizer = _pre_tokenizer(folder, tokenizer)

@@ -372,11 +372,8 @@ def make_readable_in_both_versions(folder: Path) -> None:
     config_file = folder / "config.json"
     if config_file.exists():  # an adapter has none
         config = read_json(config_file)
-        rope = dict(config.get("rope_parameters") or {})
-        if "rope_theta" in rope:
-            config["rope_theta"] = rope.pop("rope_theta")
-            config["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
-            write_json(config_file, config)
+        if (flat := with_flat_rope(config)) != config:
+            write_json(config_file, flat)
 
     config_file = folder / "tokenizer_config.json"
     config = read_json(config_file)
@@ -389,6 +386,16 @@ def make_readable_in_both_versions(folder: Path) -> None:
         config["chat_template"] = template.read_text("utf-8")
         template.unlink()
     write_json(config_file, config)
+
+
+def with_flat_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's ``config.json`` with the rope's base and scaling where transformers 4 has them."""
+    rope = dict(config.get("rope_parameters") or {})
+    if "rope_theta" not in rope:
+        return dict(config)
+    theta = rope.pop("rope_theta")
+    scaling = None if rope.get("rope_type") == "default" else rope
+    return {**config, "rope_theta": theta, "rope_scaling": scaling}
 
 
 def drop_token_types(folder: Path) -> None:

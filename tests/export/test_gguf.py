@@ -32,6 +32,22 @@ def test_logits_are_those_of_the_folder(exported, tmp_path, numbers, tolerance):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.gguf"]
 
 
+def test_a_folder_that_transformers_saved_is_written_as_an_exported_one(
+    tiny_backbones, exported, tmp_path
+):
+    lm = AutoModelForCausalLM.from_pretrained(tiny_backbones["llama"])
+    lm.save_pretrained(tmp_path / "llama")
+    AutoTokenizer.from_pretrained(tiny_backbones["llama"]).save_pretrained(tmp_path / "llama")
+    found = []
+    for folder in (tmp_path / "llama", exported):
+        file = tmp_path / f"{len(found)}.gguf"
+        write_gguf(folder, file, "f32")
+        fields = GGUFReader(file).fields.items()
+        found.append({k: f.contents() for k, f in fields if k.startswith("llama.")})
+    assert found[0]["llama.rope.freq_base"] == 10000
+    assert found[0] == found[1]
+
+
 def test_queries_are_permuted_as_llama_cpp_wants_them(exported, tmp_path):
     """Without this a loader that undoes the permutation would hide that it is missing."""
     write_gguf(exported, tmp_path / "model.gguf", "f32")
