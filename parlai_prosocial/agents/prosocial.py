@@ -5,6 +5,7 @@ loss and its metrics are in ``contrastive.py``, the flags in ``options.py``.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored, refuse
 from parlai_prosocial.agents.reference import Reference
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
+from parlai_prosocial.models.attention import attention, faster_attention
 from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
 from parlai_prosocial.models.contrast_head import ContrastHead
@@ -32,6 +34,7 @@ from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
+from parlai_prosocial.util.environment import precision_name
 from parlai_prosocial.zoo.resolve import find_base, named
 
 compat.apply()
@@ -63,6 +66,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
                 logging.info("--fp16: this agent uses bf16 instead, which needs no loss scaling")
                 opt["fp16"], opt["precision"] = False, "bf16"
         self.backbone: Backbone
+        self.attention_kernel: str | None = None
         if shared is not None:
             self.backbone = shared["backbone"]
             self.backbone_name = shared["backbone_name"]
@@ -173,7 +177,13 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
 
     def load(self, path: str) -> dict[str, Any]:
         """Training state only: ``build_dictionary`` has loaded the weights already."""
-        return Checkpoint(path).training_state()
+        states = Checkpoint(path).training_state()
+        if self.resumed:  # what a run has measured stays as it was
+            self.attention_kernel = states.get("attention_kernel")
+        return states
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"attention_kernel": self.attention_kernel}
 
     # From messages to token ids
 
@@ -230,10 +240,23 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             [e.context for e in examples], [[e.response, *e.negatives] for e in examples]
         )
         padding = packed.padding_share
-        with self.autocast():
+        with self._attention(packed), self.autocast():
             keep_logits = self.is_training and self.opt["casual_kl"] > 0
             scores = self.model(packed.to(self.backbone.device), keep_logits)
         return scores, padding, scores
+
+    def _attention(self, packed: Any) -> AbstractContextManager:
+        """The kernel of a training pass: a trial chooses it at the first batch on a CPU."""
+        if not self.is_training or self.use_cuda or self.backbone.is_encoder_decoder:
+            return nullcontext()
+        if self.attention_kernel is None:
+            dtype = torch.bfloat16 if self.bf16 else torch.float32
+            self.attention_kernel, why = faster_attention(
+                self.backbone.lm.config, *packed.input_ids.shape, dtype
+            )
+            precision = precision_name(self.bf16)
+            logging.info(f"precision: {precision}; attention: {self.attention_kernel}, {why}")
+        return attention(self.attention_kernel)
 
     def reference_log_probs(self, examples: Sequence[Example]) -> torch.Tensor | None:
         if self.opt["contrast_reference"] != "init" or not self.opt["contrast_weight"]:

@@ -120,6 +120,26 @@ def test_stopping_and_resuming_changes_nothing(train, tmp_path, one_row, rank, s
         torch.testing.assert_close(moment["exp_avg"], moments[1][key]["exp_avg"])
 
 
+def test_the_attention_kernel_is_measured_once_in_a_run(train, tmp_path, one_row, monkeypatch):
+    trials = []
+
+    def trial(config, rows, length, dtype):
+        trials.append((rows, length, dtype))
+        return "plain", "it was tried"
+
+    monkeypatch.setattr("parlai_prosocial.agents.prosocial.faster_attention", trial)
+    settings = {"precision": "bf16", "lora_rank": 2, "save_after_valid": True, **one_row}
+    train(max_train_steps=2, validation_every_n_steps=1, **settings)
+    assert len(trials) == 1
+    assert trials[0][2] == torch.bfloat16
+    path = tmp_path / "run" / "model"
+    assert Checkpoint(str(path)).training_state()["attention_kernel"] == "plain"
+    train(max_train_steps=4, validation_every_n_steps=1, **settings)
+    assert len(trials) == 1
+    train("next/model", init_model=str(path), max_train_steps=1, **settings)
+    assert len(trials) == 2
+
+
 def test_init_model_takes_weights_and_not_the_optimiser(train, tmp_path):
     train("first/model", max_train_steps=2)
     first = str(tmp_path / "first" / "model")
