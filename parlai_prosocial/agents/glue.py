@@ -1,9 +1,11 @@
 """What our agents over a Hugging Face tokenizer and checkpoint have in common in ParlAI."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import TorchAgent
@@ -60,6 +62,11 @@ class HuggingFaceGlue(TorchAgent):
         cls.add_cmdline_args(parser, opt)
         for name, default in parser.parse_args([]).items():
             opt.setdefault(name, default)
+
+    @classmethod
+    def optim_opts(cls) -> dict[str, Any]:
+        """ParlAI's, with AdamW in one kernel, which is equal but for rounding and faster."""
+        return super().optim_opts() | {"adamw": partial(torch.optim.AdamW, fused=True)}
 
     @staticmethod
     def dictionary_class() -> type[TokenizerDictionary]:

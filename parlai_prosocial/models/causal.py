@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from parlai_prosocial.models.output_layer import computes_target_log_probs, target_log_probs
 from parlai_prosocial.models.packing import PackedBatch, pack, pack_separately
 from parlai_prosocial.models.scores import (
     CandidateScores,
@@ -74,8 +75,13 @@ class CausalScorer:
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)  # (rows * length, hidden)
         # Only states that predict a response token reach the output layer, a fifth of this model.
-        logits = lm.get_output_embeddings()(hidden[batch.query_positions])  # (T, vocabulary)
-        return self._collect(batch, logits, hidden, keep_logits)
+        layer, queries = lm.get_output_embeddings(), hidden[batch.query_positions]
+        if not keep_logits and computes_target_log_probs(layer, queries):
+            found = target_log_probs(layer, queries, batch.target_ids)
+            return self._collect(batch, *found, hidden, None)
+        logits = layer(queries)  # (T, vocabulary)
+        found = token_log_probs(logits, batch.target_ids)
+        return self._collect(batch, *found, hidden, logits if keep_logits else None)
 
     def _score_separate(
         self, lm: Any, batch: PackedBatch, keep_logits: bool = False
@@ -88,12 +94,17 @@ class CausalScorer:
         )
         logits = output.logits.flatten(0, 1)[batch.query_positions]  # (T, vocabulary)
         hidden = output.hidden_states[-1].flatten(0, 1)
-        return self._collect(batch, logits, hidden, keep_logits)
+        found = token_log_probs(logits, batch.target_ids)
+        return self._collect(batch, *found, hidden, logits if keep_logits else None)
 
     def _collect(
-        self, batch: PackedBatch, logits: torch.Tensor, hidden: torch.Tensor, keep_logits: bool
+        self,
+        batch: PackedBatch,
+        log_probs: torch.Tensor,
+        correct: torch.Tensor,
+        hidden: torch.Tensor,
+        logits: torch.Tensor | None,
     ) -> CandidateScores:
-        log_probs, correct = token_log_probs(logits, batch.target_ids)
         return CandidateScores(
             token_log_probs=log_probs,
             token_correct=correct,
@@ -104,7 +115,7 @@ class CausalScorer:
             response_states=mean_pool(
                 hidden[batch.token_positions], batch.token_candidates, len(batch.candidate_examples)
             ),  # (C, hidden)
-            logits=logits if keep_logits else None,
+            logits=logits,
         )
 
     @torch.no_grad()

@@ -96,7 +96,8 @@ class LoraProduct(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             grad_a = (grad_down.T @ x).to(ctx.a_dtype)
         if ctx.needs_input_grad[4]:
-            grad_b = (grad.T @ down).mul_(ctx.scaling).to(ctx.b_dtype)
+            # In this order, since it takes two thirds of the other's time.
+            grad_b = (down.T @ grad).mul_(ctx.scaling).T.to(ctx.b_dtype)
         return grad_x, None, None, grad_a, grad_b, None, None
 
 
