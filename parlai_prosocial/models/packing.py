@@ -3,13 +3,17 @@
 ``[context | y+ | y-_1 | y-_2 ...]`` stands in one row; a block mask lets every response see the
 context and itself only, and positions restart after the context for each response. So the context
 is computed once instead of K + 1 times (docs/design.md#one-pass-for-all-replies). Several examples
-share a row where they fit, which keeps padding low.
+share a row where that is less work: less padding, but attention over longer rows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+ATTENTION_AS_MUCH = 1500
+"""Tokens in a row at which attention costs as much as all else, roughly: 800 were measured with
+SmolLM2-135M on a CPU in bf16, and it grows with a model's width."""
 
 
 @dataclass
@@ -83,7 +87,7 @@ def pack(
         len(context) + sum(len(y) - 1 for y in responses)
         for context, responses in zip(contexts, candidates, strict=True)
     ]
-    rows = _least_padding(lengths)
+    rows = _least_work(lengths)
     length = _row_length(rows, lengths)
 
     shape = (len(rows), length)
@@ -186,11 +190,16 @@ def repeat_index(counts: Sequence[int]) -> torch.Tensor:
     return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
 
 
-def _least_padding(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows of the longest example's length, or up to twice that where it pads less."""
+def _least_work(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of the longest example's length, or up to twice that where that is less work."""
     longest = max(lengths)
     choices = [_first_fit(lengths, longest + longest * i // 8) for i in range(9)]
-    return min(choices, key=lambda rows: len(rows) * _row_length(rows, lengths))
+
+    def work(rows: list[list[int]]) -> float:
+        length = _row_length(rows, lengths)
+        return len(rows) * length * (1 + length / ATTENTION_AS_MUCH)
+
+    return min(choices, key=work)
 
 
 def _row_length(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:

@@ -64,3 +64,9 @@ def test_examples_share_rows_and_every_token_has_one_place():
         assert batch.input_ids[places].tolist() == contexts[i]
         assert batch.position_ids[places].tolist() == list(range(n))
         assert batch.input_ids.flatten()[batch.context_ends[i]] == 100 + i
+
+
+def test_rows_are_not_doubled_for_two_tokens_of_padding():
+    lengths = [300, 299, 299, 299]
+    batch = pack([[1] * n for n in lengths], [[[2]]] * len(lengths), pad_id=0)
+    assert batch.input_ids.shape == (4, 300)  # attention over rows of 599 costs more
