@@ -65,7 +65,7 @@ class TargetLogProbs(torch.autograd.Function):
         for part in _parts(len(targets), len(weight)):
             logits = F.linear(states[part], weight, bias)
             chosen = targets[part, None]
-            correct[part] = logits.argmax(-1) == targets[part]
+            correct[part] = _are_first(logits, chosen)
             log_probs = logits.log_softmax(-1, dtype=torch.float32)
             found[part] = log_probs.gather(1, chosen)[:, 0]
             if slopes is not None:
@@ -100,6 +100,17 @@ class TargetLogProbs(torch.autograd.Function):
 def _parts(count: int, vocabulary: int) -> Iterator[slice]:
     size = max(1, LOGITS_AT_ONCE // vocabulary)
     return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _are_first(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """(T,) bool: what ``logits.argmax(-1) == chosen[:, 0]`` gives, several times faster on a CPU.
+
+    Only where the chosen one has the largest logit can it be, and only there is argmax asked.
+    """
+    are_first = logits.gather(1, chosen)[:, 0] == logits.amax(-1)
+    rows = are_first.nonzero()[:, 0]
+    are_first[rows] = logits[rows].argmax(-1) == chosen[rows, 0]
+    return are_first
 
 
 def _slopes(log_probs: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
