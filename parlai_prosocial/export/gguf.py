@@ -100,7 +100,9 @@ def write_gguf(folder: Path, file: Path, numbers: str = "f16") -> None:
         UserError: the model or its tokenizer is of another shape.
     """
     mend = "export the model again"
-    config = with_flat_rope(read_json(folder / "config.json", Config, mend))
+    config = read_json(folder / "config.json", Config, mend)
+    if "rope_theta" not in config:  # as transformers 5 saves it
+        config = with_flat_rope(config)
     tokenizer = read_json(folder / "tokenizer.json", Tokenizer, mend)
     _check(folder, config)
     pre_tokenizer = _pre_tokenizer(folder, tokenizer)
