@@ -30,6 +30,7 @@ from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
 from parlai_prosocial.models.classifier_input import split_last_line
 from parlai_prosocial.util.files import text_lines
+from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.resolve import classifier_base, find_base, named
 
@@ -66,6 +67,13 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
             help="Rank of a LoRA adapter on all linear layers; 0 trains all weights.",
         )
         group.add_argument(
+            "--precision",
+            choices=("auto", "fp32", "bf16"),
+            default="fp32",
+            help="auto: bf16 on a GPU that has it and on a CPU where it is faster, else fp32. The "
+            "head computes in fp32.",
+        )
+        group.add_argument(
             "--binary",
             type="bool",
             default=False,
@@ -89,8 +97,8 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
             self.fill_defaults(opt)
             refuse_torchscript(opt)
             if opt.get("fp16"):
-                logging.info("--fp16: this agent computes in float32 instead")
-                opt["fp16"] = False
+                logging.info("--fp16: this agent uses bf16 instead, which needs no loss scaling")
+                opt["fp16"], opt["precision"] = False, "bf16"
             path, self.is_finetune = self._get_init_model(opt, None)
             with named("--init-model" if self.is_finetune else "-mf", path or ""):
                 self.checkpoint = ClassifierCheckpoint(path) if path else None
@@ -106,12 +114,14 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
         else:
             self.classifier = shared["classifier"]
             self.backbone_name = shared["backbone_name"]
+            self.bf16 = shared["bf16"]
         super().__init__(opt, shared)
 
     def share(self) -> dict[str, Any]:
         shared = super().share()
         shared["classifier"] = self.classifier
         shared["backbone_name"] = self.backbone_name
+        shared["bf16"] = self.bf16
         return shared
 
     # Building, saving, loading
@@ -169,6 +179,9 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
         return dictionary
 
     def build_model(self) -> SafetyClassifier:
+        device = torch.device("cuda" if self.use_cuda else "cpu")
+        precision = self.opt["precision"]
+        self.bf16 = bf16_is_faster(device) if precision == "auto" else precision == "bf16"
         return self.classifier
 
     def save(self, path: str | None = None) -> None:
@@ -204,7 +217,8 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
     def score(self, batch: Batch) -> torch.Tensor:
         """(B, classes) logits, calibrated except in training."""
         inputs = {k: v.to(self.classifier.device) for k, v in batch.inputs.items()}
-        logits = self.model(**inputs)
+        with torch.autocast(self.classifier.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(**inputs)
         if not self.is_training and not logits.isfinite().all():
             # The class of such a row would be an accident, and ParlAI's filter would trust it.
             raise UserError("-m prosocial/classifier: its scores are not finite; train it again")

@@ -36,9 +36,10 @@ class ClassifierJudge(ModelJudge):
             ``labels`` holds ``__casual__`` or ``__ok__``, and the rest is unsafe. Where they are
             ProsocialDialog's five, the severity is the expected distance from casual, 0..4.
         name: see :class:`Judge`.
+        bf16: compute in bfloat16.
     """
 
-    def __init__(self, classifier: Any, name: str):
+    def __init__(self, classifier: Any, name: str, bf16: bool = False):
         safe = [label for label in classifier.labels if label in (CASUAL, OK_LABEL)]
         if len(safe) != 1:
             raise UserError(
@@ -47,10 +48,12 @@ class ClassifierJudge(ModelJudge):
             )
         super().__init__(name)
         self.classifier = classifier
+        self.bf16 = bf16
         self.safe = list(classifier.labels).index(safe[0])
 
     def judgements(self, contexts: list[str], replies: list[str]) -> list[Judgement | str]:
-        rows = self.classifier.probabilities(contexts, replies)
+        with torch.autocast(best_device().type, torch.bfloat16, enabled=self.bf16):
+            rows = self.classifier.probabilities(contexts, replies)
         return [
             _most_probable(row.tolist(), list(self.classifier.labels), self.safe) for row in rows
         ]

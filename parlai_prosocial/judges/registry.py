@@ -54,7 +54,22 @@ def _open_classifier(where: str, options: JudgeOptions) -> Judge:
     classifier = open_classifier(where, flag, options.datapath).to(best_device())
     name = f"classifier@{weights_sha256(ClassifierCheckpoint(str(file)).folder)[:16]}"
     with named(flag, where):
-        return ClassifierJudge(classifier, name)
+        return ClassifierJudge(classifier, name, options.bf16)
+
+
+def _open_two_fold(where: str, options: JudgeOptions) -> Judge:
+    from parlai_prosocial.judges.two_fold import TwoFoldJudge, half_trained_on
+
+    flag = "--judge two-fold:"
+    files = where.split(",")
+    halves = [half_trained_on(file, flag, options.datapath) for file in files]
+    if sorted(halves) != [0, 1]:
+        raise UserError(
+            f"{flag}{where}: give two classifiers with a comma between, one trained with "
+            "--labels-half 0 and one with --labels-half 1"
+        )
+    first, second = (files[halves.index(half)] for half in (0, 1))
+    return TwoFoldJudge(_open_classifier(first, options), _open_classifier(second, options))
 
 
 def _open_text_classifier(where: str, options: JudgeOptions) -> Judge:
@@ -105,6 +120,11 @@ def _open_profanity(where: str, options: JudgeOptions) -> Judge:
 KINDS = {
     "classifier": JudgeKind(
         "MODEL_FILE", "trained by -m prosocial/classifier; or a zoo name", _open_classifier
+    ),
+    "two-fold": JudgeKind(
+        "MODEL_FILE,MODEL_FILE",
+        "two of -m prosocial/classifier, each asked about the contexts that it has not seen",
+        _open_two_fold,
     ),
     "hf": JudgeKind("FOLDER", "any Hugging Face text classifier", _open_text_classifier),
     "llama-guard": JudgeKind(

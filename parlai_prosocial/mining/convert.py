@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.compat.flags import find_datapath
-from parlai_prosocial.data import own
+from parlai_prosocial.data import labelled, own
 from parlai_prosocial.data.example import rot_lines
-from parlai_prosocial.data.field_checks import BadRow, Field, Schema, text, truth, turn_list
+from parlai_prosocial.data.field_checks import BadRow
 from parlai_prosocial.data.formats import MAX_FILE_SIZE, raw_rows
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.data.reader import checked_rows, data_files
@@ -29,17 +29,6 @@ Row = dict[str, Any]
 
 _OF_NEGATIVES = [name for name in own.SCHEMA.fields if name.startswith("negative")]
 _REPLACED = ("context", "response", "rots", "negatives")
-
-LABELS_SCHEMA = Schema(
-    corpus="A labelled file",
-    fields={
-        "context": Field(turn_list),
-        "reply": Field(text),
-        "axis": Field(text),
-        "label_1": Field(truth),
-        "label_2": Field(truth, required=False),
-    },
-)
 
 
 def convert_data(
@@ -110,20 +99,20 @@ def rows_of_files(source: str, max_file_size: int = MAX_FILE_SIZE) -> list[Row]:
         UserError: a bad file or row.
     """
     first = next((row for file in data_files(source) for _, row in raw_rows(file)), {})
-    labelled = isinstance(first, Mapping) and "reply" in first and "label_1" in first
+    is_labelled = isinstance(first, Mapping) and "reply" in first and "label_1" in first
     rows = []
     for place, row in checked_rows(
-        source, LABELS_SCHEMA if labelled else own.SCHEMA, max_file_size
+        source, labelled.SCHEMA if is_labelled else own.SCHEMA, max_file_size
     ):
         if isinstance(row, BadRow):
             raise UserError(f"{place}: {row}")
         rows.append(row)
-    return _rows_of_labels(rows) if labelled else rows
+    return _rows_of_labels(rows) if is_labelled else rows
 
 
-def _rows_of_labels(labelled: Sequence[Row]) -> list[Row]:
+def _rows_of_labels(found: Sequence[Row]) -> list[Row]:
     contexts: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in labelled:
+    for row in found:
         if row["label_2"] in (None, row["label_1"]):
             contexts[row["axis"], normalise_text(" ".join(row["context"]))].append(row)
     rows = []

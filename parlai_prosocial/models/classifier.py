@@ -127,9 +127,12 @@ class SafetyClassifier(nn.Module):
             pooled = hidden[rows, mask.sum(1) - 1]
         else:
             hidden = encoder(**inputs).last_hidden_state  # (B, T, hidden)
+            hidden = hidden.float()
             weights = mask.unsqueeze(2).to(hidden.dtype)
             pooled = (hidden * weights).sum(1) / weights.sum(1)
-        return self.head(pooled)
+        # Rounded to bf16, probabilities near 0 and 1 would be few and equal.
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.head(pooled.float())
 
     @torch.no_grad()
     def logits(

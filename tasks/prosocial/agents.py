@@ -3,8 +3,8 @@
 ``-t prosocial`` (the same as ``:Response``), ``:Rot``, ``:Safety``, ``:BinarySafety``, ``:Canary``,
 ``:RotResponse`` and ``:Contrastive`` give one example a turn, with its history in ``text``.
 ``--prosocial-data FILE`` puts the user's own data in the corpus's place in every one of them, and
-``:Own`` insists on it; the format is described in ``parlai_prosocial/data/own.py``. ``:Judged`` is
-of another kind: see ``reply_rates.py``.
+``:Own`` insists on it; the format is described in ``parlai_prosocial/data/own.py``. ``:Labelled``
+and ``:Judged`` are of another kind: see ``labelled.py`` and ``reply_rates.py``.
 """
 
 from parlai.core.opt import Opt
@@ -16,6 +16,7 @@ from parlai.tasks.prosocial.base import (
     add_sample_flag,
     contrastive_message,
 )
+from parlai.tasks.prosocial.labelled import LabelledTeacher as LabelledTeacher
 from parlai.tasks.prosocial.reply_rates import JudgedTeacher as JudgedTeacher
 
 from parlai_prosocial.data import own, prosocial_dialog

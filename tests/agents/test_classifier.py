@@ -290,3 +290,18 @@ def test_the_thin_package_names_the_same_class():
     from parlai.agents.prosocial.classifier import ClassifierAgent as found
 
     assert found is ClassifierAgent
+
+
+def test_bf16_trains_the_same_head_nearly(make):
+    """The scores differ by bf16's rounding, and are no multiples of its steps."""
+    scores = []
+    for precision in ("fp32", "bf16"):
+        agent = make(binary=True, precision=precision)
+        agent.observe({"text": "Hi!\nGo away.", "episode_done": True})
+        batch = agent.batchify([agent.observation])
+        agent.is_training = False
+        with torch.no_grad():
+            scores.append(agent.score(batch))
+    assert scores[0].dtype == scores[1].dtype == torch.float32
+    torch.testing.assert_close(scores[0], scores[1], atol=0.02, rtol=0)
+    assert not torch.equal(scores[1], scores[1].bfloat16().float())

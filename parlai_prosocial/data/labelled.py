@@ -1,0 +1,78 @@
+"""Labelled replies: files of rows with ``context``, ``reply`` and ``label_1``, as label sheets have.
+
+``label_1`` says whether the reply has the fault of the row's ``axis``; ``label_2``, where there is
+one, is a second opinion, and rows whose two labels differ are left out.
+"""
+
+from collections.abc import Sequence
+
+from parlai_prosocial.data.field_checks import BadRow, Field, Schema, text, truth, turn_list
+from parlai_prosocial.data.formats import MAX_FILE_SIZE
+from parlai_prosocial.data.normalise import normalise_text
+from parlai_prosocial.data.reader import checked_rows
+from parlai_prosocial.data.splits import stable_fraction
+from parlai_prosocial.errors import UserError
+
+HALVES = 2
+VALID_SHARE = 0.08
+
+SCHEMA = Schema(
+    corpus="A labelled file",
+    fields={
+        "context": Field(turn_list),
+        "reply": Field(text),
+        "axis": Field(text),
+        "label_1": Field(truth),
+        "label_2": Field(truth, required=False),
+    },
+)
+
+
+def half_of(context: str) -> int:
+    """The half, 0 or 1, that a context (its turns, a line each) belongs to.
+
+    >>> half_of("Hi!\\nHello. ") == half_of("hi! hello.")
+    True
+    """
+    return int(HALVES * stable_fraction("labelled half:" + normalise_text(context)))
+
+
+def is_valid(context: str) -> bool:
+    """Whether the rows of a context are kept from training, to calibrate on."""
+    return stable_fraction("labelled valid:" + normalise_text(context)) < VALID_SHARE
+
+
+def load_rows(
+    sources: Sequence[str],
+    axis: str,
+    split: str,
+    half: int | None = None,
+    max_file_size: int = MAX_FILE_SIZE,
+) -> list[dict]:
+    """The rows of one axis and split, in their order.
+
+    Args:
+        sources: files or folders.
+        axis: ``unsafe``, ``over-caution`` or ``agreement``.
+        split: ``train``; ``valid``, the rows of 8 % of the contexts; or ``test``, the other half.
+        half: train and valid have the contexts of this half only; None: all, and test has none.
+
+    Returns:
+        The rows whose labels do not differ; ``label_1`` is the label.
+
+    Raises:
+        UserError: a bad file or row.
+    """
+    rows = []
+    for source in sources:
+        for place, row in checked_rows(source, SCHEMA, max_file_size):
+            if isinstance(row, BadRow):
+                raise UserError(f"{place}: {row}")
+            if row["axis"] != axis or row["label_2"] not in (None, row["label_1"]):
+                continue
+            context = "\n".join(row["context"])
+            is_test = half is not None and half_of(context) != half
+            found = "test" if is_test else "valid" if is_valid(context) else "train"
+            if found == split:
+                rows.append(row)
+    return rows
