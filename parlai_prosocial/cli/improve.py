@@ -45,6 +45,7 @@ def _option(flag: str, help: str | None = None, **more: Any) -> Any:
 @_option("--top-p", "Mass of the nucleus.")
 @_option("--max-perplexity-ratio", "Stop where casual perplexity passes so many times --model's.")
 @_option("--casual-dialogues", "Dialogues that the perplexity is measured on.")
+@click.option("--labels", multiple=True, help="Labelled replies of --model; repeatable.")
 @_option("--datapath", "ParlAI's data path.")
 def improve(**flags: Any) -> None:
     """Let a model learn from what it says itself, in rounds.

@@ -1,12 +1,13 @@
-"""Labelled replies: files of rows with ``context``, ``reply`` and ``label_1``, as label sheets have.
+"""Labelled replies: ``context``, ``reply``, ``axis``, ``label_1``, as label sheets have them.
 
 ``label_1`` says whether the reply has the fault of the row's ``axis``; ``label_2``, where there is
-one, is a second opinion, and rows whose two labels differ are left out.
+one, is a second opinion, and rows whose two labels differ are left out. ``severity_1`` is the grade
+(0 to 4), ``answers_1`` whether the reply answers the turn, ``ended`` whether the model ended it.
 """
 
 from collections.abc import Sequence
 
-from parlai_prosocial.data.field_checks import BadRow, Field, Schema, text, truth, turn_list
+from parlai_prosocial.data.field_checks import BadRow, Field, Schema, text, truth, turn_list, whole_number
 from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.data.reader import checked_rows
@@ -24,6 +25,9 @@ SCHEMA = Schema(
         "axis": Field(text),
         "label_1": Field(truth),
         "label_2": Field(truth, required=False),
+        "severity_1": Field(whole_number(0, 4), required=False),
+        "answers_1": Field(truth, required=False),
+        "ended": Field(truth, required=False),
     },
 )
 

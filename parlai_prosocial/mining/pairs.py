@@ -14,7 +14,7 @@ from typing import Any
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.data.weights import social_weights
 from parlai_prosocial.judges.judge import THRESHOLD
-from parlai_prosocial.mining.replies import PREACHY, SAMPLED, UNSAFE, Record
+from parlai_prosocial.mining.replies import LABELLED, PREACHY, UNSAFE, Record
 from parlai_prosocial.mining.turns import Contexts
 
 NO_SAFE = "no clearly safe reply"
@@ -187,8 +187,11 @@ def pair_rows(
                 "safety_label": first.safety_label,
                 "negatives": [record["reply"] for record, _, _ in pair.negatives],
                 "negative_weights": [how_bad for _, _, how_bad in pair.negatives],
-                "negative_sources": [SAMPLED for _ in pair.negatives],
-                "negative_judges": [judges[kind] for _, kind, _ in pair.negatives],
+                "negative_sources": [record["source"] for record, _, _ in pair.negatives],
+                "negative_judges": [
+                    LABELLED if record["source"] == LABELLED else judges[kind]
+                    for record, kind, _ in pair.negatives
+                ],
                 "reference_log_prob": pair.response["log_prob"],
                 "negative_reference_log_probs": [r["log_prob"] for r, _, _ in pair.negatives],
                 "contrast_group": first.contrast_group or None,

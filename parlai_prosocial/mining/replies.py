@@ -3,7 +3,8 @@
 A record is what the journals and stages keep of a reply, plain JSON:
 
 =============  ====================================================================================
-``source``     ``sampled``, or ``synthetic`` from a base that was told to moralise
+``source``     ``sampled``, ``synthetic`` from a base that was told to moralise, or ``labelled``:
+               its verdict is a label and no judge's
 ``reply``      on one line; None where it is missing
 ``ended``      whether the model ended it by itself; where pairs are made
 ``log_prob``   mean log p by the model that said it, end-of-turn left out; where pairs are made
@@ -21,7 +22,7 @@ from parlai_prosocial.engines.engine import Engine
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.judges.judge import Judge, Judgement, judge_each
 
-SAMPLED, SYNTHETIC = "sampled", "synthetic"
+SAMPLED, SYNTHETIC, LABELLED = "sampled", "synthetic", "labelled"
 UNSAFE, PREACHY = "unsafe", "preachy"
 
 Record = dict[str, Any]

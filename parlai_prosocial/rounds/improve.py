@@ -36,6 +36,7 @@ _same_names = names_arguments(
     ],
     settings="set",
     task_settings="task-set",
+    labels="labels",
 )
 
 
@@ -62,6 +63,7 @@ def improve(
     top_p: float = 0.9,
     max_perplexity_ratio: float = 1.03,
     casual_dialogues: int = 60,
+    labels: Sequence[str] = (),
     datapath: str | None = None,
     say: Say = print,
 ) -> "Improved":
@@ -95,6 +97,8 @@ def improve(
             the one decoding of all tables.
         max_perplexity_ratio: most casual perplexity, relative to ``model``'s; above 0.
         casual_dialogues: of Self-dialogue's valid, for the perplexity.
+        labels: files of labelled replies of ``model`` (``prosocial labels``); where they answer a
+            context of ``task``, they join the first round's samples.
         datapath: ParlAI's own where None.
         say: takes the lines that tell what is being done.
 
@@ -120,6 +124,7 @@ def improve(
     from parlai_prosocial.judges.registry import open_judge
     from parlai_prosocial.mining.turns import Contexts, task_turns
     from parlai_prosocial.rounds import stages
+    from parlai_prosocial.rounds.labelled import records_of
     from parlai_prosocial.rounds.results import Improved
     from parlai_prosocial.rounds.run import Run, computes_in_bf16
     from parlai_prosocial.util.environment import precision_name
@@ -149,6 +154,9 @@ def improve(
         "contexts_sha256": contexts.sha256(),
         "valid_sha256": valid.sha256(),
     }
-    run = Run(out, datapath, bf16, record, start, contexts, valid, mining, scoring, say)
+    labelled = records_of(labels, contexts) if labels else None
+    if labelled is not None and not any(labelled):
+        raise UserError(f"--labels {', '.join(labels)}: no labelled reply to a context of --task")
+    run = Run(out, datapath, bf16, record, start, contexts, valid, mining, scoring, labelled, say)
     run.begin()
     return Improved(out, run.rounds(rounds))

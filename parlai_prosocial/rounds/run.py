@@ -12,7 +12,7 @@ from parlai_prosocial.engines.reply_scores import SAMPLED_TOKENS, SAMPLING
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.mining.pairs import PairRule
-from parlai_prosocial.mining.replies import PREACHY, UNSAFE
+from parlai_prosocial.mining.replies import PREACHY, UNSAFE, Record
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.models.precision import best_device, bf16_is_faster
 from parlai_prosocial.rounds import stages
@@ -46,6 +46,7 @@ class Run:
         start: the model of the first round.
         contexts, valid: to learn from, and to measure on.
         mining, scoring, preachy: the judges.
+        labelled: for each of contexts the labelled replies of the start; None without labels.
         say: takes the lines that tell what is being done.
     """
 
@@ -58,6 +59,7 @@ class Run:
     valid: Contexts
     mining: Judge
     scoring: Judge
+    labelled: list[list[Record]] | None
     say: Say
     preachy: Judge = field(default_factory=PreachyRules)
     _opened: tuple[str, TransformersEngine] | None = None
@@ -123,7 +125,18 @@ class Run:
             asked["safe_below"], asked["unsafe_above"], preachy_share=asked["preachy_share"]
         )
         judges = {UNSAFE: self.mining.name, PREACHY: self.preachy.name}
-        pairs = stages.paired(files[2], files[1], self.contexts, rule, judges)
+        sources = [files[1]]
+        if number == 1 and self.labelled is not None:
+            # First, so that of equal replies the label counts and not the judge.
+            sources.insert(0, folder / "labelled.jsonl")
+            stages.labelled(
+                sources[0],
+                self.contexts,
+                self.labelled,
+                lambda: self._engine(name, model),
+                self._settings_of(name, model),
+            )
+        pairs = stages.paired(files[2], sources, self.contexts, rule, judges)
         if not pairs["rows"]:
             return None
         self._close()
@@ -170,13 +183,22 @@ class Run:
         n: int,
         decoding: dict[str, Any],
     ) -> None:
-        settings = {
+        stages.sampled(
+            file,
+            contexts,
+            lambda: self._engine(name, model),
+            n,
+            self._settings_of(name, model),
+            decoding,
+        )
+
+    def _settings_of(self, name: str, model: Found) -> dict[str, Any]:
+        return {
             "model": name,
             "weights_sha256": stages.weights_of(model),
             "precision": self.settings["precision"],
             "max_context_tokens": self.context_tokens,
         }
-        stages.sampled(file, contexts, lambda: self._engine(name, model), n, settings, decoding)
 
     def _engine(self, name: str, model: Found) -> TransformersEngine:
         """The engine of a model; one is open at a time."""

@@ -8,10 +8,12 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.compat.flags import parse_setting
+from parlai_prosocial.data.splits import short_digest
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.judges.judge import Judge
@@ -27,6 +29,7 @@ from parlai_prosocial.mining.replies import (
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.models.backbone import weights_sha256
 from parlai_prosocial.models.checkpoint import Checkpoint
+from parlai_prosocial.rounds.labelled import add_log_probs
 from parlai_prosocial.training.recipe import RECIPES, StepResult, train_step
 from parlai_prosocial.util.files import Say, file_sha256, text_lines
 from parlai_prosocial.util.journal import finished_before, summary_path, write_output
@@ -174,13 +177,53 @@ def judged(
     return _read(file)
 
 
-def paired(
-    file: Path, source: Path, contexts: Contexts, rule: PairRule, judges: Mapping[str, str]
-) -> dict[str, Any]:
-    """Write the pairs of judged replies as own data of the split ``train``; returns the counts."""
-    asked = {"rule": asdict(rule), "judged_sha256": file_sha256(source)}
+def labelled(
+    file: Path,
+    contexts: Contexts,
+    records: list[list[Record]],
+    open_engine: Open,
+    settings: Mapping[str, Any],
+) -> None:
+    """Score labelled replies by the model that the round starts from.
+
+    Args:
+        file: where to keep them, a line a context.
+        contexts: N contexts.
+        records: N lists of records, of :func:`~.labelled.records_of`.
+        open_engine: opens the model; not called where the stage is finished.
+        settings: of the model, for telling runs apart.
+    """
+    asked = {
+        "contexts_sha256": contexts.sha256(),
+        "records": short_digest(json.dumps(records)),
+        **settings,
+    }
     if not finished_before(file, asked):
-        rows, summary = pair_rows(contexts, _read(source), rule, judges, "train")
+        add_log_probs(open_engine(), contexts, records)
+        _write(file, contexts, records, asked, {})
+
+
+def paired(
+    file: Path,
+    sources: Sequence[Path],
+    contexts: Contexts,
+    rule: PairRule,
+    judges: Mapping[str, str],
+) -> dict[str, Any]:
+    """Write pairs as own data of the split ``train``; returns the counts.
+
+    Args:
+        file: where to.
+        sources: files of judged or labelled replies to the contexts, which are joined.
+        contexts: their contexts.
+        rule: the thresholds.
+        judges: the judge's name of each kind of negative.
+    """
+    asked = {"rule": asdict(rule), "judged_sha256": [file_sha256(source) for source in sources]}
+    if not finished_before(file, asked):
+        parts = [_read(source) for source in sources]
+        records = [list(chain.from_iterable(found)) for found in zip(*parts, strict=True)]
+        rows, summary = pair_rows(contexts, records, rule, judges, "train")
         write_output(file, rows, {"settings": asked, **summary})
     summary = json.loads(summary_path(file).read_text("utf-8"))
     del summary["settings"]

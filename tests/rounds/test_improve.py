@@ -229,6 +229,28 @@ def test_the_command_prints_the_table_and_writes_all(finished):
     assert "Measured with: " in (out / "summary.md").read_text()
 
 
+def test_labelled_replies_join_the_first_round(arguments, tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    rows = [
+        {"context": [text], "reply": reply, "axis": "unsafe", "label_1": unsafe}
+        for text in TEXTS
+        for reply, unsafe in (("No, I do not think so.", False), ("Yes, do it at once then.", True))
+    ]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parlai_prosocial.improve(**arguments | {"rounds": 1, "labels": [str(labels)]})
+    out = arguments["out"] / "round-1"
+    pairs = [row for _, row in checked_rows(str(out / "pairs.jsonl"), own.SCHEMA)]
+    labelled = [row for row in pairs if row["negative_judges"][0] == "labelled"]
+    assert len(labelled) == sum(1 for _ in open(out / "sampled.jsonl"))
+    assert all(row["negatives"][0] == "Yes, do it at once then." for row in labelled)
+    elsewhere = {"context": ["Elsewhere."]}
+    labels.write_text(json.dumps(rows[0] | elsewhere) + "\n")
+    with pytest.raises(UserError, match="no labelled reply to a context"):
+        parlai_prosocial.improve(
+            **arguments | {"rounds": 1, "labels": [str(labels)], "out": Path("other")}
+        )
+
+
 def test_from_python_it_resumes_and_another_configuration_is_refused(finished, monkeypatch):
     arguments, out, _ = finished
     be_lenient(monkeypatch)

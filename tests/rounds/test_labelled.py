@@ -1,0 +1,74 @@
+"""Labelled replies join the first round: a label counts for more than a judge."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from parlai_prosocial.mining.pairs import PairRule, choose_pair, pair_rows
+from parlai_prosocial.mining.replies import LABELLED, UNSAFE
+from parlai_prosocial.mining.turns import Contexts, Turn
+from parlai_prosocial.rounds.labelled import add_log_probs, records_of
+
+CONTEXTS = [("I took it.",), ("Hi!", "Hello.", "I lied.")]
+
+
+@pytest.fixture
+def contexts():
+    turns = [
+        Turn(
+            context=context,
+            labels=("Well.",),
+            rots=(),
+            safety_label=None,
+            contrast_group="",
+            source="test",
+        )
+        for context in CONTEXTS
+    ]
+    return Contexts(turns, None)
+
+
+@pytest.fixture
+def labels(tmp_path):
+    rows = [
+        ("You could give it back to them.", False, 0, True, True),
+        ("Well that is up to you.", False, 1, True, True),
+        ("Bananas are yellow and long too.", False, 0, False, True),
+        ("Great, take more of it soon.", True, 4, True, True),
+        ("Nobody will ever find it out.", True, 2, True, False),
+    ]
+    names = ("reply", "label_1", "severity_1", "answers_1", "ended")
+    lines = [
+        {"axis": "unsafe", "context": ["I took it."], **dict(zip(names, row, strict=True))}
+        for row in rows
+    ]
+    lines.append({**lines[0], "axis": "agreement", "reply": "Of another axis."})
+    lines.append({**lines[0], "context": ["Elsewhere."]})
+    file = tmp_path / "labels.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return [str(file)]
+
+
+def test_verdicts_follow_the_grades(labels, contexts):
+    first, second = records_of(labels, contexts)
+    assert [record[UNSAFE][0] for record in first] == [0.0, 0.5, 0.5, 1.0, 1.0]
+    assert [record[UNSAFE][2] for record in first[3:]] == [1.0, 0.5]
+    assert [record["ended"] for record in first] == [True] * 4 + [False]
+    assert second == []
+
+
+def test_they_make_pairs_without_a_judges_name(labels, contexts):
+    records = records_of(labels, contexts)
+    engine = SimpleNamespace(
+        mean_log_probs=lambda pairs: [[-1.0 - i for i in range(len(r))] for _, r in pairs]
+    )
+    add_log_probs(engine, contexts, records)
+    pair = choose_pair(records[0], PairRule())
+    assert pair.response["reply"] == "You could give it back to them."
+    assert [how_bad for _, _, how_bad in pair.negatives] == [1.0, 0.5]
+    [row], _ = pair_rows(contexts, records, PairRule(), {UNSAFE: "a judge"}, "train")
+    assert row["negative_judges"] == row["negative_sources"] == [LABELLED] * 2
+    assert row["reference_log_prob"] == -1.0
+    assert row["negative_reference_log_probs"] == [-4.0, -5.0]
+    assert row["negative_weights"][0] > row["negative_weights"][1]
