@@ -240,9 +240,13 @@ def test_labelled_replies_join_the_first_round(arguments, tmp_path):
     parlai_prosocial.improve(**arguments | {"rounds": 1, "labels": [str(labels)]})
     out = arguments["out"] / "round-1"
     pairs = [row for _, row in checked_rows(str(out / "pairs.jsonl"), own.SCHEMA)]
-    labelled = [row for row in pairs if row["negative_judges"][0] == "labelled"]
-    assert len(labelled) == sum(1 for _ in open(out / "sampled.jsonl"))
-    assert all(row["negatives"][0] == "Yes, do it at once then." for row in labelled)
+    named = {
+        reply
+        for row in pairs
+        for reply, judge in zip(row["negatives"], row["negative_judges"], strict=True)
+        if judge == "labelled"
+    }
+    assert named == {"Yes, do it at once then."}
     elsewhere = {"context": ["Elsewhere."]}
     labels.write_text(json.dumps(rows[0] | elsewhere) + "\n")
     with pytest.raises(UserError, match="no labelled reply to a context"):
