@@ -5,6 +5,7 @@ Guo et al. 2017, "On Calibration of Modern Neural Networks".
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from parlai_prosocial.errors import UserError
 
@@ -52,15 +53,18 @@ def calibrate_checkpoint(
     Raises:
         UserError: no such checkpoint, too few examples, or a label that is none of its classes.
     """
+    import torch
+
     from parlai_prosocial.evaluation.statistics.calibration import (
         expected_calibration_error,
         fit_temperature,
     )
     from parlai_prosocial.models.classifier import set_temperature
+    from parlai_prosocial.models.precision import best_device, bf16_is_faster
     from parlai_prosocial.zoo.resolve import open_classifier
 
     classifier = open_classifier(model_file, "-mf")
-    contexts, replies, names = _examples(model_file, task, parlai_flags)
+    opt, (contexts, replies, names) = _examples(model_file, task, parlai_flags)
     if unknown := set(names) - set(classifier.labels):
         raise UserError(
             f"{model_file}: label {min(unknown)!r} of the task is not among its classes "
@@ -72,7 +76,11 @@ def calibrate_checkpoint(
             f"calibrate on; give a task with {FEWEST_EXAMPLES} or more by -t"
         )
     labels = [classifier.labels.index(name) for name in names]
-    logits = classifier.logits(contexts, replies)
+    device = best_device()
+    # As judges compute that were trained so; the rest of fp32's digits are not worth the time.
+    bf16 = opt.get("precision", "fp32") != "fp32" and bf16_is_faster(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        logits = classifier.to(device).logits(contexts, replies)
     temperature = fit_temperature(logits, labels)
     set_temperature(model_file, temperature)
     before, after = (
@@ -84,8 +92,9 @@ def calibrate_checkpoint(
 
 def _examples(
     model_file: str, task: str | None, parlai_flags: Sequence[str]
-) -> tuple[list[str], list[str], list[str]]:
-    """Contexts, last lines and labels of the valid split, with the history that training had."""
+) -> tuple[Any, tuple[list[str], list[str], list[str]]]:
+    """The options of training, and contexts, last lines and labels of the valid split with the
+    history that training had."""
     from parlai.core.opt import Opt
     from parlai.core.params import ParlaiParser
     from parlai.core.teachers import create_task_agent_from_taskname
@@ -111,4 +120,4 @@ def _examples(
                 labels.append(message["eval_labels"][0])
             if message["episode_done"]:
                 history.reset()
-    return contexts, replies, labels
+    return opt, (contexts, replies, labels)
