@@ -7,7 +7,15 @@ one, is a second opinion, and rows whose two labels differ are left out. ``sever
 
 from collections.abc import Sequence
 
-from parlai_prosocial.data.field_checks import BadRow, Field, Schema, text, truth, turn_list, whole_number
+from parlai_prosocial.data.field_checks import (
+    BadRow,
+    Field,
+    Schema,
+    text,
+    truth,
+    turn_list,
+    whole_number,
+)
 from parlai_prosocial.data.formats import MAX_FILE_SIZE
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.data.reader import checked_rows
