@@ -29,8 +29,8 @@ from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
 from parlai_prosocial.models.classifier_input import split_last_line
-from parlai_prosocial.util.files import text_lines
 from parlai_prosocial.models.precision import bf16_is_faster
+from parlai_prosocial.util.files import text_lines
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.resolve import classifier_base, find_base, named
 
