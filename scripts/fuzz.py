@@ -6,8 +6,8 @@
 An input is a whole file (``tests/made_before/files``, and what is written below) with one to four
 changes: bits, bytes and lines of its text, or fields of its JSON, whose values become those that
 readers stumble over. The inputs follow from ``--seed`` alone. Exit status 1 where a reader ended in
-anything but a UserError of one line, or took longer than :data:`PATIENCE` seconds; each such input
-is kept under ``--keep``.
+anything but a UserError of one line, or took more than :data:`PATIENCE` seconds of the processor;
+each such input is kept under ``--keep``.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Reader:
 
 
 class TooSlow(BaseException):
-    """Of the alarm, so that no reader catches it."""
+    """Of the timer, so that no reader catches it."""
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
@@ -146,7 +146,7 @@ def tried(reader: Reader, file: Path) -> str | None:
     """None where the file was read; "refused" for a UserError; else what went wrong."""
     from parlai_prosocial.errors import UserError
 
-    signal.alarm(PATIENCE)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         reader.read(file)
         return None
@@ -161,7 +161,7 @@ def tried(reader: Reader, file: Path) -> str | None:
         where = f"{Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}" if at else ""
         return f"{type(error).__name__} at {where}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def lines_of(*rows: Any) -> bytes:
@@ -360,7 +360,7 @@ def main() -> None:
     def too_slow(*_: Any) -> None:
         raise TooSlow
 
-    signal.signal(signal.SIGALRM, too_slow)
+    signal.signal(signal.SIGPROF, too_slow)
     chosen = {n: r for n, r in readers().items() if given.only in (None, n)}
     total = sum(reader.share for reader in chosen.values())
     begun, wrong = time.monotonic(), 0
