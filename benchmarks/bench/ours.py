@@ -42,12 +42,12 @@ def batches_of(agent: Any, count: int) -> list[Any]:
     return batches
 
 
-@torch.no_grad()
 def losses_of(agent: Any, batches: Sequence[Any]) -> list[float]:
     """Mean token loss of the replies in each batch, and with contrast the whole loss."""
     found = []
     for batch in batches:
         agent.is_training = True
+        # With gradients, as in training: which kernels are used may depend on it.
         found.append(agent.compute_loss(batch).item())
         agent.pending = []
     return found
