@@ -67,8 +67,12 @@ def main(**asked: Any) -> None:
 
 def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
     """Each job in a process of its own; what is known is written at once."""
+    import torch
+
     from benchmarks.bench.table import markdown, row_facts, shown_ratio, verdict
 
+    if asked["device"] == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; leave it out")
     base, datapath = find_base_of(asked)
     command = [sys.executable, "-m", "benchmarks.bench", "--base", base, "--datapath", datapath]
     command += ["--classifier", asked["classifier"], "--pairs", str(asked["pairs"])]
@@ -156,7 +160,9 @@ def beginning(asked: dict[str, Any], threads: int | None, out: Path) -> dict[str
     """The results so far, or none; those of other versions or settings are not mixed in."""
     from importlib import metadata
 
-    from parlai_prosocial.models.precision import best_device, bf16_is_faster
+    import torch
+
+    from parlai_prosocial.models.precision import bf16_is_faster
 
     facts = {
         "device": asked["device"],
@@ -170,24 +176,25 @@ def beginning(asked: dict[str, Any], threads: int | None, out: Path) -> dict[str
         if {name: result.get(name) for name in facts} == facts:
             return result
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    auto = "bf16" if bf16_is_faster(best_device()) else "fp32"
+    auto = "bf16" if bf16_is_faster(torch.device(asked["device"])) else "fp32"
     beside = f"; {asked['note']}" if asked["note"] else ""
     words = ["python", "-m", "benchmarks.bench"]
     words += ["--device", "cuda"] if asked["device"] == "cuda" else []
     words += ["--pairs", str(asked["pairs"]), "--threads", str(threads)]
+    on = machine(asked["device"])
     return facts | {
         "command": shlex.join(words),
-        "machine": f"{machine()}, {threads} threads, `auto` is {auto}{beside}; {versions}",
+        "machine": f"{on}, {threads} threads, `auto` is {auto}{beside}; {versions}",
         "seconds": 0,
         "rows": [],
     }
 
 
-def machine() -> str:
+def machine(device: str) -> str:
     """The processor, its cores and what of bf16 it has, or the GPU."""
     import torch
 
-    if torch.cuda.is_available():
+    if device == "cuda":
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo")
     text = lines.read_text(encoding="utf-8") if lines.exists() else ""

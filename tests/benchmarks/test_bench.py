@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -128,6 +129,8 @@ def test_a_run_goes_on_where_it_was_stopped(tiny_backbones, own_datapath, tmp_pa
     assert again.returncode == 0 and "rank: measured before" in again.stderr
     unknown = run("--rows", "no-such")
     assert "--rows no-such: no such row; there are " in unknown.stderr
+    if not torch.cuda.is_available():
+        assert "--device cuda: torch sees no GPU here" in run("--device", "cuda").stderr
 
 
 def test_targets_and_the_readme_come_from_the_results():
