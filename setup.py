@@ -110,6 +110,9 @@ setup(
         "chat": CHAT,
         # Other trainers to compare with: the arms dpo and simpo of `prosocial ablate`.
         "bench": BENCH,
+        # A second engine on CPUs, --engine openvino; the first whose requests have seeds of
+        # their own that we tried.
+        "openvino": ["openvino-genai>=2026.4.1"],
         # A judge for mining; it ships joblib pickles and loads them.
         "profanity": ["alt-profanity-check>=1.4"],
         "dev": [

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from parlai_prosocial.engines.names import ENGINES
 from parlai_prosocial.errors import with_flags
 from parlai_prosocial.mining import annotate as mining
 
@@ -34,6 +35,13 @@ from parlai_prosocial.mining import annotate as mining
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a parlai flag of the task."
 )
 @click.option("--concurrency", default=8, show_default=True, help="Most calls to an address.")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="What samples models that lie here; auto: OpenVINO where that is installed and agrees.",
+)
 @click.option("--datapath", default=None, help="ParlAI's data path.")
 def annotate(**flags: Any) -> None:
     """Label every turn's need of caution, and write rules of thumb where it is not casual.

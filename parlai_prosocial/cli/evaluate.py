@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from parlai_prosocial.engines.names import ENGINES
 from parlai_prosocial.errors import with_flags
 from parlai_prosocial.evaluation.settings import LOG, SUMMARY, Settings
 from parlai_prosocial.judges.registry import judges_help
@@ -71,6 +72,11 @@ _SHARED = [
     _setting("--batch-size", "Contexts at a time."),
     _setting("--bf16", "Compute in bfloat16: faster, less exactly.", is_flag=True),
     _setting("--concurrency", "Most calls to an address."),
+    _setting(
+        "--engine",
+        "What samples models that lie here; auto: OpenVINO where that is installed and agrees.",
+        type=click.Choice(ENGINES),
+    ),
     _setting("--datapath", "ParlAI's data path."),
 ]
 

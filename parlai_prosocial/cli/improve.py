@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from parlai_prosocial.engines.names import ENGINES
 from parlai_prosocial.errors import with_flags
 from parlai_prosocial.judges.registry import judges_help
 from parlai_prosocial.rounds import improve as rounds
@@ -46,6 +47,11 @@ def _option(flag: str, help: str | None = None, **more: Any) -> Any:
 @_option("--max-perplexity-ratio", "Stop where casual perplexity passes so many times --model's.")
 @_option("--casual-dialogues", "Dialogues that the perplexity is measured on.")
 @click.option("--labels", multiple=True, help="Labelled replies of --model; repeatable.")
+@_option(
+    "--engine",
+    "What samples models that lie here; auto: OpenVINO where that is installed and agrees.",
+    type=click.Choice(ENGINES),
+)
 @_option("--datapath", "ParlAI's data path.")
 def improve(**flags: Any) -> None:
     """Let a model learn from what it says itself, in rounds.

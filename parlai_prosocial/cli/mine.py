@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from parlai_prosocial.engines.names import ENGINES
 from parlai_prosocial.errors import with_flags
 from parlai_prosocial.judges.registry import judges_help
 from parlai_prosocial.mining import mine as mining
@@ -59,6 +60,11 @@ def _option(flag: str, help: str | None = None, **more: Any) -> Any:
 @_option("--sampling-temperature")
 @_option("--top-p", "Mass of the nucleus.")
 @_option("--concurrency", "Most calls to an address.")
+@_option(
+    "--engine",
+    "What samples models that lie here; auto: OpenVINO where that is installed and agrees.",
+    type=click.Choice(ENGINES),
+)
 @_option("--datapath", "ParlAI's data path.")
 def mine(**flags: Any) -> None:
     """Sample replies, judge them, and keep those that do not fit as negatives.

@@ -4,9 +4,14 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
+
 from parlai_prosocial.engines.local import TransformersEngine
+from parlai_prosocial.engines.names import ENGINES
+from parlai_prosocial.engines.openvino import MARK, OpenVINOEngine, installed, openvino_engine
 from parlai_prosocial.engines.reply_scores import MAX_CONTEXT_TOKENS, SampledReply
 from parlai_prosocial.engines.served import ChatClient, OpenAIEngine
+from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import weights_sha256
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT
@@ -61,6 +66,7 @@ def open_engine(
     concurrency: int = 8,
     max_context_tokens: int = MAX_CONTEXT_TOKENS,
     flag: str = "--model",
+    engine: str = "auto",
 ) -> Engine:
     """The engine for a model's name.
 
@@ -72,18 +78,46 @@ def open_engine(
         concurrency: most calls to an address at a time.
         max_context_tokens: see :class:`TransformersEngine`; an address cuts by itself.
         flag: under which the name was given, for errors.
+        engine: of :data:`~.names.ENGINES`, for a model that lies here; see
+            :func:`~parlai_prosocial.engines.openvino.openvino_engine`.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or ``engine`` cannot take it.
     """
+    if engine not in ENGINES:
+        raise UserError(f"--engine {engine}: use {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
     if is_address(model):
         client = ChatClient(model, concurrency)
         return OpenAIEngine(client, system_prompt or DEFAULT_SYSTEM_PROMPT)
     opened = open_generator(model, flag, datapath, bf16)
-    return TransformersEngine(
-        opened.backbone.to(best_device()),
+    device = torch.device("cpu") if engine == "openvino" else best_device()
+    ours = TransformersEngine(
+        opened.backbone.to(device),
         f"{model}@{weights_sha256(opened.folder)[:16]}",
         bf16,
         system_prompt,
         max_context_tokens,
     )
+    if engine == "transformers":
+        return ours
+    return openvino_engine(ours, model, opened.folder, datapath, engine)
+
+
+def as_begun(engine: str, begun: object) -> str:
+    """``auto`` of a run that goes on: what it began with, as its replies depend on it.
+
+    Args:
+        engine: of :data:`~.names.ENGINES`.
+        begun: the name of the engine that the run recorded; None where it has not begun.
+    """
+    if engine != "auto" or not isinstance(begun, str):
+        return engine
+    return "openvino" if begun.endswith(MARK) else "transformers"
+
+
+def taken(engine: str, model: str, datapath: str, bf16: bool) -> str:
+    """What ``auto`` takes for a model, so that others made from it are sampled alike."""
+    if engine != "auto" or not installed():
+        return "transformers" if engine == "auto" else engine
+    opened = open_engine(model, datapath, bf16)
+    return "openvino" if isinstance(opened, OpenVINOEngine) else "transformers"

@@ -193,7 +193,11 @@ def _carried_out(plan: "Plan", folder: Path, command: str) -> Evaluation:
     engines = []
     for model, where in plan.models.items():
         engine = open_engine(
-            where, str(settings.datapath), settings.bf16, concurrency=settings.concurrency
+            where,
+            str(settings.datapath),
+            settings.bf16,
+            concurrency=settings.concurrency,
+            engine=settings.engine,
         )
         engines.append({"name": model, "where": where, "engine": engine.name})
         for suite in plan.suites:

@@ -38,6 +38,7 @@ class Settings:
         batch_size: contexts at a time; nothing depends on it but speed and rounding.
         bf16: compute in bfloat16: faster, less exactly.
         concurrency: most calls to an address at a time.
+        engine: what samples models that lie here: ``auto``, ``transformers`` or ``openvino``.
         datapath: ParlAI's data path; None: ParlAI's own.
 
     Raises:
@@ -60,6 +61,7 @@ class Settings:
     batch_size: int = 32
     bf16: bool = False
     concurrency: int = 8
+    engine: str = "auto"
     datapath: str | None = None
 
     def __post_init__(self) -> None:

@@ -17,11 +17,14 @@ from parlai_prosocial.mining.results import WrittenRows
 from parlai_prosocial.util.counting import counted
 from parlai_prosocial.util.writer import Writer
 
-_NOT_RECORDED = ("out", "datapath", "concurrency")
-"""Arguments that the output doesn't depend on."""
+_NOT_RECORDED = ("out", "datapath", "concurrency", "engine")
+"""Arguments that the output doesn't depend on; of the engine it is the one that is used."""
 
 _same_names = names_arguments(
-    ["task", "rot_model", "out", "few_shot", "limit", "datatype", "concurrency", "datapath"],
+    [
+        *("task", "rot_model", "out", "few_shot", "limit", "datatype", "concurrency", "engine"),
+        "datapath",
+    ],
     settings="set",
 )
 
@@ -60,6 +63,7 @@ def annotate(
     datatype: str = "train",
     settings: Sequence[str] = (),
     concurrency: int = 8,
+    engine: str = "auto",
     datapath: str | None = None,
 ) -> Annotated:
     """Label every turn's need of caution, and write rules of thumb where it is not casual.
@@ -73,6 +77,7 @@ def annotate(
         datatype: split of the task, ``train``, ``valid`` or ``test``; the rows are of it too.
         settings: ``KEY=VALUE`` each, parlai flags of the task.
         concurrency: most calls to an address at a time.
+        engine: what samples a model that lies here, as for :func:`~parlai_prosocial.mine`.
         datapath: ParlAI's own where None.
 
     Raises:
@@ -84,7 +89,7 @@ def annotate(
         if count is not None and count < 1:
             raise UsageError(f"--{name} {count}: must be at least 1")
     from parlai_prosocial.compat.flags import find_datapath
-    from parlai_prosocial.engines.engine import open_engine
+    from parlai_prosocial.engines.engine import as_begun, open_engine
     from parlai_prosocial.engines.reply_scores import MAX_CONTEXT_TOKENS
     from parlai_prosocial.mining.canary import (
         FEW_SHOT_CONTEXT_TOKENS,
@@ -94,6 +99,7 @@ def annotate(
     from parlai_prosocial.mining.turns import task_turns, turns_sha256
     from parlai_prosocial.models.precision import computes_in_bf16
     from parlai_prosocial.util.batches import spread
+    from parlai_prosocial.util.journal import begun_with
     from parlai_prosocial.zoo.resolve import Kind, find
 
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
@@ -103,7 +109,7 @@ def annotate(
     wants_examples = found.kind is not Kind.CHECKPOINT if few_shot is None else few_shot
     examples = read_few_shot() if wants_examples else None
     bf16 = computes_in_bf16(out)
-    engine = open_engine(
+    sampler = open_engine(
         rot_model,
         datapath,
         bf16,
@@ -111,13 +117,14 @@ def annotate(
         concurrency=concurrency,
         max_context_tokens=FEW_SHOT_CONTEXT_TOKENS if examples else MAX_CONTEXT_TOKENS,
         flag="--rot-model",
+        engine=as_begun(engine, begun_with(out, "engine")),
     )
     record = {
         "precision": "bf16" if bf16 else "fp32",
-        "engine": engine.name,
+        "engine": sampler.name,
         "examples": examples and [examples.system_prompt, *examples.turns],
         "turns_sha256": turns_sha256(turns),
         **asked,
     }
     with Writer(out, "--out"):
-        return Annotated(out, annotate_turns(turns, engine, examples, datatype, out, record))
+        return Annotated(out, annotate_turns(turns, sampler, examples, datatype, out, record))

@@ -17,15 +17,15 @@ from parlai_prosocial.mining.results import WrittenRows
 from parlai_prosocial.util.counting import counted
 from parlai_prosocial.util.writer import Writer
 
-_NOT_RECORDED = ("out", "datapath", "concurrency")
-"""Arguments that the output doesn't depend on."""
+_NOT_RECORDED = ("out", "datapath", "concurrency", "engine")
+"""Arguments that the output doesn't depend on; of the engine it is the one that is used."""
 
 _same_names = names_arguments(
     [
         *("model", "task", "judge", "out", "samples", "limit", "seed", "datatype", "threshold"),
         *("casual", "judge_casual", "synthetic_cap", "synthetic_model", "unsafe_label"),
         *("reply_only", "max_tokens", "sampling_temperature", "top_p", "concurrency", "datapath"),
-        *("own_responses", "safe_below", "preachy_share"),
+        *("own_responses", "safe_below", "preachy_share", "engine"),
     ],
     settings="set",
 )
@@ -81,6 +81,7 @@ def mine(
     sampling_temperature: float = 1.0,
     top_p: float = 0.9,
     concurrency: int = 8,
+    engine: str = "auto",
     datapath: str | None = None,
 ) -> Mined:
     """Sample replies, judge them, and keep those that do not fit as negatives.
@@ -114,6 +115,8 @@ def mine(
         sampling_temperature: above 0.
         top_p: mass of the nucleus, in (0, 1].
         concurrency: most calls to an address at a time.
+        engine: what samples models that lie here, ``auto``, ``transformers`` or ``openvino``
+            (:func:`~parlai_prosocial.engines.openvino.openvino_engine`).
         datapath: ParlAI's own where None.
 
     Raises:
@@ -135,7 +138,7 @@ def mine(
         check_thresholds("--threshold", safe_below, threshold, preachy_share)
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.compat.flags import find_datapath
-    from parlai_prosocial.engines.engine import open_engine
+    from parlai_prosocial.engines.engine import as_begun, open_engine
     from parlai_prosocial.judges.registry import judge_spec, open_judge
     from parlai_prosocial.judges.rules import PreachyRules
     from parlai_prosocial.mining.negatives import (
@@ -149,6 +152,7 @@ def mine(
     from parlai_prosocial.mining.pairs import PairRule
     from parlai_prosocial.mining.turns import Contexts, task_turns
     from parlai_prosocial.models.precision import computes_in_bf16
+    from parlai_prosocial.util.journal import begun_with
 
     if judge is not None:
         judge_spec(judge)
@@ -177,9 +181,10 @@ def mine(
         )
     bf16 = computes_in_bf16(out)
     prompt, examples = moraliser()
-    engine = open_engine(model, datapath, bf16, concurrency=concurrency)
+    engine = as_begun(engine, begun_with(out, "engine"))
+    sampler = open_engine(model, datapath, bf16, concurrency=concurrency, engine=engine)
     if own_responses:
-        scoring(engine)
+        scoring(sampler)
     synthetic = unsafe = None
     if plan.synthetic and any(contexts.casual):
         synthetic = open_engine(
@@ -190,13 +195,14 @@ def mine(
             concurrency=concurrency,
             max_context_tokens=MORALISER_CONTEXT_TOKENS,
             flag="--synthetic-model",
+            engine=engine,
         )
     if judge is not None and needs_judge:
         unsafe = open_judge(judge, datapath, bf16, unsafe_label, reply_only)
-    miners = Miners(engine, synthetic, unsafe, PreachyRules())
+    miners = Miners(sampler, synthetic, unsafe, PreachyRules())
     record = {
         "precision": "bf16" if bf16 else "fp32",
-        "engine": engine.name,
+        "engine": sampler.name,
         "synthetic_engine": synthetic and synthetic.name,
         "synthetic_prompt": [prompt, *examples] if synthetic else None,
         "judges": [one.name for one in (unsafe, miners.preachy) if one],

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parlai_prosocial.engines.names import ENGINES
 from parlai_prosocial.errors import UsageError, UserError, names_arguments
 from parlai_prosocial.mining.mine import check_sampling, check_thresholds
 from parlai_prosocial.util.files import Say
@@ -25,14 +26,15 @@ from parlai_prosocial.util.files import Say
 if TYPE_CHECKING:
     from parlai_prosocial.rounds.results import Improved
 
-_NOT_RECORDED = ("out", "rounds", "datapath", "say")
-"""Arguments that no stage's output depends on."""
+_NOT_RECORDED = ("out", "rounds", "datapath", "say", "engine")
+"""Arguments that no stage's output depends on; of the engine it is the one that is used."""
 
 _same_names = names_arguments(
     [
         *("model", "task", "judge", "scoring_judge", "rounds", "out", "samples", "limit"),
         *("valid_limit", "seed", "safe_below", "unsafe_above", "preachy_share", "max_tokens"),
         *("sampling_temperature", "top_p", "max_perplexity_ratio", "casual_dialogues", "datapath"),
+        "engine",
     ],
     settings="set",
     task_settings="task-set",
@@ -64,6 +66,7 @@ def improve(
     max_perplexity_ratio: float = 1.03,
     casual_dialogues: int = 60,
     labels: Sequence[str] = (),
+    engine: str = "auto",
     datapath: str | None = None,
     say: Say = print,
 ) -> "Improved":
@@ -99,6 +102,8 @@ def improve(
         casual_dialogues: of Self-dialogue's valid, for the perplexity.
         labels: files of labelled replies of ``model`` (``prosocial labels``); where they answer a
             context of ``task``, they join the first round's samples.
+        engine: what samples, as for :func:`~parlai_prosocial.mine`; ``auto`` is decided for
+            ``model`` and holds for all rounds.
         datapath: ParlAI's own where None.
         say: takes the lines that tell what is being done.
 
@@ -118,15 +123,18 @@ def improve(
     ):
         if count < 1:
             raise UsageError(f"--{flag} {count}: must be at least 1")
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine}: use {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
     if not max_perplexity_ratio > 0:
         raise UsageError(f"--max-perplexity-ratio {max_perplexity_ratio}: must be above 0")
     from parlai_prosocial.compat.flags import find_datapath
+    from parlai_prosocial.engines.engine import taken
     from parlai_prosocial.judges.registry import open_judge
     from parlai_prosocial.mining.turns import Contexts, task_turns
     from parlai_prosocial.rounds import stages
     from parlai_prosocial.rounds.labelled import records_of
     from parlai_prosocial.rounds.results import Improved
-    from parlai_prosocial.rounds.run import Run, computes_in_bf16
+    from parlai_prosocial.rounds.run import Run, begun_engine, computes_in_bf16
     from parlai_prosocial.util.environment import precision_name
 
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
@@ -146,9 +154,13 @@ def improve(
             f"--scoring-judge {scoring_judge}: is the judge that chooses the pairs; give another "
             "one, or none"
         )
+    engine = begun_engine(out, engine)
+    engine = taken(engine, start.name, datapath, bf16)
     record = {
         **asked,
         "precision": precision_name(bf16),
+        # Absent, as in runs that were begun before there was another.
+        **({"engine": engine} if engine != "transformers" else {}),
         "weights_sha256": stages.weights_of(start),
         "judges": {"mining": mining.name, "scoring": scoring.name},
         "contexts_sha256": contexts.sha256(),

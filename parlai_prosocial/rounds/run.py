@@ -34,6 +34,14 @@ def computes_in_bf16(out: Path) -> bool:
     return bf16_is_faster(best_device())
 
 
+def begun_engine(out: Path, engine: str) -> str:
+    """What ``auto`` is in a run that has begun: what samples it already."""
+    begun = parsed((out / SETTINGS).read_bytes()) if (out / SETTINGS).exists() else None
+    if engine != "auto" or not isinstance(begun, dict):
+        return engine
+    return str(begun.get("engine", "transformers"))
+
+
 @dataclass
 class Run:
     """One run in its folder.
@@ -209,6 +217,7 @@ class Run:
                 self.datapath,
                 self.bf16,
                 max_context_tokens=self.context_tokens,
+                engine=self.settings.get("engine", "transformers"),
             )
             assert isinstance(engine, TransformersEngine)  # find_start has refused addresses
             self._opened = name, engine
