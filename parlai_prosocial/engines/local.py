@@ -6,12 +6,15 @@ decodes with Hugging Face's ``generate``, because ParlAI's flags ask for beams, 
 minimal lengths, which that has.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from parlai_prosocial.engines.nucleus import nucleus_tokens
 from parlai_prosocial.engines.reply_scores import (
     MAX_CONTEXT_TOKENS,
     SAMPLED_TOKENS,
@@ -26,14 +29,15 @@ from parlai_prosocial.util.missing import Missing
 
 ROWS_PER_BATCH = 64
 UNFINISHED_THOUGHT = "a thought without an end within --max-tokens"
-_FIRST_LOOK = 512
-"""Most probable tokens that are looked at first: sorting all 49,152 takes longer than a step."""
+_LEAST_SHARED = 32
+"""Tokens at the beginning of a batch's contexts from which on it pays to compute them once."""
 
 
 class TransformersEngine:
     """Our backbones, in this process: nucleus sampling, batched, KV-cached, sorted by length.
 
-    A context is encoded once for its n replies, and rows that have ended leave the batch. Random
+    A context is encoded once for its n replies, what all contexts of a batch begin with (a system
+    prompt, examples) once for all, and rows that have ended leave the batch. Random
     numbers belong to (seed, context, reply) and not to the batch, so other contexts change no
     reply but by rounding: where the model is computed in fp32 that is rare, in bf16 less so. The
     same batch gives the same bits.
@@ -174,25 +178,11 @@ class TransformersEngine:
         """Token ids of each row's reply, its n rows from one pass over the context."""
         lm, device = self.backbone.lm, self.backbone.device
         output_layer = lm.get_output_embeddings()
-        longest = max(map(len, contexts))
-        pads = [longest - len(context) for context in contexts]
-        ids = torch.tensor(
-            [[self.backbone.pad_id] * pad + list(c) for pad, c in zip(pads, contexts, strict=True)],
-            device=device,
-        )  # (contexts, longest)
-        mask = torch.arange(longest, device=device) >= torch.tensor(pads, device=device)[:, None]
-        mask = mask.long()
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        output = lm.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True
-        )
-        # Renamed in transformers 5.24.
-        cache_name = "cache" if hasattr(output, "cache") else "past_key_values"
-        cache = getattr(output, cache_name)
+        cache_name, cache, states, mask, positions = self._prefill(contexts)
         cache.batch_repeat_interleave(n)
-        states = output.last_hidden_state[:, -1].repeat_interleave(n, 0)  # (rows, hidden)
+        states = states.repeat_interleave(n, 0)  # (rows, hidden)
         mask = mask.repeat_interleave(n, 0)
-        positions = positions[:, -1:].repeat_interleave(n, 0)
+        positions = positions.repeat_interleave(n, 0)
 
         replies: list[list[int]] = [[] for _ in range(len(uniforms))]
         rows = torch.arange(len(uniforms), device=device)
@@ -228,6 +218,43 @@ class TransformersEngine:
             states = output.last_hidden_state[:, -1]
         return replies
 
+    def _prefill(
+        self, contexts: Sequence[Sequence[int]]
+    ) -> tuple[str, Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Compute contexts, what all begin with only once.
+
+        Returns:
+            The cache's name among the model's arguments, the cache, the last states (contexts,
+            hidden), the cache's mask (contexts, length) and the last positions (contexts, 1).
+        """
+        lm, device = self.backbone.lm, self.backbone.device
+        common = _common_start(contexts) if self.backbone.scorer.window is None else 0
+        shared: dict[str, Any] = {}
+        if common >= _LEAST_SHARED and len(contexts) > 1:
+            start = torch.tensor([contexts[0][:common]], device=device)
+            output = lm.base_model(input_ids=start, use_cache=True)
+            cache_name = _cache_name(output)
+            shared = {cache_name: getattr(output, cache_name)}
+            shared[cache_name].batch_repeat_interleave(len(contexts))
+            contexts = [context[common:] for context in contexts]
+        else:
+            common = 0
+        longest = max(map(len, contexts))
+        pads = [longest - len(context) for context in contexts]
+        ids = torch.tensor(
+            [[self.backbone.pad_id] * pad + list(c) for pad, c in zip(pads, contexts, strict=True)],
+            device=device,
+        )  # (contexts, longest)
+        mask = torch.arange(longest, device=device) >= torch.tensor(pads, device=device)[:, None]
+        mask = torch.cat([mask.new_ones(len(contexts), common), mask], 1).long()
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, common:]
+        output = lm.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **shared
+        )
+        cache_name = _cache_name(output)
+        states = output.last_hidden_state[:, -1]
+        return cache_name, getattr(output, cache_name), states, mask, positions[:, -1:]
+
     def _decode_each(
         self,
         contexts: Sequence[Sequence[int]],
@@ -247,38 +274,17 @@ class TransformersEngine:
         return [self.backbone.reply_ids(row) for row in generated]
 
 
-def nucleus_tokens(
-    logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float
-) -> torch.Tensor:
-    """Draw each row's token from its nucleus by the row's own random number.
+def _cache_name(output: Any) -> str:
+    """Of the cache among a model's outputs and arguments; it was renamed in transformers 5.24."""
+    return "cache" if hasattr(output, "cache") else "past_key_values"
 
-    Args:
-        logits: (rows, vocabulary).
-        uniforms: (rows,) in [0, 1); the draw is the inverse of the nucleus' distribution function.
-        temperature: 0 takes the most probable token.
-        top_p: the nucleus is the smallest set of most probable tokens with at least this mass.
 
-    Returns:
-        (rows,) int64.
-
-    >>> logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    >>> [int(nucleus_tokens(logits, torch.tensor([u]), 1.0, 0.8)) for u in (0.0, 0.62, 0.63, 0.99)]
-    [0, 0, 1, 1]
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    probs = (logits.float() / temperature).softmax(-1)
-    count = min(_FIRST_LOOK, probs.size(-1))
-    top, ids = probs.topk(count, -1)
-    if count < probs.size(-1) and not (top.sum(-1) >= top_p).all():
-        top, ids = probs.sort(-1, descending=True)
-    before = top.cumsum(-1) - top
-    nucleus = (top * (before < top_p)).cumsum(-1)
-    drawn = uniforms.to(nucleus.dtype)[:, None] * nucleus[:, -1:]
-    # The last tokens of the row have no mass: rounding must not lead there.
-    position = torch.searchsorted(nucleus, drawn, right=True).clamp(max=top.size(-1) - 1)
-    position = torch.minimum(position, (before < top_p).sum(-1, keepdim=True) - 1)
-    return ids.gather(1, position).squeeze(1)
+def _common_start(contexts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all contexts begin with; each keeps one token of its own."""
+    first, last = min(contexts), max(contexts)  # in their order these differ the earliest
+    most = min(map(len, contexts)) - 1
+    same = (a == b for a, b in zip(first[:most], last[:most], strict=True))
+    return sum(itertools.takewhile(bool, same))
 
 
 class _Nucleus(LogitsProcessor):

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from parlai_prosocial.engines import local as module
+from parlai_prosocial.engines import nucleus
 from parlai_prosocial.engines.engine import open_engine
-from parlai_prosocial.engines.local import TransformersEngine, nucleus_tokens, sample_replies
+from parlai_prosocial.engines.local import TransformersEngine, sample_replies
+from parlai_prosocial.engines.nucleus import nucleus_tokens
 from parlai_prosocial.engines.reply_scores import SAMPLED_TOKENS, SAMPLING, SampledReply
 from parlai_prosocial.engines.served import ChatClient, OpenAIEngine
 from parlai_prosocial.errors import UserError
@@ -135,6 +137,67 @@ def test_nucleus_frequencies(size, temperature):
     found = torch.bincount(tokens, minlength=size) / draws
     assert set(tokens.tolist()) <= set(inside.tolist())
     assert (found - expected).abs().max() < 0.03
+
+
+def test_a_draw_is_its_rows_own_and_that_of_a_sort(monkeypatch):
+    """Rows that are peaked, flat and flatter: each needs another look."""
+    generator = torch.Generator().manual_seed(1)
+    scales = torch.tensor([8.0, 2.5, 1.5, 0.1]).repeat(8)[:, None]
+    logits = (torch.randn(32, 5000, generator=generator) * scales).bfloat16()
+    uniforms = torch.rand(32, generator=generator)
+    looked = []
+    draw = nucleus._drawn
+    monkeypatch.setattr(nucleus, "_drawn", lambda *a: (looked.append(a[0].size()), draw(*a))[1])
+    for top_p in (0.5, 0.9, 1.0):
+        tokens = nucleus_tokens(logits, uniforms, 0.8, top_p)
+        alone = [
+            nucleus_tokens(logits[i : i + 1], uniforms[i : i + 1], 0.8, top_p) for i in range(32)
+        ]
+        assert tokens.tolist() == torch.cat(alone).tolist()
+        for row, uniform, token in zip(logits.float() / 0.8, uniforms, tokens, strict=True):
+            probs, order = row.softmax(-1).sort(descending=True)
+            place = order.tolist().index(int(token))
+            before = float(probs[:place].sum())
+            assert before < top_p
+            mass = float(probs[: int((probs.cumsum(0) < top_p).sum()) + 1].sum())
+            # Equal probabilities may stand in either order.
+            equal = float(probs[probs == probs[place]].sum()) + 1e-4
+            assert before - equal <= float(uniform) * mass <= before + equal
+    assert {size[1] for size in looked} == {128, 2048, 5000}
+    assert torch.Size([32, 5000]) not in looked[: 1 + 32]  # 0.5 is held by less
+
+
+def test_what_contexts_begin_with_is_computed_once(backbones, monkeypatch):
+    computed = []
+    for name in ("llama", "gpt2"):
+        base = backbones[name].lm.base_model
+        monkeypatch.setattr(
+            base,
+            "forward",
+            lambda *a, f=base.forward, **k: (computed.append(k["input_ids"].numel()), f(*a, **k))[
+                1
+            ],
+        )
+        told = [f"You said that we should walk.\nSo I said.\n{context}" for context in CONTEXTS]
+        engine = TransformersEngine(backbones[name], "tiny", system_prompt="Be kind. " * 9)
+        sizes = {}
+        for least in (1, 10**6):
+            monkeypatch.setattr(module, "_LEAST_SHARED", least)
+            computed.clear()
+            replies = engine.sample(told, 3, 10, seed=1)
+            sizes[least] = computed[0] + computed[1], replies
+        encoded = engine._encode(told, 10)
+        common = module._common_start(encoded)
+        assert common > 10
+        assert sizes[1][1] == sizes[10**6][1]
+        rest = max(map(len, encoded)) - common
+        assert sizes[1][0] == common + len(told) * rest
+
+
+def test_common_start():
+    assert module._common_start([[1, 2, 3], [1, 2, 4], [1, 2, 3, 5]]) == 2
+    assert module._common_start([[1, 2], [1, 2, 4]]) == 1  # one token is left to compute
+    assert module._common_start([[3], [4]]) == 0
 
 
 def test_no_draw_leaves_the_nucleus():
