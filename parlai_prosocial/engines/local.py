@@ -29,7 +29,7 @@ from parlai_prosocial.util.missing import Missing
 
 ROWS_PER_BATCH = 64
 UNFINISHED_THOUGHT = "a thought without an end within --max-tokens"
-_LEAST_SHARED = 32
+_LEAST_SHARED = 16
 """Tokens at the beginning of a batch's contexts from which on it pays to compute them once."""
 
 
