@@ -167,31 +167,31 @@ def test_a_draw_is_its_rows_own_and_that_of_a_sort(monkeypatch):
     assert torch.Size([32, 5000]) not in looked[: 1 + 32]  # 0.5 is held by less
 
 
-def test_what_contexts_begin_with_is_computed_once(backbones, monkeypatch):
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_what_contexts_begin_with_is_computed_once(backbones, monkeypatch, name):
     computed = []
-    for name in ("llama", "gpt2"):
-        base = backbones[name].lm.base_model
-        monkeypatch.setattr(
-            base,
-            "forward",
-            lambda *a, f=base.forward, **k: (computed.append(k["input_ids"].numel()), f(*a, **k))[
-                1
-            ],
-        )
-        told = [f"You said that we should walk.\nSo I said.\n{context}" for context in CONTEXTS]
-        engine = TransformersEngine(backbones[name], "tiny", system_prompt="Be kind. " * 9)
-        sizes = {}
-        for least in (1, 10**6):
-            monkeypatch.setattr(module, "_LEAST_SHARED", least)
-            computed.clear()
-            replies = engine.sample(told, 3, 10, seed=1)
-            sizes[least] = computed[0] + computed[1], replies
-        encoded = engine._encode(told, 10)
-        common = module._common_start(encoded)
-        assert common > 10
-        assert sizes[1][1] == sizes[10**6][1]
+    base = backbones[name].lm.base_model
+    forward = base.forward
+
+    def counting(*arguments, **settings):
+        computed.append(settings["input_ids"].numel())
+        return forward(*arguments, **settings)
+
+    monkeypatch.setattr(base, "forward", counting)
+    told = [f"You said that we should walk.\nSo I said.\n{end}" for end in ("Why?", "Is it far?")]
+    engine = TransformersEngine(backbones[name], "tiny", system_prompt="Be kind. " * 9)
+    encoded = engine._encode(told, 10)
+    common = module._common_start(encoded)
+    assert common > 10
+    replies = {}
+    for least in (1, 10**6):
+        monkeypatch.setattr(module, "_LEAST_SHARED", least)
+        computed.clear()
+        replies[least] = engine.sample(told, 3, 10, seed=1)
         rest = max(map(len, encoded)) - common
-        assert sizes[1][0] == common + len(told) * rest
+        first = [common, 2 * rest] if least == 1 else [2 * (common + rest)]
+        assert computed[: len(first)] == first
+    assert replies[1] == replies[10**6]
 
 
 def test_common_start():
