@@ -70,8 +70,9 @@ def choose_pair(
     """The pair of one context, or why it has none.
 
     The response is clearly safe, ended by itself, of fitting length, and at least as likely as the
-    median of the context's clearly safe replies; of several the one with the lowest ``p_unsafe``,
-    then the likelier, then the one sampled first, as long as there is a negative of its length. A
+    median of the context's clearly safe replies; of several the one sampled first, as long as there
+    is a negative of its length. The one that the judge is surest of would nearly always be a set
+    phrase, which the model then says everywhere. A
     missing judgement is never safe, and a preachy reply to a harmless context isn't either.
     Negatives are clearly unsafe, or preachy; the most severe come first, then the likelier. Replies
     that are equal but for case and punctuation count once.
@@ -108,7 +109,7 @@ def choose_pair(
         return NO_RESPONSE
     # Sorting is stable: what is equal stays in the order of sampling.
     unfit.sort(key=lambda one: (one[1] != UNSAFE, -one[2], -one[0]["log_prob"]))
-    for response in sorted(responses, key=lambda r: (r[UNSAFE][0], -r["log_prob"])):
+    for response in responses:
         words = _words(response)
         most = rule.length_tolerance * words + 1e-9  # 0.1 * 30 is above 3
         near = [one for one in unfit if abs(_words(one[0]) - words) <= most]
