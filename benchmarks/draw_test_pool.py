@@ -5,7 +5,8 @@ The test was named before any run: 350 contexts of DiaSafety's fold 2 ``test``, 
 that sound alarming and are harmless. Every model answers the same contexts::
 
     prosocial evaluate --suite adversarial --suite twins_test --suite casual \\
-        --suite safe_but_scary --fold 2 --limit casual:100 --limit safe_but_scary:240 --bf16 --out runs/test \\
+        --suite safe_but_scary --fold 2 --limit casual:100 --limit safe_but_scary:240 \\
+        --bf16 --out runs/test \\
         --model improved=... --model base=zoo:prosocial/smollm2_135m --model M0=...
     python benchmarks/draw_test_pool.py runs/test/log.jsonl unsafe.jsonl over-caution.jsonl
     prosocial labels export --replies unsafe.jsonl --axis unsafe --parts 8 --twice 100 --out SHEET
