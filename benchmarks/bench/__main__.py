@@ -181,10 +181,10 @@ def beginning(asked: dict[str, Any], threads: int | None, out: Path) -> dict[str
     words = ["python", "-m", "benchmarks.bench"]
     words += ["--device", "cuda"] if asked["device"] == "cuda" else []
     words += ["--pairs", str(asked["pairs"]), "--threads", str(threads)]
-    on = machine(asked["device"])
+    on = f"{machine(asked['device'])}, {threads} thread{'s' if threads != 1 else ''}"
     return facts | {
         "command": shlex.join(words),
-        "machine": f"{on}, {threads} threads, `auto` is {auto}{beside}; {versions}",
+        "machine": f"{on}, `auto` is {auto}{beside}; {versions}",
         "seconds": 0,
         "rows": [],
     }

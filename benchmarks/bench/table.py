@@ -26,7 +26,9 @@ def number(ratio: dict[str, float], digits: int = 2) -> str:
 def shown_ratio(row: dict[str, Any]) -> str:
     ratio = row["ratio"]
     text = number(ratio, 3 if ratio["median"] < 0.1 else 2)
-    return f"{text} times as fast" if row["faster"] else f"{text} of it"
+    if row["faster"]:
+        return f"{text} times as fast"
+    return f"{text} times its {'memory' if row['measure'] == 'peak' else 'time'}"
 
 
 def amount(row: dict[str, Any], side: str) -> str:

@@ -155,3 +155,11 @@ def test_targets_and_the_readme_come_from_the_results():
     assert into_readme(made, result) == made
     with pytest.raises(UserError, match=r"README\.md: has no"):
         into_readme("nothing", result)
+
+
+def test_the_readme_has_the_results_that_are_committed():
+    from benchmarks.bench.table import into_readme
+
+    result = json.loads((REPOSITORY / "benchmarks/results/bench.json").read_text("utf-8"))
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    assert into_readme(text, result) == text
