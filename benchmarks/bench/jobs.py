@@ -4,7 +4,14 @@ from benchmarks.bench.contrast import Negatives, Preferences
 from benchmarks.bench.device import MatrixRate, Packed
 from benchmarks.bench.job import Job
 from benchmarks.bench.opening import FirstStep, Help, Opening
-from benchmarks.bench.replies import Judging, Mining, Ranking, Sampling, SamplingAgainstParlAI
+from benchmarks.bench.replies import (
+    Judging,
+    Mining,
+    Ranking,
+    Sampling,
+    SamplingAgainstParlAI,
+    SamplingByOpenVINO,
+)
 from benchmarks.bench.training import AgainstParlAI, Batches, Flags, Likelihood, Memory
 from parlai_prosocial.errors import UserError
 
@@ -13,6 +20,7 @@ JOBS: list[Job] = [
     Likelihood(lora=True, precision="auto", batchsize=8, steps=2, sft=True, speed=2.0, shown=True),
     Preferences(),
     Sampling(),
+    SamplingByOpenVINO(),
     Likelihood(lora=False, precision="auto", batchsize=8, steps=2, speed=1.5, shown=True),
     Negatives(),
     AgainstParlAI(),

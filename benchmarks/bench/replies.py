@@ -10,6 +10,7 @@ from benchmarks.bench import corpus, peers
 from benchmarks.bench.job import Bench, Makers, Row, Target
 from benchmarks.bench.measure import Same, Side, timed
 from benchmarks.bench.training import computes_bf16
+from parlai_prosocial.engines.engine import open_engine
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.zoo.resolve import open_classifier, open_generator
@@ -122,6 +123,38 @@ class Sampling:
             "fp32": lambda: ours_samples(False),
             "peer": peer_samples,
         }
+
+
+@dataclass
+class SamplingByOpenVINO:
+    """The same by OpenVINO GenAI, in a process of its own, whose CPU seconds count too."""
+
+    name: str = "sample-openvino"
+    gpu: bool = False
+    cpu: bool = True
+    most_pairs: int | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        what = f"sampling, k = {SAMPLES}, {CONTEXTS} contexts, auto, --engine openvino"
+        peer = f"generate, num_return_sequences={SAMPLES}"
+        return [Row(self.name, what, peer, target=Target(least=12), shown=True)]
+
+    def same(self, bench: Bench) -> list[Same]:
+        return []  # the engine's own trial compares greedy replies, before auto takes it
+
+    def sides(self, bench: Bench) -> Makers:
+        bf16 = computes_bf16("auto")
+
+        def ours_samples() -> Side:
+            own = open_engine(str(bench.base), bench.datapath, bf16, engine="openvino")
+            return timed(lambda n: own.sample(contexts(bench, n), SAMPLES, TOKENS, n, **SAMPLING))
+
+        def peer_samples() -> Side:
+            peer = Generate(bench.base, bf16)
+            return timed(lambda n: peer.sample(contexts(bench, n)))
+
+        return {"ours": ours_samples, "peer": peer_samples}
 
 
 @dataclass
