@@ -14,8 +14,8 @@ help: ## print this list
 	@echo "make TARGET   (another interpreter: make TARGET PYTHON=python3.12)"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed ## train the two steps on the real base and compare three models (8 minutes)
-	$(BIN)/prosocial compare --recipe demo
+demo: $(VENV)/.installed ## the zoo's models side by side, then both steps trained here (8 minutes)
+	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.installed ## run the test suite (no network, no GPU)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
