@@ -1,4 +1,4 @@
-"""Mending a module of another library when it is imported, not before."""
+"""Mending modules of another library: when they are imported, and wherever a name was copied."""
 
 import importlib.abc
 import importlib.util
@@ -36,3 +36,10 @@ def when_imported(name: str, mend: Callable[[ModuleType], None]) -> None:
         mend(sys.modules[name])
     else:
         sys.meta_path.insert(0, WhenImported(name, mend))
+
+
+def replace_everywhere(original: Callable, replacement: Callable) -> None:
+    """Replace a function of ParlAI in its module and in those that copied it by name."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("parlai.") and vars(module).get(original.__name__) is original:
+            setattr(module, original.__name__, replacement)

@@ -1,7 +1,8 @@
 """ParlAI's names of agents, tasks and model files: a mistyped one ends in one line.
 
-ParlAI imports whatever a name spells, and shows the traceback of the failed import. It is mended
-from the moment that something of ours is imported, so ``-t diasafety -m prosocail`` is told,
+ParlAI imports whatever a name spells, and shows the traceback of the failed import. The ``parlai``
+command is mended before it reads a name (``startup/``); ``python -m parlai.scripts...`` from the
+moment that something of ours is imported, so ``-t diasafety -m prosocail`` is told there, and
 ``-m prosocail`` beside ParlAI's own tasks is not: nothing of ours runs in that process. Needed in
 all versions of ParlAI.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from parlai_prosocial.compat.importing import replace_everywhere
 from parlai_prosocial.errors import UsageError
 from parlai_prosocial.util.closest import did_you_mean
 
@@ -25,22 +27,23 @@ TASKS = ("diasafety", "mic", "prosocial", "self_dialogue")
 """Ours, which an editable installation does not list in ParlAI's folders."""
 
 
-def mend(replace: Callable[[Callable, Callable], None]) -> None:
-    """Give ParlAI loaders that name a mistake.
-
-    Args:
-        replace: puts a function in another one's place, in all modules that copied it.
-    """
+@functools.cache
+def mend() -> None:
+    """Give ParlAI loaders that name a mistake, once a process."""
     from parlai.core import agents, build_data, loader
 
-    replace(loader.load_agent_module, _with_agent_named(loader.load_agent_module))
-    replace(loader.load_teacher_module, _with_task_named(loader.load_teacher_module))
+    replaced = (
+        (loader.load_agent_module, _with_agent_named),
+        (loader.load_teacher_module, _with_task_named),
+        (build_data.modelzoo_path, _of_either_form),
+        (agents.create_agent, _with_file_named),
+    )
+    for original, replacement in replaced:
+        replace_everywhere(original, replacement(original))
     for name, module in sys.modules.items():
         if name.startswith("parlai.tasks.") and name.endswith(".agents"):
             # ParlAI is loading a task of ours right now, by the function that was replaced.
             module.__getattr__ = functools.partial(_no_teacher, module)  # type: ignore
-    replace(build_data.modelzoo_path, _of_either_form(build_data.modelzoo_path))
-    replace(agents.create_agent, _with_file_named(agents.create_agent))
 
 
 def _with_agent_named(load: Callable) -> Callable:
@@ -95,7 +98,8 @@ def _no_teacher(module: ModuleType, name: str) -> NoReturn:
 def _of_either_form(find: Callable) -> Callable:
     """``zoo:prosocial/NAME`` is ``zoo:prosocial/NAME/model``, as in our own commands.
 
-    Not where it is all that a command names of ours: ParlAI resolves it before it imports us.
+    Not in ``python -m parlai.scripts...`` where it is all that is named of ours: it is resolved
+    before anything of ours is imported.
     """
 
     @functools.wraps(find)

@@ -9,13 +9,11 @@ One thing cannot be repaired from here. ``pkg_resources``, which ParlAI imports 
 ours, left setuptools in version 81: hence ``setuptools<81`` in our requirements.
 """
 
-import contextlib
-import copy
 import functools
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +23,10 @@ from parlai_prosocial.compat import chat as compat_chat
 from parlai_prosocial.compat import names
 from parlai_prosocial.compat import vacuum as compat_vacuum
 from parlai_prosocial.compat.downloads import mend_downloads
-from parlai_prosocial.compat.importing import when_imported
+from parlai_prosocial.compat.gloo import use_gloo
+from parlai_prosocial.compat.importing import replace_everywhere, when_imported
 from parlai_prosocial.compat.presets import mend_presets
+from parlai_prosocial.compat.quiet import mend_dictionary_warning
 from parlai_prosocial.data.example import BINARY_LABELS
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.stopping import Stopped
@@ -64,12 +64,13 @@ def apply() -> None:
     mend_twitter()
     mend_cpu_workers()
     mend_presets()
+    mend_dictionary_warning()
     mend_training()
 
 
 def mend_names() -> None:
     """A mistyped agent, task or model file ends in a traceback: see ``names.py``."""
-    names.mend(_replace_everywhere)
+    names.mend()
 
 
 def mend_plateau_scheduler() -> None:
@@ -259,7 +260,7 @@ def mend_failed_downloads() -> None:
 
     download = build_data.download
     mend_downloads(build_data)
-    _replace_everywhere(download, build_data.download)
+    replace_everywhere(download, build_data.download)
 
 
 def mend_prosocial_dialog() -> None:
@@ -313,11 +314,6 @@ def mend_cpu_workers() -> None:
 
 _parlai_workers: dict[str, Callable] = {}
 
-# Kept until the process ends. The model's reducer would else hold the last reference to its
-# group and destroy it under Python's lock, for which one of gloo's threads may be waiting: one
-# run in four hung there, after the work was done.
-_process_groups: list = []
-
 
 def _mend_cpu_script(script: ModuleType) -> None:
     function = CPU_SCRIPTS[script.__name__]
@@ -337,84 +333,9 @@ def _mend_and_run(script: str, rank: int, opt, *args, **kwargs):
     importlib.import_module("parlai.core.torch_agent")
     importlib.import_module(script)
     if opt.get("no_cuda") or not torch.cuda.is_available():
-        _use_gloo()
+        use_gloo()
     try:
         return _parlai_workers[script](rank, opt, *args, **kwargs)
     except Stopped as stopped:
         # All processes stop at one step; ParlAI would interrupt the others once more.
         sys.exit(stopped.status)
-
-
-@functools.cache
-def _use_gloo() -> None:
-    import torch
-    from parlai.utils import distributed, fsdp
-    from torch.nn.parallel import DistributedDataParallel
-
-    distributed.distributed_context = _distributed_context_on_cpu
-    _replace_everywhere(distributed.all_gather_list, _all_gather_list_on_cpu)
-
-    join_device = property(lambda self: torch.device("cpu"))
-    fsdp.JoinableTrainLoop.join_device = join_device
-    fsdp.JoinableEvaluator.join_device = join_device
-
-    original_init = DistributedDataParallel.__init__
-
-    @functools.wraps(original_init)
-    def __init__(self, module, device_ids=None, *args, **kwargs):
-        # [-1] is what ParlAI passes for "no GPU"; torch wants None then.
-        original_init(self, module, None if device_ids == [-1] else device_ids, *args, **kwargs)
-
-    DistributedDataParallel.__init__ = __init__  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def _distributed_context_on_cpu(
-    rank: int,
-    opt,
-    rank_offset: int = 0,
-    gpu: int | None = None,
-    init_method: str = "tcp://localhost:61337",
-) -> Iterator:
-    """ParlAI's ``distributed_context`` over gloo: the same steps, less those on a GPU."""
-    import torch
-    import torch.distributed as dist
-    from parlai.utils import distributed
-
-    rank += rank_offset
-    opt = copy.deepcopy(opt)
-    opt["rank"] = rank
-    opt["gpu"] = -1
-    opt.setdefault("override", {})["gpu"] = -1
-    verbose = opt.get("verbose", False)
-    prefix = f"rank:{rank:3d} |" if verbose or rank != 0 else None
-    with distributed.override_print(rank != 0 and not verbose, prefix):
-        dist.init_process_group(
-            "gloo", init_method=init_method, world_size=opt["distributed_world_size"], rank=rank
-        )
-        _process_groups.append(dist.group.WORLD)
-        torch.manual_seed(42)  # as ParlAI does, so that all processes begin with the same weights
-        distributed.sync_object(None)
-        try:
-            yield opt
-        finally:
-            dist.destroy_process_group()
-
-
-def _all_gather_list_on_cpu(data) -> list:
-    """ParlAI's ``all_gather_list`` without its GPU buffers: ``data`` of every process, by rank."""
-    import torch.distributed as dist
-    from parlai.utils.distributed import is_distributed
-
-    if not is_distributed():
-        return [data]
-    gathered = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, data)
-    return gathered
-
-
-def _replace_everywhere(original: Callable, replacement: Callable) -> None:
-    """Replace a function of ParlAI in its module and in those that copied it by name."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("parlai.") and vars(module).get(original.__name__) is original:
-            setattr(module, original.__name__, replacement)

@@ -1,5 +1,6 @@
 """Reading what others have saved: weights and settings, never code, and all of it or one line."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from parlai_prosocial.util.files import read_json
 MODEL_FILES = "config.json, model.safetensors and the tokenizer's files"
 ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+# peft asks transformers 5 for it, whatever the model; nothing for a user to mend.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
 
 @contextmanager

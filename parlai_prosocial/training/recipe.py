@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from parlai_prosocial.compat.flags import check_flags, parse_setting
+from parlai_prosocial.compat.quiet import changes_are_meant
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.closest import did_you_mean
 from parlai_prosocial.util.files import Say, json_text, read_json, write_aside
@@ -220,12 +221,14 @@ def train_step(arguments: list[str], title: str, out: Path, say: Say = print) ->
     # As `parlai train_model ARGUMENTS` does it, with a progress bar around its loop.
     opt = TrainModel.setup_args().parse_args(arguments)
     set_log_level(logging.WARNING)
-    loop = TrainLoop(opt)
+    with changes_are_meant():
+        loop = TrainLoop(opt)
     try:
         if opt["seed"] is not None:
             set_seed(opt["seed"])
         total, world = int(loop.max_train_steps), loop.world
-        with tqdm(total=total, initial=loop._train_steps, desc=title, unit="step") as bar:
+        shown = tqdm(total=total, initial=loop._train_steps, desc=title, unit="step")
+        with shown as bar, changes_are_meant():
             for report in loop.train_steps():
                 bar.set_postfix(ppl=f"{float(report['ppl']):.1f}", refresh=False)
                 bar.update(loop._train_steps - bar.n)

@@ -14,6 +14,8 @@ MISTYPED = [
     (["-t", "mic,blended_skil_talk"], "--task blended_skil_talk:", "blended_skill_talk"),
     (["-t", "mic", "-m", "prosocail"], "--model prosocail:", "prosocial"),
     (["-t", "mic", "-m", "prosocial/clasifier"], "clasifier:", "prosocial/classifier"),
+    (["-t", "blended_skill_talk", "-m", "prosocail"], "--model prosocail:", "prosocial"),
+    (["-t", "blended_skil_talk"], "--task blended_skil_talk:", "blended_skill_talk"),
 ]
 
 

@@ -158,7 +158,7 @@ def test_workers_use_gloo_where_they_use_no_gpu(monkeypatch, gpu, no_cuda, mende
     script, begun = "parlai.scripts.multiprocessing_train", []
     importlib.import_module(script)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(compat, "_use_gloo", lambda: begun.append("gloo"))
+    monkeypatch.setattr(compat, "use_gloo", lambda: begun.append("gloo"))
     monkeypatch.setitem(compat._parlai_workers, script, lambda *args: begun.append(args))
     opt = {"no_cuda": no_cuda}
     sys.modules[script].multiprocess_train(1, opt, 61337)
