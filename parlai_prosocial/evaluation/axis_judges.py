@@ -14,6 +14,7 @@ from parlai_prosocial.evaluation.suites.suite import AGREEMENT, AXES, OVER_CAUTI
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.judges.rules import AgreementRules, PreachyRules
+from parlai_prosocial.zoo.resolve import find
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def mined_by(models: Iterable[str], datapath: str) -> dict[str, str]:
     for model in models:
         step: str | None = model
         seen: set[str] = set()
-        while step and step not in seen and (options := _options(step)).is_file():
+        while step and step not in seen and (options := _options(step, datapath)).is_file():
             seen.add(step)
             opt = read_options(options)
             for name in _judges_of(opt, model, datapath):
@@ -106,7 +107,9 @@ def mined_by(models: Iterable[str], datapath: str) -> dict[str, str]:
     return found
 
 
-def _options(model: str) -> Path:
+def _options(model: str, datapath: str) -> Path:
+    if model.startswith("zoo:"):
+        model = str(find(model, "--model", datapath).place)
     return Path(f"{model}.opt").expanduser()
 
 

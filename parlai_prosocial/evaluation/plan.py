@@ -21,7 +21,7 @@ from parlai_prosocial.evaluation.suites.suite import (
 )
 from parlai_prosocial.evaluation.validation.labels.sheets import SheetRow, read_labels
 from parlai_prosocial.util.batches import spread
-from parlai_prosocial.zoo.resolve import shown_name
+from parlai_prosocial.zoo.resolve import find_generator, shown_name
 
 LABEL = re.compile(r"([^/\\:=#]+)=(.+)", re.DOTALL)
 
@@ -56,7 +56,7 @@ def make_plan(
     limit: Sequence[str],
     settings: Settings,
 ) -> Plan:
-    """Read the suites and open the judges.
+    """Read the suites, find the models and open the judges: whatever is wrong is told here.
 
     Args:
         models: label -> where, or ``[LABEL=]WHERE`` each.
@@ -66,7 +66,7 @@ def make_plan(
         settings: the rest.
 
     Raises:
-        UserError: a setting, suite or judge that cannot be.
+        UserError: a setting, suite, model or judge that cannot be.
     """
     named = label_models(models)
     labels = read_labels(settings.labels)
@@ -84,7 +84,9 @@ def make_plan(
     if unknown := limits.keys() - {"", *names}:
         raise UserError(f"--limit: no suite {min(unknown)} here; there are {', '.join(names)}")
     loaded = [load_suite(name, sources) for name in names]
-    mined = {} if settings.allow_mining_judge else mined_by(named.values(), str(settings.datapath))
+    for where in named.values():
+        find_generator(where, "--model", sources.datapath)
+    mined = {} if settings.allow_mining_judge else mined_by(named.values(), sources.datapath)
     return Plan(
         models=named,
         suites=loaded,

@@ -90,8 +90,8 @@ def evaluate(
         TypeError: a setting that does not exist.
     """
     command = command or _as_call("evaluate", models, suites, judges, settings | {"limit": limit})
+    plan = _planned(models, suites, judges, _limits(limit), settings)
     with _kept(out) as (folder, keeps):
-        plan = _planned(models, suites, judges, _limits(limit), settings)
         found = _carried_out(plan, folder, command)
         if report is not None:
             found.write_report(report)

@@ -192,11 +192,19 @@ def open_generator(
         UserError: there is no such model, it is of another kind, or an adapter's base is missing
             or another one.
     """
-    found = find(name, flag, datapath)
-    if found.kind in (Kind.CLASSIFIER, Kind.ADDRESS):
+    found = find_generator(name, flag, datapath)
+    if found.kind is Kind.ADDRESS:
         raise found.refused(f"is {found.kind}; give a model that replies and lies here")
     with named(flag, found.name):
         return _opened(found, datapath, bf16)
+
+
+def find_generator(name: str | Path, flag: str = "model", datapath: str | None = None) -> Found:
+    """:func:`find` for a model that replies, here or at an address; a classifier is refused."""
+    found = find(name, flag, datapath)
+    if found.kind is Kind.CLASSIFIER:
+        raise found.refused(f"is {found.kind}; give a model that replies")
+    return found
 
 
 def _opened(found: Found, datapath: str | None, bf16: bool) -> OpenedModel:

@@ -16,6 +16,7 @@ from parlai_prosocial.evaluation import axis_judges
 from parlai_prosocial.evaluation.results.aggregate import aggregate
 from parlai_prosocial.judges.judge import Judgement
 from parlai_prosocial.judges.rules import PreachyRules
+from parlai_prosocial.zoo.resolve import Found, Kind
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_an_endpoint_whose_calls_fail(run, monkeypatch, tmp_path):
         run(*flags, out="nothing", models=("http://host/v1#m",))
 
 
-def test_a_judge_that_mined_may_not_score(judge, tmp_path, caplog):
+def test_a_judge_that_mined_may_not_score(judge, tmp_path, caplog, monkeypatch):
     data = tmp_path / "mined.jsonl"
     row = {"context": ["Hi!"], "response": "Hello.", "negatives": ["No."], "split": "train"}
     data.write_text(json.dumps(row | {"negative_judges": ["by-reply@1"]}) + "\n")
@@ -262,6 +263,9 @@ def test_a_judge_that_mined_may_not_score(judge, tmp_path, caplog):
     (tmp_path / "model.opt").write_text(json.dumps({"init_model": str(first)}))
     mined = axis_judges.mined_by([str(second)], str(tmp_path))
     assert mined == {"by-reply@1": str(second)}
+    zoo = Found("--model", "zoo:x", Kind.CHECKPOINT, second)
+    monkeypatch.setattr(axis_judges, "find", lambda name, flag, datapath: zoo)
+    assert axis_judges.mined_by(["zoo:x"], str(tmp_path)) == {"by-reply@1": "zoo:x"}
     folder = tmp_path / "mined"  # a folder is read as training reads it, one that is gone is told
     folder.mkdir()
     (folder / "train.jsonl").write_text(data.read_text().replace(', "split": "train"', ""))

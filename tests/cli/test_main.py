@@ -82,6 +82,7 @@ def test_every_command_shows_its_help_where_parlai_is_not_installed_yet(command)
         (["audit", "--model", "zoo:prosocial/smollm2_135"], "zoo:prosocial/smollm2_135m"),
         (["annotate", "--task", "mic", "--set", "mic_dta=x", "--rot-model", "x"], "--mic-data"),
         (["evaluate", "--suite", "casaul", "--model", "http://localhost:9/v1#m"], "casual"),
+        (["evaluate", "--suite", "casual", "--model", "zoo:prosocial/t5"], "zoo:prosocial/t5_base"),
         (["mine", "--task", "mic", "--model", "nowhere", "--judge", "wrods"], "words"),
         (["zoo", "show", "minilm_saftey"], "zoo:prosocial/minilm_safety"),
     ],
@@ -101,7 +102,7 @@ def test_a_mistyped_name_ends_with_status_2_and_makes_nothing(
         main()
     assert ended.value.code == 2
     assert f"did you mean {meant}?" in capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} <= {"data", "out.lock"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"data"}
 
 
 @pytest.mark.parametrize(
