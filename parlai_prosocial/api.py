@@ -120,7 +120,7 @@ class Prosocial:
         Args:
             history: the turns, oldest first, the last one the user's; or all in one text, a turn a
                 line. Lines that begin with ``your persona:`` and the like are nobody's turn, as
-                everywhere in this package.
+                everywhere in this package. An empty turn is a turn too; a blank line is none.
 
         Raises:
             UserError: there is no turn to reply to, or a turn is no text.
@@ -131,9 +131,11 @@ class Prosocial:
                 raise UserError(
                     f"history: turn {number} is {turn!r}, a {type(turn).__name__}; give texts only"
                 )
-        lines = history.split("\n") if isinstance(history, str) else [one_line(t) for t in turns]
-        lines = [line.strip() for line in lines if line.strip()]
-        if not lines:
+        if isinstance(history, str):
+            lines = [line.strip() for line in history.split("\n") if line.strip()]
+        else:
+            lines = [one_line(turn).strip() for turn in turns]
+        if not lines or not lines[-1]:
             raise UserError("history: is empty; give at least the turn to reply to")
         rots, turn_label = None, None
         if self.rot_model is not None:

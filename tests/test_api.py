@@ -170,6 +170,20 @@ def test_decoding_is_that_of_training(trained):
     assert [model.reply(["Hi!"]).text for _ in range(4)] == first
 
 
+def test_an_empty_turn_of_the_history_stays_one(trained, monkeypatch):
+    model = Prosocial.from_pretrained(trained("llama"))
+    asked = []
+    answer = Prosocial._answer
+    monkeypatch.setattr(
+        Prosocial,
+        "_answer",
+        lambda self, m, lines, n: asked.append(lines) or answer(self, m, lines, n),
+    )
+    model.reply(["Hi!", "", "Are you there?"])
+    model.reply("\nHi!\n\nAre you there?\n")  # a text's blank lines are none
+    assert asked == [["Hi!", "", "Are you there?"], ["Hi!", "Are you there?"]]
+
+
 def test_mistakes_are_named(trained, judge, tmp_path):
     model = Prosocial.from_pretrained(trained("llama"))
     for history in ("", [], ["  ", "\n"]):

@@ -55,6 +55,10 @@ class DialogueHistory(History):
     def parse(self, text: str) -> list[int]:
         return []
 
+    def _update_strings(self, text: str) -> None:
+        """What is said, without blank lines around it: a blank line is a turn without a word."""
+        super()._update_strings(text.strip())
+
     def add_reply(self, text: str) -> None:
         """Add our own reply as one line: newlines separate turns, and a RoT is nobody's turn."""
         lines = [line for line in text.split("\n") if not line.startswith(ROT_PREFIX)]

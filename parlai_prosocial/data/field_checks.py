@@ -120,19 +120,26 @@ def text_list_with_blanks(value: object) -> list[str]:
 def turn_list(value: object) -> list[str]:
     """Read the turns of a dialogue: a list, a written list, or one text with a turn a line.
 
-    Only ``\\n`` and ``\\r\\n`` separate turns. Empty turns are left out.
+    Only ``\\n`` and ``\\r\\n`` separate turns, and blank lines are none. An empty item of a list is
+    a turn without a word, since the speakers would swap without it; those before the first word
+    and after the last are left out.
     """
     if isinstance(value, str):
         if _looks_like_a_list(value):
             value = _parse_list(value)
         else:  # a text may begin with a bracket
-            value = value.replace("\r\n", "\n").split("\n")
-    if isinstance(value, list):
-        value = [turn for turn in value if not isinstance(turn, str) or turn.strip()]
-    turns = text_list(value)
-    if not turns:
+            lines = value.replace("\r\n", "\n").split("\n")
+            value = [line for line in lines if line.strip()]
+    if not isinstance(value, list):
+        raise ValueError(f"is {_kind(value)}; give a list of texts")
+    turns = [turn for turn in value if turn is not None]
+    if not all(isinstance(turn, str) for turn in turns):
+        raise ValueError("holds an item that is no text; give a list of texts")
+    turns = [turn.strip() for turn in turns]
+    said = [number for number, turn in enumerate(turns) if turn]
+    if not said:
         raise ValueError("has no turn; give at least the user's last one")
-    return turns
+    return turns[said[0] : said[-1] + 1]
 
 
 def weight_list(value: object) -> list[float]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from typing import Any
 
 from parlai_prosocial.compat import patches as compat
@@ -87,9 +88,11 @@ def turns_of(teacher: Any, name: str) -> list[Turn]:
     history: list[str] = []
     while not teacher.epoch_done():
         act = teacher.act()
-        lines = [line.strip() for line in (act.get("text") or "").split("\n")]
+        # A line without a word is a turn too, else the speakers would swap; not before the first.
+        lines = [line.strip() for line in (act.get("text") or "").strip().split("\n")]
         rots = [x.removeprefix(ROT_PREFIX) for x in lines if x.startswith(ROT_PREFIX)]
-        history += [line for line in lines if line and not line.startswith(ROT_PREFIX)]
+        said = (line for line in lines if not line.startswith(ROT_PREFIX))
+        history += said if history else dropwhile(lambda line: not line, said)
         labels = [x for x in act.get("labels", act.get("eval_labels", ())) if x.strip()]
         if history and labels:
             turns.append(

@@ -22,13 +22,13 @@ class Encoded(NamedTuple):
 def split_last_line(text: str) -> tuple[str, str]:
     """Split ParlAI's newline-packed text into the context and the line to judge.
 
-    >>> split_last_line("Hi!\\nHello.\\n\\nGo away. \\n")
+    >>> split_last_line("Hi! \\nHello.\\nGo away. \\n")
     ('Hi!\\nHello.', 'Go away.')
     >>> split_last_line("Go away.")
     ('', 'Go away.')
     """
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return "\n".join(lines[:-1]), lines[-1] if lines else ""
+    lines = [line.strip() for line in text.strip().split("\n")]
+    return "\n".join(lines[:-1]), lines[-1]
 
 
 class PairInput:

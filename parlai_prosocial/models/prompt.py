@@ -23,20 +23,22 @@ def split_context(text: str) -> tuple[list[str], list[str]]:
 
     ParlAI packs a dialogue into one string without roles: the last line is the user's, and the
     speakers alternate backwards from it. Persona, knowledge and rule-of-thumb lines are nobody's
-    turn; they belong to the system turn.
+    turn; they belong to the system turn. A blank line is a turn in which nothing was said, since
+    without it the speakers before it would swap; only those before the first turn are none.
 
     Returns:
-        ``(turns, system_lines)``; both without blank lines, in their order.
+        ``(turns, system_lines)``, in their order.
 
-    >>> split_context("your persona: I sail.\\nHi!\\nHello.\\nWhat do you do?")
-    (['Hi!', 'Hello.', 'What do you do?'], ['your persona: I sail.'])
+    >>> split_context("your persona: I sail.\\n\\nHi!\\n\\nWhat do you do?")
+    (['Hi!', '', 'What do you do?'], ['your persona: I sail.'])
     """
-    turns, system_lines = [], []
+    turns: list[str] = []
+    system_lines = []
     for line in text.split("\n"):
         line = line.strip()
         if line.lower().startswith(SYSTEM_LINE_PREFIXES):
             system_lines.append(line)
-        elif line:
+        elif line or turns:
             turns.append(line)
     return turns, system_lines
 

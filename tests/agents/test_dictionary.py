@@ -26,3 +26,11 @@ def test_a_reply_is_one_line_of_history_without_its_rule_of_thumb():
     assert history.get_history_str() == (
         "Is it fine to take what is not mine?\nIt is not kind to steal."
     )
+
+
+def test_an_empty_reply_is_a_blank_line_and_nothing_else_is():
+    history = DialogueHistory(Opt())
+    history.update_history({"text": "\nHi!\n"})
+    history.add_reply("")
+    history.update_history({"text": "Are you there? \n"})
+    assert history.get_history_str() == "Hi!\n\nAre you there?"

@@ -37,6 +37,12 @@ def test_order_is_the_same_again_and_train_is_read_once(own_data, tmp_path):
     assert [turn.context for turn in turns] == [(f"c{i}",) for i in range(20)]
 
 
+def test_a_turn_without_a_word_stays_a_turn(own_data, tmp_path):
+    settings = own_data({"context": ["", "Hi!", "", "Are you there?"], "response": "Yes."})
+    [turn] = task_turns("prosocial:Own", "train", str(tmp_path), settings)
+    assert turn.context == ("Hi!", "", "Are you there?")
+
+
 def test_fields_and_rules_of_thumb(own_data, tmp_path):
     row = {
         "context": ["your persona: I sail.", "I took it."],

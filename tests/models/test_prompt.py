@@ -41,7 +41,7 @@ def turn(role, text):
 
 def test_persona_knowledge_and_rots_are_nobodys_turn():
     turns, system_lines = split_context(
-        "your persona: I sail.\npartner's persona: I knit.\nHi!\n\n__knowledge__ Boats float.\n"
+        "your persona: I sail.\npartner's persona: I knit.\nHi!\n__knowledge__ Boats float.\n"
         " Hello. \nrule of thumb: be honest.\nDo you sail?"
     )
     assert turns == ["Hi!", "Hello.", "Do you sail?"]
@@ -51,6 +51,15 @@ def test_persona_knowledge_and_rots_are_nobodys_turn():
         "__knowledge__ Boats float.",
         "rule of thumb: be honest.",
     ]
+
+
+def test_nobody_swaps_roles_where_nothing_was_said(chat):
+    turns, _ = split_context("your persona: I sail.\n\n\nHi!\n  \nAre you there?")
+    assert turns == ["Hi!", "", "Are you there?"]
+    turns, _ = split_context("Hi!\nHello.\n")  # the last turn is always the user's
+    assert turns == ["Hi!", "Hello.", ""]
+    said = read(chat, chat.encode_context("Hi!\n\nAre you there?"))
+    assert turn("user", "Hi!") + turn("assistant", "") + turn("user", "Are you there?") in said
 
 
 NO_SYSTEM_TURN = (
