@@ -86,7 +86,8 @@ class ChatApp:
         self._queues = [_Queue() for _ in models]
 
     def starlette(self) -> Starlette:
-        files = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+        styles_and_scripts = [*PAGE.glob("*.css"), *PAGE.glob("*.js")]
+        files = {"/": "index.html"} | {f"/{file.name}": file.name for file in styles_and_scripts}
         return Starlette(
             routes=[
                 *(Route(path, _file(name)) for path, name in files.items()),

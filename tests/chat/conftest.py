@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import requests
@@ -11,7 +12,7 @@ import torch
 import uvicorn
 
 from parlai_prosocial.chat.server import ChatApp, listen
-from parlai_prosocial.chat.talking import StreamingModel
+from parlai_prosocial.chat.talking import StreamingModel, Written
 from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.zoo.resolve import open_generator
 
@@ -80,3 +81,100 @@ def serve_app(monkeypatch):
 def page(serve_app, open_tiny, classifier):
     """One tiny model, with a classifier."""
     return serve_app(ChatApp([open_tiny()], classifier, "runs/judge/model"))
+
+
+@pytest.fixture
+def visit(browser, serve_app):
+    """``visit(url, **context)``: an open tab that has asked nobody else and failed nowhere.
+
+    It is closed before the server ends, of which the page would tell.
+    """
+    contexts, faults = [], []
+
+    def open_tab(url, **settings):
+        context = browser.new_context(accept_downloads=True, **settings)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(60_000)
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.on("console", lambda line: line.type == "error" and faults.append(line.text))
+        tab.on("dialog", lambda dialog: dialog.accept())
+        tab.on(
+            "request",
+            lambda request: (
+                request.url.startswith((url, "data:", "blob:")) or faults.append(request.url)
+            ),
+        )
+        tab.goto(url)
+        tab.wait_for_selector("#about:not(:empty)")
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture
+def pair(serve_app, open_tiny, classifier):
+    """The address of a page with two models and a classifier."""
+    return serve_app(ChatApp([open_tiny(), open_tiny("t5")], classifier, "judge")).url
+
+
+def _settle(tab):
+    tab.wait_for_selector("#send:not([disabled])")
+
+
+def _say(tab, text):
+    assert tab.evaluate("document.activeElement.id") == "message"
+    tab.keyboard.type(text)
+    tab.keyboard.press("Enter")
+    _settle(tab)
+
+
+@pytest.fixture
+def settle():
+    """``settle(tab)``: wait until no reply is being written."""
+    return _settle
+
+
+@pytest.fixture
+def say():
+    """``say(tab, text)``: type into what has focus, the message box, and wait for the replies."""
+    return _say
+
+
+@pytest.fixture
+def texts():
+    """``texts(tab)``: what was said, message by message and reply by reply."""
+    return lambda tab: tab.locator(".text").all_inner_texts()
+
+
+@pytest.fixture
+def download():
+    """``download(tab, button)``: the text of the file that a button gives."""
+
+    def fetch(tab, button):
+        with tab.expect_download() as caught:
+            tab.get_by_role("button", name=button).click()
+        return Path(caught.value.path()).read_text(encoding="utf-8")
+
+    return fetch
+
+
+@dataclass
+class _Slow:
+    """A model whose replies come when they are let go."""
+
+    name: str = "slow"
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def reply(self, turns, again=False):
+        self.go.wait(60)
+        yield Written("Hello.", [])
+
+
+@pytest.fixture
+def slow():
+    """``slow()``: a model that waits until its ``go`` is set."""
+    return _Slow

@@ -28,7 +28,8 @@ def test_setup_and_files(page):
         "classifier": "runs/judge/model",
         "largest_turn": 64_000,
     }
-    for path in ("", "page.css", "page.js", "setup"):
+    scripts = ("page.js", "dialogs.js", "elements.js", "labels.js", "server.js")
+    for path in ("", "page.css", "setup", *scripts):
         response = requests.get(page.url + path, timeout=30)
         assert response.ok
         assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")

@@ -1,76 +1,21 @@
-// The page of `prosocial chat`. Text is only ever put into text nodes. The conversation has the
-// form that parlai_prosocial/chat/transcript.py describes, and lives in this tab.
+// The page of `prosocial chat`. The conversation has the form that
+// parlai_prosocial/chat/transcript.py describes, and lives in this tab.
 
-const byId = (id) => document.getElementById(id);
+import { ask } from "./dialogs.js";
+import { button, byId, make, say, textOf } from "./elements.js";
+import { inWords, meaning } from "./labels.js";
+import { linesOf, post, tellEnded } from "./server.js";
+
 const list = byId("turns"), message = byId("message");
 const STORED = "prosocial chat";
 let state = { models: [], classifier: null, turns: [], replaced: [] };
 let largest = Infinity; // bytes of a message
 const running = new Set(), writing = new WeakSet();
 
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
-const say = (text) => { byId("status").textContent = text; };
 const shown = (reply) => reply.versions[reply.shown];
 const isLast = (turn) => turn === state.turns.at(-1);
 
-// What the labels of ParlAI's and ProsocialDialog's safety data say, told apart by more than colour.
-const LABELS = {
-  __ok__: ["safe", "✓", "looks safe"],
-  __notok__: ["unsafe", "✗", "looks unsafe"],
-  __casual__: ["safe", "✓", "looks safe"],
-  __possibly_needs_caution__: ["caution", "!", "may need caution"],
-  __probably_needs_caution__: ["caution", "!", "probably needs caution"],
-  __needs_caution__: ["caution", "!", "needs caution"],
-  __needs_intervention__: ["unsafe", "✗", "looks unsafe"],
-};
-const meaning = (safety) => LABELS[safety.label] ?? ["", "•", `labelled ${safety.label}`];
-const inWords = (safety) => `${meaning(safety)[2]}, ${Math.round(100 * safety.probability)} %`;
-
 // Talking to the server
-
-const ENDED = "the server has ended";
-
-function tellEnded(ended) {
-  byId("ended").textContent = ended
-    ? "The server has ended. The conversation is still in this tab: start prosocial chat again with "
-      + `--port ${location.port || 80}, and go on here.`
-    : "";
-}
-
-// What fetch and its readers throw where there is no server is a TypeError.
-const orEnded = (signal) => (error) => {
-  if (signal?.aborted || !(error instanceof TypeError)) throw error;
-  tellEnded(true);
-  throw new Error(ENDED);
-};
-
-async function post(path, content, signal) {
-  const response = await fetch(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(content),
-    signal,
-  }).catch(orEnded(signal));
-  if (!response.ok) throw new Error((await response.json()).error);
-  return response;
-}
-
-async function* linesOf(response, signal) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read().catch(orEnded(signal));
-    if (done) return;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) yield JSON.parse(line);
-  }
-}
 
 async function write(turn, index, again) {
   const reply = turn.replies[index];
@@ -146,25 +91,6 @@ async function send(text, context) {
 }
 
 // Drawing
-
-function button(label, name, action, pressed) {
-  const made = make("button", { type: "button", textContent: label, onclick: action });
-  made.setAttribute("aria-label", name);
-  made.dataset.key = label.replace("Unflag", "Flag"); // where focus is to stay
-  if (pressed !== undefined) made.setAttribute("aria-pressed", pressed);
-  return made;
-}
-
-function textOf(text) {
-  // Long texts scroll, and only what has focus can be scrolled by keys.
-  const element = make("div", { className: "text", dir: "auto", textContent: text });
-  if (text.length > 2000) {
-    element.tabIndex = 0;
-    element.setAttribute("role", "region");
-    element.setAttribute("aria-label", "Long text");
-  }
-  return element;
-}
 
 function labelOf(safety) {
   const [kind, sign] = meaning(safety);
@@ -278,35 +204,6 @@ function busy() {
 }
 
 // What people do to a turn
-
-let asked = 0;
-const drafts = new WeakMap(); // of what is flagged or edited -> what was typed and not yet saved
-
-// Resolves to what was typed where it is saved, else null. Escape and the like keep what was typed
-// for the next time; only Cancel throws it away.
-function ask(dialog, subject, fields) {
-  const opener = document.activeElement, own = ++asked;
-  const draft = drafts.get(subject);
-  for (const [id, value] of Object.entries(draft ?? fields)) byId(id).value = value;
-  if (draft) say("What you typed before is still there.");
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    const closed = () => {
-      // The browser tells of a closing late: the dialog may be open again, for the next question.
-      if (own === asked && dialog.open) return;
-      dialog.removeEventListener("close", closed);
-      if (own !== asked) return resolve(null);
-      if (opener.isConnected) opener.focus();
-      const typed = Object.fromEntries(Object.keys(fields).map((id) => [id, byId(id).value]));
-      const changed = Object.keys(fields).some((id) => typed[id] !== fields[id]);
-      if (dialog.returnValue || !changed) drafts.delete(subject);
-      else drafts.set(subject, typed);
-      resolve(dialog.returnValue === "save" ? typed : null);
-    };
-    dialog.addEventListener("close", closed);
-  });
-}
 
 const clean = (text) => text.trim().toWellFormed();
 
