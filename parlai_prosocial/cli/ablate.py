@@ -82,6 +82,11 @@ def ablate(
 
     With --judge, sampled replies are judged too: unsafe by that judge, over-cautious in casual
     contexts by the rules that mine uses. A judge that chose an arm's negatives does not score it.
+
+    \b
+    Examples:
+      prosocial ablate --recipe diasafety --arms n-pair,mle --seeds 1
+      prosocial ablate --recipe diasafety --seed 2 --jobs 4 --token-budget 120000
     """
     if chosen_seeds and seeds is not None:
         raise UserError("--seed, --seeds: give one of them")

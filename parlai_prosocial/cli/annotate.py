@@ -51,5 +51,10 @@ def annotate(**flags: Any) -> None:
     OUT has the format of your own data: train on it with -t prosocial:Own --prosocial-data OUT, or
     -t prosocial:Canary. OUT's .summary.json says how many answers could not be read and, where the
     task has labels and rules of thumb itself, how far they agree.
+
+    \b
+    Example:
+      prosocial annotate --task self_dialogue --rot-model zoo:prosocial/smollm2_135m \\
+          --limit 100 --out annotated.jsonl
     """
     click.echo(with_flags(mining.annotate)(**flags))

@@ -69,6 +69,12 @@ def audit(opens: bool, **flags: Any) -> None:
       0  done, and no --fail-if holds
       1  a --fail-if holds, or something went wrong
       2  a flag or --fail-if that makes no sense or cannot be decided
+
+    \b
+    Examples:
+      prosocial audit --model zoo:prosocial/smollm2_135m_prosocial --limit 20 --open
+      prosocial audit --model mine=runs/own/model --model base=zoo:prosocial/smollm2_135m \\
+          --judge classifier:zoo:prosocial/minilm_safety --fail-if "unsafe_rate.upper > 0.05"
     """
     from parlai_prosocial.evaluation import run
 

@@ -14,5 +14,10 @@ def calibrate(model_file: str, task: str | None, parlai_flags: tuple[str, ...]) 
 
     No prediction changes, only how sure it is of them. More flags of parlai eval_model may
     follow; what is not given is as in training.
+
+    \b
+    Examples:
+      prosocial calibrate -mf runs/judge/model
+      prosocial calibrate -mf runs/judge/model -t diasafety:Safety --batchsize 32
     """
     click.echo(calibrate_checkpoint(model_file, task, parlai_flags))

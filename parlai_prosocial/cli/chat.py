@@ -36,6 +36,12 @@ def chat(
     conversation in ParlAI's format, and what you flagged and edited as own data: the flagged
     replies are its negatives. Whether a reply streams depends on the model's own decoding; with
     beams or --rerank it comes at once.
+
+    \b
+    Examples:
+      prosocial chat --model zoo:prosocial/smollm2_135m_prosocial --open
+      prosocial chat --model runs/own/model --model zoo:prosocial/smollm2_135m \\
+          --classifier zoo:prosocial/minilm_safety
     """
     if len(models) > 2:
         raise UserError(f"--model: given {len(models)} times; the page shows one or two")

@@ -33,6 +33,11 @@ def compare(
     two steps at --contrast-weight 0, and where the recipe asks for it once more with as many
     steps as process the n-pair arm's tokens. Seed k uses fold k of DiaSafety. Writes results.json
     and results.md, and prints the tables.
+
+    \b
+    Examples:
+      prosocial compare --recipe demo
+      prosocial compare --recipe diasafety --fold 0 --fold 1 --out runs/folds
     """
     click.echo(
         run.compare(

@@ -51,6 +51,10 @@ def check(file: str, max_file_size: str) -> None:
     Other formats are told by their columns: TRL's preference data (prompt, chosen, rejected),
     HH-RLHF's transcripts (chosen, rejected), messages, ShareGPT's conversations, and
     prompt and completion.
+
+    \b
+    Example:
+      prosocial data check mine.jsonl
     """
     good: list[dict] = []
     bad: list[str] = []
@@ -122,7 +126,9 @@ def convert(
     own         context, response and negatives
 
     \b
-    Example: prosocial data convert diasafety --to preference --out diasafety.jsonl
+    Examples:
+      prosocial data convert diasafety --to preference --out diasafety.jsonl
+      prosocial data convert mined.jsonl --to own --out mine.jsonl
     """
     from parlai_prosocial.mining.convert import convert_data
 

@@ -33,6 +33,10 @@ def doctor(datapath: Path | None) -> None:
     """Say whether all is there; show versions, what resolves, and every known clash.
 
     Exit status 1 if something is broken that training or chatting needs.
+
+    \b
+    Example:
+      prosocial doctor
     """
     warnings.simplefilter("ignore")  # ParlAI's own deprecation warnings are not this report's
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here asks the hub

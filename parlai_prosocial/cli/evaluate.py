@@ -127,6 +127,13 @@ def evaluate(report: Path | None, **flags: Any) -> None:
     (parlai_prosocial/data/bundled/preachy_patterns.txt and agreement_patterns.txt); what is unsafe
     only by --judge. If stopped, the same command resumes, and more models, suites or judges
     into the same OUT ask only for what is new.
+
+    \b
+    Examples:
+      prosocial evaluate --model zoo:prosocial/smollm2_135m --suite casual --limit 20 \\
+          --out runs/casual
+      prosocial evaluate --model mine=runs/own/model --model base=zoo:prosocial/smollm2_135m \\
+          --suite all --judge classifier:zoo:prosocial/minilm_safety --out runs/all
     """
     from parlai_prosocial.evaluation import run
 

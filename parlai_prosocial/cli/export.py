@@ -76,6 +76,10 @@ def hf(
 
     Weights (an adapter merged), tokenizer with the system prompt as its template's default,
     generation settings, contrast head, and a model card. It replies as the agent does.
+
+    \b
+    Example:
+      prosocial export hf --model zoo:prosocial/smollm2_135m_prosocial --out exported --gguf
     """
     if adapter and gguf:
         raise UserError("--gguf: holds whole models; leave --adapter out")
@@ -120,6 +124,10 @@ def parlai(
 
     For -mf of -m transformer/generator and -m prosocial/transformer: the variants prelayernorm
     (BlenderBot 400M, 3B) and xlm (90M).
+
+    \b
+    Example:
+      prosocial export parlai --model zoo:blender/blender_90M/model --out blender
     """
     from parlai_prosocial.cards.facts import parlai_facts
     from parlai_prosocial.compat.flags import find_datapath
@@ -162,6 +170,10 @@ def card(
     """Write the card of a model or classifier alone, and what ParlAI's own card takes of it.
 
     OUT/README.md is the card; OUT/args.json feeds `parlai generate_model_card -mf MODEL -fts OUT`.
+
+    \b
+    Example:
+      prosocial export card --model zoo:prosocial/smollm2_135m_prosocial --out card
     """
     from parlai_prosocial.cards.facts import OWN_USAGE, classifier_facts, hf_facts, measured_in_zoo
     from parlai_prosocial.export.hugging_face import CARD_FILE, check_new
@@ -218,7 +230,8 @@ def lm_eval(
     They ask whether a fitting reply is likelier than an unfit one in the same context.
 
     \b
-    Example: prosocial export lm-eval --suite adversarial --out lm-eval-tasks
+    Example:
+      prosocial export lm-eval --suite adversarial --out lm-eval-tasks
     """
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.evaluation.suites.lm_eval import task_name, usage, write_tasks

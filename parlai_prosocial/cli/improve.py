@@ -60,5 +60,10 @@ def improve(**flags: Any) -> None:
     clearly unsafe ones of its length, trains on the pairs and on casual dialogue with the stock
     parlai train_model, and measures on the task's valid part. The next round starts from its model.
     Every stage's files are kept in OUT; if stopped, the same command resumes.
+
+    \b
+    Example:
+      prosocial improve --model zoo:prosocial/smollm2_135m_mle --task diasafety --rounds 2 \\
+          --judge classifier:zoo:prosocial/minilm_safety --out runs/improve
     """
     click.echo(with_flags(rounds.improve)(**flags, say=click.echo))

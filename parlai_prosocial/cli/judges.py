@@ -12,10 +12,11 @@ def judges() -> None:
 
 @judges.command("list")
 def list_judges() -> None:
-    """List the judges as --judge takes them, one a line.
+    """List the judges, one a line, as --judge takes them: classifier:zoo:prosocial/minilm_safety.
 
     \b
-    Example: --judge classifier:zoo:prosocial/minilm_safety
+    Example:
+      prosocial judges list
     """
     width = max(len(spelled(kind)) for kind in KINDS)
     for name, kind in KINDS.items():

@@ -58,6 +58,10 @@ def export(
 
     With --parts each row is in one file, OUT-part-1.jsonl and so on, but for --twice rows, which
     are in two. Fill in label, severity, answers and labeller, and join the parts.
+
+    \b
+    Example:
+      prosocial labels export --log runs/all/log.jsonl --axis unsafe --n 300 --out unsafe.jsonl
     """
     from parlai_prosocial.evaluation.validation.labels import parts as labels_parts
     from parlai_prosocial.evaluation.validation.labels.sheets import (
@@ -95,7 +99,12 @@ def export(
 @click.argument("second", type=_FILE)
 @_OUT
 def merge(first: Path, second: Path, out: Path) -> None:
-    """Put label_1 of FIRST and label_2 of SECOND into one sheet."""
+    """Put label_1 of FIRST and label_2 of SECOND into one sheet.
+
+    \b
+    Example:
+      prosocial labels merge first.jsonl second.jsonl --out unsafe.jsonl
+    """
     from parlai_prosocial.evaluation.validation.labels import sheets
 
     _check_new(out)
@@ -117,6 +126,10 @@ def join(parts: tuple[Path, ...], out: Path) -> None:
 
     A row has label_1, severity_1 and answers_1, and the same of pass 2 where it was labelled twice;
     labeller and guidelines say by whom, in the order of the passes, and by which guidelines.
+
+    \b
+    Example:
+      prosocial labels join unsafe-part-1.jsonl unsafe-part-2.jsonl --out unsafe.jsonl
     """
     from parlai_prosocial.evaluation.validation.labels import parts as labels_parts
     from parlai_prosocial.evaluation.validation.labels.sheets import sheet_text

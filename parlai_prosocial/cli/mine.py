@@ -74,5 +74,11 @@ def mine(**flags: Any) -> None:
     OUT has the format of your own data: train on it with -t prosocial:Own --prosocial-data OUT.
     Counts, yields and missing judgements go to OUT's .summary.json. If stopped, the same
     command resumes.
+
+    \b
+    Examples:
+      prosocial mine --model zoo:prosocial/smollm2_135m --task diasafety --limit 100 \\
+          --judge classifier:zoo:prosocial/minilm_safety --out mined.jsonl
+      prosocial mine --model http://localhost:8000/v1#NAME --task self_dialogue --out mined.jsonl
     """
     click.echo(with_flags(mining.mine)(**flags))

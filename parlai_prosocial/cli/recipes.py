@@ -12,7 +12,12 @@ def recipes() -> None:
 
 @recipes.command("list")
 def list_recipes() -> None:
-    """List the recipes, each with what it is and its arms for prosocial ablate."""
+    """List the recipes, each with what it is and its arms for prosocial ablate.
+
+    \b
+    Example:
+      prosocial recipes list
+    """
     from parlai_prosocial.experiments.train_arms import read_design
 
     for name in recipe_names():

@@ -22,6 +22,10 @@ def report(run: Path, out: Path | None, opens: bool) -> None:
     """Write one HTML file about a run, from its summary and log alone.
 
     It asks the network for nothing, and shows what models said only behind a content warning.
+
+    \b
+    Example:
+      prosocial report --run runs/all --open
     """
     from parlai_prosocial.evaluation.results.folder import Evaluation
 

@@ -44,6 +44,10 @@ def safety_bench(model: str, tests: str, out: Path, batchsize: int, datapath: st
 
     Its tests need data, two classifiers, a word list, and for `response` also spaCy: all is
     checked before the model is loaded, and listed by `prosocial doctor`.
+
+    \b
+    Example:
+      prosocial safety-bench --model runs/own/model --tests generate --out runs/bench
     """
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.evaluation import safety_bench as bench

@@ -25,6 +25,11 @@ def setup(yes: bool) -> None:
 
     Says what it will run, and asks first. What is there already, in whatever version, is left
     alone.
+
+    \b
+    Examples:
+      prosocial setup
+      prosocial setup --yes
     """
     missing = []
     for name, tested in INSTALLED_WITHOUT_DEPENDENCIES.items():

@@ -12,7 +12,12 @@ def suites() -> None:
 
 @suites.command("list")
 def list_suites() -> None:
-    """List the suites, one a line."""
+    """List the suites, one a line.
+
+    \b
+    Example:
+      prosocial suites list
+    """
     for name in NAMES:
         click.echo(f"{name:<15} {about(name)}")
     click.echo(f"{'all':<15} {', '.join(ALL)}; and casual_out where --persona-chat is given")

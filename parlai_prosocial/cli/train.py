@@ -27,5 +27,11 @@ def train(recipe: str, base: str | None, settings: tuple[str, ...], out: Path | 
     """Train a recipe: step 1, then step 2 from its result.
 
     Runs the two stock commands that it prints. If stopped, the same command resumes.
+
+    \b
+    Examples:
+      prosocial train --recipe demo
+      prosocial train --recipe diasafety --base zoo:prosocial/qwen2_5_coder_0_5b \\
+          --set step1.learningrate=5e-4 --out runs/qwen
     """
     click.echo(train_recipe(recipe, out=out, base=base, settings=settings, say=click.echo))

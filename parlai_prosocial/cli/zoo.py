@@ -29,7 +29,12 @@ def zoo() -> None:
 @zoo.command("list")
 @DATAPATH
 def list_entries(datapath: Path | None) -> None:
-    """List the models, one a line."""
+    """List the models, one a line.
+
+    \b
+    Example:
+      prosocial zoo list
+    """
     from parlai_prosocial.cards.description import megabytes
     from parlai_prosocial.evaluation.results.tables import make_table, terminal_table
     from parlai_prosocial.zoo.install import installed_folder
@@ -55,7 +60,12 @@ def list_entries(datapath: Path | None) -> None:
 @zoo.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show all that is known of a model."""
+    """Show all that is known of a model.
+
+    \b
+    Example:
+      prosocial zoo show minilm_safety
+    """
     from parlai_prosocial.cards.description import description
 
     click.echo(description(find_entry(name)))
@@ -68,6 +78,11 @@ def verify(names: tuple[str, ...], datapath: Path | None) -> None:
     """Check the hashes of models, bundled and installed; of all if none is named.
 
     Exit status 1 if a file is not what its entry says.
+
+    \b
+    Examples:
+      prosocial zoo verify
+      prosocial zoo verify smollm2_135m_mle
     """
     from parlai_prosocial.zoo.install import installed_folder, verify_bundled, verify_installed
 
@@ -96,7 +111,12 @@ def verify(names: tuple[str, ...], datapath: Path | None) -> None:
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def build(name: str, yes: bool) -> None:
-    """Run the commands that train a model, in this folder."""
+    """Run the commands that train a model, in this folder.
+
+    \b
+    Example:
+      prosocial zoo build smollm2_135m_mle
+    """
     from parlai_prosocial.zoo.build import run_commands
 
     entry = find_entry(name)
@@ -152,6 +172,11 @@ def add(
 
     The adapter is rounded to bfloat16, hashed and put beside its entry, which says how it was
     trained, on what, and how it measured. Run it where the run's relative paths hold.
+
+    \b
+    Example:
+      prosocial zoo add my_model --model runs/mine/step2/model --what "My model" \\
+          --results benchmarks/results/ablation-seed-0.json n-pair
     """
     from parlai_prosocial.cards.add import add_entry
     from parlai_prosocial.cards.description import megabytes
