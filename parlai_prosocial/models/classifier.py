@@ -189,8 +189,14 @@ class SafetyClassifier(nn.Module):
         :func:`~parlai_prosocial.zoo.resolve.open_classifier` takes every name of a model.
 
         Raises:
-            UserError: no such checkpoint, or an adapter whose base is not where it was trained.
+            UserError: no such checkpoint, a name of the zoo, or an adapter whose base is not where
+                it was trained.
         """
+        if model_file.startswith("zoo:"):
+            raise UserError(
+                f"{model_file}: is a name and no file; open it with "
+                f"parlai_prosocial.open_classifier({model_file!r})"
+            )
         checkpoint = ClassifierCheckpoint(model_file)
         base = checkpoint.info.get("base_folder")
         return checkpoint.classifier(Path(base) if base else None, trainable=False).eval()

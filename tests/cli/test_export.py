@@ -17,7 +17,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
-from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
+from parlai_prosocial.models.checkpoint import CLASSIFIER_FORMAT, Checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +248,7 @@ def test_mistakes_are_named(trained, tiny_backbones, tmp_path):
     out = tmp_path / "mine"
     (tmp_path / "other.json").write_text("{}")
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "judge").write_text(json.dumps({"format": CLASSIFIER_FORMAT}))
     for arguments, message in (
         (["--adapter", "--gguf"], "leave --adapter out"),
         (["--results", tmp_path / "other.json"], "tables: Field required"),
@@ -255,6 +256,7 @@ def test_mistakes_are_named(trained, tiny_backbones, tmp_path):
         (["--model", tmp_path / "no/such/model"], "no such model"),
         (["--model", tiny_backbones["gpt2"], "--adapter"], "this model has no adapter"),
         (["--model", tiny_backbones["gpt2"], "--gguf", "f32"], "is a gpt2"),
+        (["--model", tmp_path / "judge"], r"judge: is a safety classifier \(-m prosocial/class"),
     ):
         with pytest.raises(UserError, match=message):
             run("hf", "--model", trained, "--out", out, *arguments)
@@ -265,6 +267,8 @@ def test_mistakes_are_named(trained, tiny_backbones, tmp_path):
         run("hf", "--model", trained, "--out", out)
     with pytest.raises(UserError, match=r"config\.json\.opt beside it"):
         run("parlai", "--model", tiny_backbones["gpt2"] / "config.json", "--out", tmp_path / "p")
+    with pytest.raises(UserError, match=r"is a checkpoint of -m prosocial, .* prosocial export hf"):
+        run("parlai", "--model", trained, "--out", tmp_path / "p")
 
 
 def test_a_generator_of_parlai(tmp_path, monkeypatch, capsys):

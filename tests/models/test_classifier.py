@@ -150,6 +150,10 @@ def test_what_cannot_be_loaded_is_said(tiny_backbones, tmp_path):
     (tmp_path / "model").write_text('{"format": "prosocial-checkpoint-1", "weights": "x"}')
     with pytest.raises(UserError, match="not a checkpoint of -m prosocial/classifier"):
         open_classifier(str(tmp_path / "model"))
+    with pytest.raises(
+        UserError, match=r"^zoo:prosocial/x: .*prosocial.open_classifier\('zoo:prosocial/x'"
+    ):
+        SafetyClassifier.load("zoo:prosocial/x")
 
 
 def test_the_generating_agent_refuses_it(tiny_encoder, tmp_path):
