@@ -82,7 +82,10 @@ def test_every_command_shows_its_help_where_parlai_is_not_installed_yet(command)
         (["audit", "--model", "zoo:prosocial/smollm2_135"], "zoo:prosocial/smollm2_135m"),
         (["annotate", "--task", "mic", "--set", "mic_dta=x", "--rot-model", "x"], "--mic-data"),
         (["evaluate", "--suite", "casaul", "--model", "http://localhost:9/v1#m"], "casual"),
-        (["evaluate", "--suite", "casual", "--model", "zoo:prosocial/t5"], "zoo:prosocial/t5_base"),
+        (
+            ["evaluate", "--suite", "casual", "--model", "zoo:prosocial/t5bas"],
+            "zoo:prosocial/t5_base",
+        ),
         (["mine", "--task", "mic", "--model", "nowhere", "--judge", "wrods"], "words"),
         (["zoo", "show", "minilm_saftey"], "zoo:prosocial/minilm_safety"),
     ],
