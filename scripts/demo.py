@@ -270,7 +270,7 @@ def show(asked: argparse.Namespace, terminal: TextIO) -> None:
             asked.recipe, base=asked.base, out=asked.out, datapath=asked.datapath, say=say
         )
         put(terminal_table(trained_table(found.tables)).split("\n"))
-        put([f"In full: {replies}, {asked.out / 'results.md'}; what was printed: log.txt there."])
+        put([f"In full: {replies.name}, results.md; what was printed: log.txt; in {asked.out}"])
 
 
 if __name__ == "__main__":
