@@ -24,7 +24,7 @@ Size = Annotated[int, Field(gt=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, lt=1e30)]
 
 
-@with_config(extra="allow")
+@with_config({"extra": "allow"})
 class Config(TypedDict):
     """``config.json`` of a Llama-shaped model; of others only ``model_type`` is read."""
 
@@ -43,26 +43,26 @@ class Config(TypedDict):
     vocab_size: NotRequired[Size]
 
 
-@with_config(extra="allow")
+@with_config({"extra": "allow"})
 class Vocabulary(TypedDict):
     type: str
     vocab: dict[str, int] | list[Any]
     merges: NotRequired[list[Any]]
 
 
-@with_config(extra="allow")
+@with_config({"extra": "allow"})
 class AddedToken(TypedDict):
     id: int
     content: str
     special: bool
 
 
-@with_config(extra="allow")
+@with_config({"extra": "allow"})
 class Step(TypedDict):
     pretokenizers: NotRequired[list[dict[str, Any]] | None]
 
 
-@with_config(extra="allow")
+@with_config({"extra": "allow"})
 class Tokenizer(TypedDict):
     """``tokenizer.json``; another kind of vocabulary is refused before it is read."""
 

@@ -79,7 +79,7 @@ class FileRecord(TypedDict):
     sha256: str
 
 
-@with_config(extra="allow")
+@with_config({"extra": "allow"})
 class Saved(TypedDict):
     """A folder of weights; ``files`` is missing in what was written before there were hashes."""
 
@@ -96,7 +96,7 @@ class Manifest(Saved):
     previous: NotRequired[Saved]
 
 
-@with_config(extra="allow")
+@with_config({"extra": "allow"})
 class Info(TypedDict):
     """``prosocial.json`` of a model that replies; an exported model's says less."""
 
@@ -106,7 +106,7 @@ class Info(TypedDict):
     decoding: NotRequired[dict[str, Any]]
 
 
-@with_config(extra="allow")
+@with_config({"extra": "allow"})
 class AdapterConfig(TypedDict):
     r: NotRequired[int]
 

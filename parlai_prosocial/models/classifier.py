@@ -228,7 +228,7 @@ class SafetyClassifier(nn.Module):
         )
 
 
-@with_config(extra="allow")
+@with_config({"extra": "allow"})
 class ClassifierInfo(TypedDict):
     """``prosocial.json`` of a classifier."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-open_to_more = with_config(extra="allow")
+open_to_more = with_config({"extra": "allow"})
 
 
 class Interval(TypedDict):
