@@ -83,6 +83,11 @@ def without_equal(example: Example) -> Example:
     return replace(_choose(example, kept), equal=len(example.negatives) - len(kept))
 
 
+def without_negatives(example: Example) -> Example:
+    """The example for training by likelihood alone."""
+    return _choose(example, [])
+
+
 def sample_negatives(example: Example, count: int, seed: str) -> Example:
     """Keep at most ``count`` negatives, drawn by a seed and the example alone."""
     if len(example.negatives) <= count:

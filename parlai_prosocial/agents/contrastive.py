@@ -8,7 +8,6 @@ stands in ``contrast.py``.
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from math import log, sqrt
 from random import Random
 from statistics import mean, variance
@@ -32,6 +31,7 @@ from parlai_prosocial.agents.batch_negatives import (
     permute_weights,
     sample_negatives,
     without_equal,
+    without_negatives,
 )
 from parlai_prosocial.agents.options import CONTRAST_LOSSES, LOSSES_WITH
 from parlai_prosocial.data.example import CASUAL
@@ -235,7 +235,7 @@ class ContrastiveAgent(TorchGeneratorAgent):
         if not self.is_training:
             return examples, None
         if not self.opt["contrast_weight"]:
-            return [replace(e, negatives=[], log_weights=[]) for e in examples], None
+            return [without_negatives(e) for e in examples], None
         joint, first = distributed.gather_lists(examples)
         if self.opt["permute_weights"]:
             joint = permute_weights(joint, Random(f"weights {self._batch_seed}"))

@@ -181,6 +181,18 @@ def test_casual_kl_is_0_at_the_start_and_by_hand_later(make_agent, talk):
     assert gap == pytest.approx(0.5 * expected / len(MESSAGES), rel=1e-3)
 
 
+def test_rows_with_scores_train_by_likelihood_alone_too(make_agent, talk):
+    agent = make_agent(contrast_reference="init", casual_kl=0.1, contrast_weight=0.0, **LORA)
+    before = scores_of(agent)
+    given = [
+        MESSAGES[0] | {"reference_log_prob": before[0], "negative_reference_log_probs": [-1, -2]},
+        MESSAGES[1],
+    ]
+    replies = talk.act(agent, given)
+    assert replies[0]["metrics"].get("contrast_loss") is None
+    assert replies[1]["metrics"]["casual_kl"].value() == pytest.approx(0.0, abs=1e-6)
+
+
 def test_casual_kl_holds_the_model_back(make_agent, talk):
     moved = []
     for weight in (0.0, 50.0):
