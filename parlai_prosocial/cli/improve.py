@@ -30,7 +30,7 @@ def _option(flag: str, help: str | None = None, **more: Any) -> Any:
 @_option("--scoring-judge", "Measures; without it --judge does, and the result says so.")
 @_option("--samples", "Replies a context.")
 @_option("--limit", "Most contexts to learn from, evenly spread; default all.", type=int)
-@_option("--valid-limit", "Most contexts to measure on, evenly spread.", type=int)
+@_option("--valid-limit", "Most harmless and most other contexts to measure on.", type=int)
 @_option("--seed")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a parlai flag of training."

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.experiments.machine import Machine, load_model, saved_rows
@@ -33,6 +33,14 @@ ONE_THREAD = {
 
 Task = tuple[int, str]
 """A seed and the name of a row; :data:`BASELINES` stands for all rows without a model."""
+
+
+class Measures(Protocol):
+    """What measures rows and keeps them: a dataclass whose copies go to other processes."""
+
+    def saved(self, seed: int, name: str) -> dict[str, Any]: ...
+    def run(self, seed: int, name: str) -> tuple[float, str | None]: ...
+    def log(self, seed: int, name: str) -> Path: ...
 
 
 @dataclass
@@ -116,7 +124,7 @@ class Rows:
             write_aside(self._file(seed, name), json.dumps(saved))
         except (Exception, SystemExit) as error:  # ParlAI's parser exits
             traceback.print_exc()
-            reason = _one_line(error)
+            reason = one_line_reason(error)
         if self.machine.device.type == "cuda":
             import torch
 
@@ -194,7 +202,7 @@ def shuffled_name(name: str) -> str:
 
 
 def run_tasks(
-    rows: Rows, tasks: Sequence[Task], jobs: int
+    rows: Measures, tasks: Sequence[Task], jobs: int
 ) -> Iterator[tuple[Task, float, str | None]]:
     """Run tasks in this process in their order, or in ``jobs`` processes; yield them as they end.
 
@@ -242,16 +250,17 @@ def parallel_order(
     return sorted(tasks, key=lambda task: order.index(task[1]))
 
 
-def _one_line(error: BaseException) -> str:
+def one_line_reason(error: BaseException) -> str:
+    """Why a row failed."""
     lines = str(error).strip().splitlines() or [""]
     return lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
 
 
-_worker_rows: Rows
+_worker_rows: Measures
 """Of a worker process: open data and judges serve all its tasks."""
 
 
-def _start_worker(rows: Rows) -> None:
+def _start_worker(rows: Measures) -> None:
     global _worker_rows
     _worker_rows = rows
     threading.Thread(target=_end_with_parent, daemon=True).start()

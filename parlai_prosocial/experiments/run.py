@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.experiments.machine import find_machine, read_plan, write_results
 from parlai_prosocial.experiments.mined import MinedData, Scoring, trains_on_mined
-from parlai_prosocial.experiments.rows import Rows, parallel_order, run_tasks, shuffled_name
+from parlai_prosocial.experiments.rows import (
+    Measures,
+    Rows,
+    Task,
+    parallel_order,
+    run_tasks,
+    shuffled_name,
+)
 from parlai_prosocial.experiments.train_arms import (
     BASE,
     BASELINES,
@@ -154,7 +162,8 @@ def ablate(
     awaited = {design.control, design.primary}
     awaited |= {arm["steps_of"] for arm in design.arms.values() if "steps_of" in arm}
     with Writer(target, "--out"):
-        found = measure_rows(rows, tasks, jobs, awaited, tabulate, say)
+        ordered = partial(parallel_order, arms=rows.arms, awaited=awaited)
+        found = measure_rows(rows, tasks, jobs, ordered, tabulate, say)
     if found is None:
         raise UserError(f"{target}: no seed has {design.control} and {design.primary} yet")
     return found
@@ -235,16 +244,16 @@ def compare(
 
     tasks = [(seed, name) for seed in seeds for name in (*chosen, BASE, BASELINES)]
     with Writer(target, "--out"):
-        found = measure_rows(rows, tasks, 1, set(), tabulate, say)
+        found = measure_rows(rows, tasks, 1, list, tabulate, say)
     assert found is not None  # no row is missing where measure_rows returns
     return found
 
 
 def measure_rows(
-    rows: Rows,
-    tasks: Sequence[tuple[int, str]],
+    rows: Measures,
+    tasks: Sequence[Task],
     jobs: int,
-    awaited: set[str],
+    ordered: Callable[[Sequence[Task]], list[Task]],
     tabulate: Callable[[Measured], Experiment | None],
     say: Say,
 ) -> Experiment | None:
@@ -254,7 +263,7 @@ def measure_rows(
         rows: how to measure and where it is kept.
         tasks: seeds and names of rows.
         jobs: processes; with more than one the table is made at the end only.
-        awaited: arms whose training others need, first where there is more than one process.
+        ordered: in which order more than one process takes them.
         tabulate: writes the tables and returns them, None where there is too little for any.
         say: takes the progress.
 
@@ -269,7 +278,7 @@ def measure_rows(
         else:
             to_run.append((seed, name))
     if jobs > 1:
-        to_run = parallel_order(to_run, rows.arms, awaited)
+        to_run = ordered(to_run)
     if done := len(tasks) - len(to_run):
         say(f"{done} of {len(tasks)} rows were measured before")
     failures: list[str] = []

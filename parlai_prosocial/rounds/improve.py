@@ -88,7 +88,8 @@ def improve(
         scoring_judge: measures instead of ``judge``; None: ``judge`` does, and the result says so.
         samples: replies a context.
         limit: most contexts to learn from, evenly spread; None for all.
-        valid_limit: most contexts to measure on, evenly spread; None for all.
+        valid_limit: most harmless and most other contexts to measure on, evenly spread; None for
+            all.
         seed: of sampling and training.
         settings: ``KEY=VALUE`` each, parlai flags of training.
         task_settings: ``KEY=VALUE`` each, parlai flags of ``task``.
@@ -139,7 +140,7 @@ def improve(
 
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     start = stages.find_start(model, datapath)
-    valid = Contexts(task_turns(task, "valid", datapath, task_settings), valid_limit)
+    valid = stages.held_out(task, datapath, task_settings, valid_limit)
     held_out = {turns[0].key for turns in valid.turns}
     turns = task_turns(task, "train", datapath, task_settings)
     kept = [turn for turn in turns if turn.key not in held_out]

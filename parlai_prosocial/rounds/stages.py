@@ -26,11 +26,12 @@ from parlai_prosocial.mining.replies import (
     judge_records,
     sample_scored_records,
 )
-from parlai_prosocial.mining.turns import Contexts
+from parlai_prosocial.mining.turns import Contexts, task_turns
 from parlai_prosocial.models.backbone import weights_sha256
 from parlai_prosocial.models.checkpoint import Checkpoint
 from parlai_prosocial.rounds.labelled import add_log_probs
 from parlai_prosocial.training.recipe import RECIPES, StepResult, train_step
+from parlai_prosocial.util.batches import spread
 from parlai_prosocial.util.files import Say, file_sha256, text_lines
 from parlai_prosocial.util.journal import finished_before, summary_path, write_output
 from parlai_prosocial.zoo.resolve import Found, Kind, find
@@ -43,6 +44,20 @@ OWN_FLAGS = {
 """Parlai flags that a round sets itself."""
 
 Open = Callable[[], TransformersEngine]
+
+
+def held_out(task: str, datapath: str, settings: Sequence[str], limit: int | None) -> Contexts:
+    """The contexts of a task's ``valid`` that models are measured on.
+
+    Args:
+        task, datapath, settings: as for :func:`~parlai_prosocial.mining.turns.task_turns`.
+        limit: most harmless contexts, and most others, each evenly spread; None for all. One limit
+            for both would leave few others where casual dialogue is the larger part.
+    """
+    every = Contexts(task_turns(task, "valid", datapath, settings))
+    kinds = [[i for i, is_so in enumerate(every.casual) if is_so == kind] for kind in (False, True)]
+    kept = sorted(of[i] for of in kinds for i in spread(len(of), limit))
+    return Contexts([turn for i in kept for turn in every.turns[i]])
 
 
 def find_start(model: str, datapath: str) -> Found:
@@ -72,6 +87,7 @@ def training_arguments(
     precision: str,
     seed: int,
     settings: Sequence[str],
+    preset: Path = PRESET,
 ) -> list[str]:
     """Arguments of ``parlai train_model`` for a round.
 
@@ -81,19 +97,20 @@ def training_arguments(
         out: folder of the result.
         datapath, precision, seed: ParlAI's flags.
         settings: ``key=value`` of further flags.
+        preset: the options that they change.
 
     Raises:
         UserError: a setting without ``=``, or of a flag that a round sets itself.
     """
     continues = start.kind is Kind.CHECKPOINT
-    arguments = ["-o", str(PRESET), "-mf", str(out / "model")]
+    arguments = ["-o", str(preset), "-mf", str(out / "model")]
     arguments += ["--init-model", str(start.place)] if continues else ["--backbone", start.name]
     arguments += ["--prosocial-data", str(pairs), "--datapath", datapath]
     arguments += ["--precision", precision, "--seed", str(seed)]
     for setting in settings:
         key, value = parse_setting(setting)
         if key in OWN_FLAGS:
-            raise UserError(f"--set {setting}: `prosocial improve` sets --{key} itself; leave it")
+            raise UserError(f"--set {setting}: this command sets --{key} itself; leave it")
         arguments += ["--" + key, value]
     return arguments
 
