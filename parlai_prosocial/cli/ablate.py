@@ -57,7 +57,7 @@ from parlai_prosocial.experiments import run
 @click.option("--init-model", default=None, help="With --pairs: what all arms start from.")
 @click.option(
     "--pairs",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=click.Path(path_type=Path, dir_okay=False),
     default=None,
     help="Train on these pairs of prosocial improve (recipe improve), see below.",
 )
