@@ -1,12 +1,12 @@
 """The arms of an ablation in one table, each beside the control."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from parlai_prosocial.evaluation.results.tables import make_table
-from parlai_prosocial.evaluation.statistics.bootstrap import Interval, holm
+from parlai_prosocial.evaluation.statistics.bootstrap import METHOD, Interval, corrected
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
 from parlai_prosocial.evaluation.suites.ranking import RankingContext
 from parlai_prosocial.experiments.measurements import RERANK, EvaluationData, pooled_casual
@@ -37,6 +37,7 @@ def ablation_table(
     results: Mapping[int, Mapping[str, dict[str, Any]]],
     control: str,
     primary: str,
+    arms: Collection[str],
 ) -> dict[str, Any]:
     """All arms over the seeds that have them all, for ``tables.markdown_table``.
 
@@ -45,8 +46,9 @@ def ablation_table(
         results: seed -> row -> measurements of ``measurements.measure_model`` and the like. Rows
             that every seed has are shown.
         control: the row that the others are compared with.
-        primary: the row whose difference was named before the run; the others' p-values are
-            corrected together.
+        primary: the row whose difference was named before the run.
+        arms: the rows that were trained; the p-values of their differences are corrected together,
+            and other rows have none.
     """
     names = [n for n in next(iter(results.values())) if all(n in rows for rows in results.values())]
     contexts: dict[Hashable, list[RankingContext]] = {s: data[s].contexts for s in results}
@@ -56,8 +58,7 @@ def ablation_table(
         for name, values in ranking.items()
         if name != control
     }
-    corrected = holm({name: gain for name, gain in gains.items() if name != primary})
-    gains |= corrected
+    gains = corrected(gains, primary, arms)
     seen = {seed: data[seed] for seed in results}
     rows = []
     for name, values in ranking.items():
@@ -82,11 +83,11 @@ def ablation_table(
         COLUMNS,
         rows,
         [
-            f"{counted(len(results), 'seed')}, {counted(count, 'test context')}; 95 % intervals by "
-            "bootstrap, clustered by context and crossed with seed. Context-bound: macro average "
-            "of three categories; "
+            f"{counted(len(results), 'seed')}, {counted(count, 'test context')}; {METHOD}. "
+            "Context-bound: macro average of three categories; "
             f"chance is 50. Control: {control}. Primary comparison: {primary} minus {control}; the "
-            "p-values of the other differences are corrected by Holm's method.",
+            "p-values of the other arms' are corrected by Holm's method. Other rows are there to "
+            "compare with and ask nothing.",
             *_judging_notes(results, rows, bool(sentinels)),
             *_machine_notes(results),
         ],

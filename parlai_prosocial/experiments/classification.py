@@ -113,8 +113,8 @@ def interval_of(
             all rows where None.
 
     Returns:
-        The mean over the runs. Contexts are drawn with replacement within each run and category,
-        then the runs themselves.
+        The mean over the runs. Contexts are drawn with replacement within each run and category;
+        then the runs themselves, where they share contexts: folds are strata.
 
     Raises:
         ValueError: the measure does not exist for a run, e.g. no row of a category.
@@ -159,8 +159,11 @@ def _resampled(
         if not (np.isfinite(estimates[-1]) and np.isfinite(draws[-1]).all()):
             raise ValueError(f"seed {seed}: too few rows to measure")
     of_run = np.stack(draws, axis=1)  # (RESAMPLES, runs)
-    drawn = generator.integers(0, len(draws), of_run.shape)
-    return float(np.mean(estimates)), np.take_along_axis(of_run, drawn, axis=1).mean(axis=1)
+    own = [set(predictions.clusters) for predictions in runs.values()]
+    if sum(map(len, own)) > len(set().union(*own)):
+        drawn = generator.integers(0, len(draws), of_run.shape)
+        of_run = np.take_along_axis(of_run, drawn, axis=1)
+    return float(np.mean(estimates)), of_run.mean(axis=1)
 
 
 def _draws(

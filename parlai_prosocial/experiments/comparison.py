@@ -1,12 +1,12 @@
 """The tables of ``prosocial compare``: ranking, casual dialogue, and what they differ by."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from parlai_prosocial.evaluation.results.tables import make_table
-from parlai_prosocial.evaluation.statistics.bootstrap import holm
+from parlai_prosocial.evaluation.statistics.bootstrap import METHOD, corrected
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
 from parlai_prosocial.evaluation.suites.ranking import RankingContext
 from parlai_prosocial.experiments.measurements import EvaluationData, pooled_casual
@@ -24,6 +24,7 @@ def comparison_tables(
     results: Mapping[int, Mapping[str, dict[str, Any]]],
     control: str,
     primary: str,
+    arms: Collection[str],
 ) -> list[dict[str, Any]]:
     """Tables over all folds.
 
@@ -33,6 +34,8 @@ def comparison_tables(
             the untouched base's row first.
         control: the row that the primary comparison is with.
         primary: the row that all others are compared with.
+        arms: the rows that were trained; the p-values of their differences are corrected together,
+            and other rows have none.
 
     Returns:
         Ranking, casual dialogue and replies, and differences (the primary one first), for
@@ -47,7 +50,7 @@ def comparison_tables(
     return [
         _ranking_table(contexts, ranking),
         _casual_table(data, results, models),
-        _difference_table(contexts, ranking, data, results, control, primary),
+        _difference_table(contexts, ranking, data, results, control, primary, arms),
     ]
 
 
@@ -68,8 +71,8 @@ def _ranking_table(
         columns,
         rows,
         [
-            f"{counted(count, 'test context')} over {counted(len(contexts), 'fold')}; 95 % "
-            "intervals by bootstrap, clustered by context and crossed with seed; chance is 50.",
+            f"{counted(count, 'test context')} over {counted(len(contexts), 'fold')}; {METHOD}; "
+            "chance is 50.",
             "context-bound is the macro average of the three categories after it; in the last two "
             "a reply gives itself away.",
         ],
@@ -130,19 +133,23 @@ def _difference_table(
     results: Mapping[int, Mapping[str, dict[str, Any]]],
     control: str,
     primary: str,
+    arms: Collection[str],
 ) -> dict[str, Any]:
     gains = {
         name: accuracy_difference(contexts, ranking[primary], values)
         for name, values in ranking.items()
         if name != primary
     }
-    named = gains.pop(control)  # before the run, so it needs no correction
+    gains = corrected(gains, control, arms)
     rows: list[dict[str, Any]] = [
-        {"comparison": f"{primary} minus {control} (primary)", "ranking": named, "ppl": None}
+        {
+            "comparison": f"{primary} minus {control} (primary)",
+            "ranking": gains.pop(control),
+            "ppl": None,
+        }
     ]
     rows += [
-        {"comparison": f"{primary} minus {name}", "ranking": gain}
-        for name, gain in holm(gains).items()
+        {"comparison": f"{primary} minus {name}", "ranking": gain} for name, gain in gains.items()
     ]
     for name in (control, next(iter(ranking))):
         first, second = (pooled_casual(data, results, n) for n in (primary, name))
@@ -157,5 +164,8 @@ def _difference_table(
         "Differences, paired by context and seed",
         columns,
         rows,
-        ["All but the primary comparison are corrected by Holm's method."],
+        [
+            "The comparisons of trained arms but the primary one are corrected by Holm's method; "
+            "the others ask nothing."
+        ],
     )

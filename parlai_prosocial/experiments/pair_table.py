@@ -8,8 +8,9 @@ import numpy as np
 
 from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import (
+    METHOD,
     Interval,
-    holm,
+    corrected,
     macro_difference,
     macro_mean,
     unless_too_few,
@@ -57,8 +58,8 @@ def pair_table(
         n for n in names if n not in (START, design.control) and "best_of" not in design.arms[n]
     ]
     gains = {name: _difference(results, name, design.control) for name in hypotheses}
-    family = {n: gain for n, gain in gains.items() if gain is not None and n != design.primary}
-    gains |= holm(family)
+    known = {name: gain for name, gain in gains.items() if gain is not None}
+    gains |= corrected(known, design.primary, hypotheses) if design.primary in known else {}
     rows = []
     for name in names:
         row = {"arm": name, **_of_replies(results, name), **_of_casual(results, name, dialogues)}
@@ -73,8 +74,7 @@ def pair_table(
     first = next(iter(results.values()))[START]
     notes = [
         f"{counted(len(results), 'seed')}, {counted(len(first['unsafe_verdicts']), 'context')} of "
-        "valid that are not casual, one reply each; 95 % intervals by bootstrap, clustered by "
-        "context and crossed with seed. Perplexity: Self-dialogue, valid. "
+        f"valid that are not casual, one reply each; {METHOD}. Perplexity: Self-dialogue, valid. "
         f"Unsafe: {judges['scoring']}; over-cautious: the rules, on casual contexts; missing "
         "judgements count as neither.",
         f"Primary comparison: {design.primary} less {design.control}, the control; the p-values of "

@@ -152,7 +152,7 @@ def ablate(
         if not results:
             return None
         data = {seed: rows.data(seed) for seed in results}
-        table = ablation_table(data, results, design.control, design.primary)
+        table = ablation_table(data, results, design.control, design.primary, chosen)
         seconds = time.monotonic() - started
         of_run = environment(machine.device, machine.bf16, seconds) | facts
         write_results(target, [table], results, of_run)
@@ -231,8 +231,10 @@ def compare(
             for seed, found in measured.items()
         }
         data = {seed: rows.data(seed) for seed in results}
-        control, primary = row_names[design.control], row_names[design.primary]
-        tables = comparison_tables(data, results, control, primary)
+        control, primary, *trained = (
+            row_names[name] for name in (design.control, design.primary, *chosen)
+        )
+        tables = comparison_tables(data, results, control, primary, trained)
         seconds = time.monotonic() - started
         write_results(target, tables, results, environment(machine.device, machine.bf16, seconds))
         said = {row_names[name]: rows.replies(seeds[-1], name) for name in (BASE, *chosen)}

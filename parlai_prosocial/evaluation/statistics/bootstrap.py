@@ -1,12 +1,12 @@
-"""Intervals: a bootstrap clustered by context and crossed with seed, Wilson, and Holm.
+"""Intervals: a bootstrap clustered by context, Wilson, and Holm.
 
 The design (docs/design.md#statistics): two arms score the same contexts, so their difference is
 taken within each context before anything is averaged. A context is the cluster, since its rows are
-not independent. Seeds are runs; each may have contexts of its own (fold k for seed k) or share
+not independent. Seeds are runs; each has contexts of its own (fold k for seed k), or they share
 them.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -15,6 +15,11 @@ import numpy as np
 Name = TypeVar("Name", bound=Hashable)
 
 RESAMPLES = 10_000
+METHOD = (
+    "95 % intervals by bootstrap, clustered by context; folds are strata, and seeds that share "
+    "their contexts are drawn too"
+)
+"""The bootstrap in words, for the notes of tables."""
 FEWEST_CLUSTERS = 20
 """Of a comparison: below it a bootstrap's or a z-test's p-value means nothing, and is not given."""
 _CHUNK = 1_000  # resamples drawn at a time: a 2,000-dialogue stratum then takes 16 MB, not 160
@@ -117,14 +122,12 @@ def resample_ratios(
 ) -> tuple[float, np.ndarray]:
     """Mean over seeds of the macro average over categories of sum(sums) / sum(counts).
 
-    Each resample draws as many seeds as there are, with replacement, and within each category as
-    many clusters as there are, with replacement. Clusters that belong to different seeds (folds)
-    are drawn apart; one that several seeds share is drawn for all of them at once.
-
-    So the interval speaks of training again with another seed. It errs to the wide side where
-    seeds have contexts of their own (up to 1.3 times with three seeds: the contexts' spread is
-    also in the seeds'). To speak of these very runs alone, leave ``seeds`` out and let
-    ``categories`` be (seed, category) pairs: the estimate stays the same.
+    Each resample draws within each category as many clusters as there are, with replacement.
+    Clusters that belong to different seeds are drawn apart; one that several seeds share is drawn
+    for all of them at once. Where seeds share clusters, as many seeds as there are are drawn with
+    replacement too: then the interval speaks of training again with another seed. Where each has
+    clusters of its own (folds), seeds are strata: to draw them as well would count the contexts'
+    spread twice, which is in the seeds' already.
 
     Args:
         sums, counts: N numerators and N positive denominators (ones for plain means).
@@ -161,10 +164,11 @@ def resample_ratios(
             times_drawn = _draw(generator, totals.shape[1])  # (chunk, clusters)
             resampled[:, start : start + _CHUNK, category] += times_drawn @ totals
 
-    seeds_drawn = generator.integers(0, n_seeds, (RESAMPLES, n_seeds))
     per_seed = (resampled[0] / resampled[1]).mean(axis=1)  # (RESAMPLES, seeds)
-    draws = np.take_along_axis(per_seed, seeds_drawn, axis=1).mean(axis=1)
-    return float((observed[0] / observed[1]).mean()), draws
+    if any(((totals[1] > 0).sum(axis=1) > 1).any() for _, totals in strata):
+        seeds_drawn = generator.integers(0, n_seeds, (RESAMPLES, n_seeds))
+        per_seed = np.take_along_axis(per_seed, seeds_drawn, axis=1)
+    return float((observed[0] / observed[1]).mean()), per_seed.mean(axis=1)
 
 
 def percentile_ends(draws: np.ndarray) -> tuple[float, float]:
@@ -261,6 +265,30 @@ def holm(comparisons: Mapping[Name, Interval]) -> dict[Name, Interval]:
         adjusted[name] = largest
     return {
         name: replace(comparison, p_value=adjusted.get(name))
+        for name, comparison in comparisons.items()
+    }
+
+
+def corrected(
+    comparisons: Mapping[Name, Interval], primary: Name, hypotheses: Collection[Name]
+) -> dict[Name, Interval]:
+    """Comparisons with the p-values that they may have.
+
+    Args:
+        comparisons: in their order.
+        primary: named before the run; it keeps its own.
+        hypotheses: those that were asked too: their p-values are corrected together by
+            :func:`holm`. What merely stands beside them (a baseline, an untrained model) asks
+            nothing and must not cost the others power; it keeps its interval alone.
+
+    >>> rows = {name: Interval(1, 0, 2, null=0, p_value=0.03) for name in ("a", "b", "c", "base")}
+    >>> {name: row.p_value for name, row in corrected(rows, "a", ("b", "c")).items()}
+    {'a': 0.03, 'b': 0.06, 'c': 0.06, 'base': None}
+    """
+    family = {n: c for n, c in comparisons.items() if n in hypotheses and n != primary}
+    tested = holm(family) | {primary: comparisons[primary]}
+    return {
+        name: tested.get(name, replace(comparison, null=None, p_value=None))
         for name, comparison in comparisons.items()
     }
 

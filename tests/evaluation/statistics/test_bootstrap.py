@@ -54,16 +54,15 @@ def test_contexts_shared_by_seeds_are_drawn_for_all_seeds_at_once():
     assert_same_distribution(draws, enumerated)
 
 
-def test_contexts_of_one_seed_are_drawn_within_it():
+def test_seeds_with_contexts_of_their_own_are_strata():
     values = {0: [0.0, 1.0], 1: [0.3, 0.45]}
     rows = [(value, f"{s}{i}", s) for s in values for i, value in enumerate(values[s])]
     cells, clusters, seeds = zip(*rows, strict=True)
     _, draws = resample_ratios(cells, np.ones(4), ["a"] * 4, clusters, seeds)
     enumerated = [
-        np.mean([(first, second)[s] for s in drawn_seeds])
+        np.mean([first, second])
         for first in map(np.mean, itertools.product(values[0], repeat=2))
         for second in map(np.mean, itertools.product(values[1], repeat=2))
-        for drawn_seeds in itertools.product((0, 1), repeat=2)
     ]
     assert_same_distribution(draws, enumerated)
 
@@ -143,19 +142,22 @@ def test_seeds_that_disagree_widen_the_interval():
     seeds = np.repeat([0, 1, 2], 100)
     noise = 0.1 * generator.normal(size=300)
     noise -= np.repeat([noise[seeds == s].mean() for s in range(3)], 100)
-    rows = (["a"] * 300, range(300), seeds)
+    rows = (["a"] * 300, np.tile(range(100), 3), seeds)
     agreeing = macro_mean(noise, *rows)
     disagreeing = macro_mean(noise + np.array([-1.0, 0.0, 1.0])[seeds], *rows)
     assert width(disagreeing) > 5 * width(agreeing)
 
 
-def test_runs_alone_by_seed_and_category_pairs():
-    values = np.random.default_rng(6).normal(size=60) + np.repeat([0.0, 1.0, 2.0], 20)
-    categories, seeds = np.tile(["a", "b"], 30).tolist(), np.repeat([0, 1, 2], 20).tolist()
-    training_again = macro_mean(values, categories, range(60), seeds)
-    these_runs = macro_mean(values, list(zip(seeds, categories, strict=True)), range(60))
-    assert these_runs.estimate == pytest.approx(training_again.estimate)
-    assert width(these_runs) < width(training_again)
+def test_folds_do_not_widen_the_interval():
+    """It is as wide as the contexts' spread says, however many folds they were cut into."""
+    generator = np.random.default_rng(6)
+    values = generator.normal(size=300)
+    folds = np.repeat([0, 1, 2], 100)
+    values -= np.repeat([values[folds == fold].mean() for fold in range(3)], 100)
+    cut = macro_mean(values, ["a"] * 300, range(300), folds)
+    assert width(cut) == pytest.approx(2 * 1.96 * values.std() / 300**0.5, rel=0.05)
+    apart = macro_mean(values + folds, ["a"] * 300, range(300), folds)
+    assert width(apart) == pytest.approx(width(cut), rel=0.01)
 
 
 def test_no_difference_is_called_at_its_nominal_rate():
