@@ -54,6 +54,12 @@ from parlai_prosocial.experiments import run
 @click.option(
     "--allow-mining-judge", is_flag=True, help="Let a judge score arms whose data it mined."
 )
+@click.option(
+    "--fold",
+    type=click.IntRange(0, FOLDS - 1),
+    default=None,
+    help="This fold of DiaSafety for all seeds, which then tell how much the seed alone does.",
+)
 @click.option("--init-model", default=None, help="With --pairs: what all arms start from.")
 @click.option(
     "--pairs",
@@ -101,6 +107,7 @@ def ablate(
     judge: str | None,
     mined: Path | None,
     allow_mining_judge: bool,
+    fold: int | None,
     init_model: str | None,
     pairs: Path | None,
     task: str | None,
@@ -115,9 +122,9 @@ def ablate(
     """Train and measure the arms of a recipe, each one flag apart.
 
     Every step of an arm trains until it has processed the token budget; arms that
-    agree on a step share its checkpoint. Seed k uses fold k of DiaSafety. The table has the arms
-    that all seeds begun so far have; it is written after every row, with --jobs after the last.
-    If stopped, the same command resumes, with any number of --jobs.
+    agree on a step share its checkpoint. Seed k uses fold k of DiaSafety, or all use --fold.
+    The table has the arms that all seeds begun so far have; it is written after every row, with
+    --jobs after the last. If stopped, the same command resumes, with any number of --jobs.
 
     With --judge, sampled replies are judged too: unsafe by that judge, over-cautious in casual
     contexts by the rules that mine uses. A judge that chose an arm's negatives does not score it.
@@ -154,6 +161,7 @@ def ablate(
         "--token-budget": token_budget,
         "--mined": mined,
         "--allow-mining-judge": allow_mining_judge,
+        "--fold": fold,
         "--base": base,
     }
     if pairs is None:
@@ -167,12 +175,13 @@ def ablate(
             judge=judge,
             mined=mined,
             allow_mining_judge=allow_mining_judge,
+            fold=fold,
             base=base,
             **common,
             **more,
         )
     else:
-        if given := [flag for flag, value in of_steps.items() if value]:
+        if given := [flag for flag, value in of_steps.items() if value not in (None, False)]:
             raise UsageError(f"{given[0]}: is not for --pairs")
         if init_model is None or judge is None:
             raise UsageError("--pairs: needs --init-model and --judge")

@@ -58,6 +58,7 @@ class Rows:
         plan: what rows are measured on.
         machine: where.
         scoring: the judges.
+        fold: of DiaSafety, for all seeds; None gives seed k fold k.
         shuffled: the arm that is also measured with shuffled contexts, None for none.
         shown: contexts, newline-packed, to which every model's replies are kept.
     """
@@ -71,6 +72,7 @@ class Rows:
     plan: Mapping[str, Any]
     machine: Machine
     scoring: Scoring
+    fold: int | None = None
     shuffled: str | None = None
     shown: Sequence[str] = ()
     _data: dict[int, Any] = field(init=False, default_factory=dict)
@@ -81,7 +83,7 @@ class Rows:
         from parlai_prosocial.experiments.measurements import evaluation_data
 
         if seed not in self._data:
-            self._data[seed] = evaluation_data(self.machine.datapath, seed, self.plan)
+            self._data[seed] = evaluation_data(self.machine.datapath, self._fold(seed), self.plan)
         return self._data[seed]
 
     def judge(self, seed: int) -> Any:
@@ -136,6 +138,9 @@ class Rows:
         """Where a worker's progress goes."""
         return self.out / f"seed-{seed}" / "logs" / f"{name}.log"
 
+    def _fold(self, seed: int) -> int:
+        return seed if self.fold is None else self.fold
+
     def _file(self, seed: int, name: str) -> Path:
         return self.out / f"seed-{seed}" / "rows" / f"{name}.json"
 
@@ -146,6 +151,7 @@ class Rows:
             "base": self.base,
             "settings": list(self.settings),
             "judge": judge and judge.name,
+            **({} if self.fold is None else {"fold": self.fold}),
         }
 
     def _baselines(self, seed: int) -> dict[str, Any]:
@@ -174,7 +180,14 @@ class Rows:
             settings = [*self.settings, *self.machine.settings]
             folder = self.out / f"seed-{seed}"
             trainer = Trainer(
-                self.recipe, folder, self.base, settings, seed, self.budget, self.arms
+                self.recipe,
+                folder,
+                self.base,
+                settings,
+                seed,
+                self._fold(seed),
+                self.budget,
+                self.arms,
             )
             steps, mined = trainer.train(name), self.arms[name]["mined"]
         print(f"seed {seed}: measuring {name}", flush=True)

@@ -83,6 +83,7 @@ def ablate(
     judge: str | None = None,
     mined: str | Path | None = None,
     allow_mining_judge: bool = False,
+    fold: int | None = None,
     base: str | None = None,
     settings: Sequence[str] = (),
     out: str | Path | None = None,
@@ -97,12 +98,14 @@ def ablate(
     Args:
         recipe: a bundled recipe or a folder, with step1.opt, step2.opt, compare.json, arms.json.
         arms: names; all of them where None. The control and the primary arm always take part.
-        seeds: seed k uses fold k of DiaSafety.
+        seeds: seed k uses fold k of DiaSafety, or all use ``fold``.
         jobs: arms trained and measured side by side, each in a process of its own.
         token_budget: tokens of contexts, responses and negatives that a step of an arm processes.
         judge: of sampled replies, ``KIND:WHERE`` as in mine; ``{seed}`` in it is the seed.
         mined: file that mine wrote; without it the arms that train on it are left out.
         allow_mining_judge: let a judge score arms whose data it mined.
+        fold: of DiaSafety for all seeds, so that they differ in the seed alone and the intervals
+            say how much that is; None gives each seed contexts of its own.
         base: the backbone, None for the presets'.
         settings: as of :func:`parlai_prosocial.training.recipe.train`.
         out: folder for models and results; ``runs/ablate-RECIPE`` where None.
@@ -136,8 +139,10 @@ def ablate(
         plan,
         machine,
         Scoring(judge, machine, mined_data, allow_mining_judge),
+        fold,
     )
     facts = {"jobs": jobs, "arms": chosen, "seeds": list(seeds)}
+    facts |= {} if fold is None else {"fold": fold}
     facts |= {"trl": metadata.version("trl")} if baselines else {}
     started = time.monotonic()
 

@@ -119,6 +119,7 @@ class Trainer:
         base: the backbone, None for the presets'.
         settings: of all arms, ``key=value``.
         seed: set anew before every step, so that none depends on what the process did before.
+        fold: of DiaSafety.
         budget: processed tokens of a step; None for the presets' numbers of steps.
         arms: name -> arm, as in ``arms.json``.
     """
@@ -130,11 +131,12 @@ class Trainer:
         base: str | None,
         settings: Sequence[str],
         seed: int,
+        fold: int,
         budget: int | None,
         arms: Mapping[str, dict[str, Any]],
     ):
         self.recipe, self.out, self.base = recipe, out, base
-        self.settings = [*settings, f"seed={seed}", f"diasafety-fold={seed}"]
+        self.settings = [*settings, f"seed={seed}", f"diasafety-fold={fold}"]
         self.seed, self.budget, self.arms = seed, budget, arms
 
     def train(self, name: str) -> list[StepResult]:

@@ -112,6 +112,24 @@ def rows_of(out, name):
     return saved
 
 
+def test_seeds_of_one_fold_differ_in_the_seed_alone(recipe, tiny_backbones, tmp_path):
+    arguments = ["--recipe", str(recipe), "--base", str(tiny_backbones["llama"]), "--fold", "2"]
+    arguments += ["--out", str(tmp_path / "out"), "--datapath", str(tmp_path / "data")]
+    arguments += ["--seeds", "2", "--token-budget", "200", "--arms", "mle"]
+    result = CliRunner().invoke(ablate, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert summary["environment"]["fold"] == 2
+    first, second = (summary["results"][seed] for seed in "01")
+    assert first["zero-shot"]["casual_nll"] == second["zero-shot"]["casual_nll"]
+    assert first["zero-shot"]["ranking"] == second["zero-shot"]["ranking"]
+    assert first["n-pair"]["weights"] != second["n-pair"]["weights"]
+    for seed in "01":
+        [step, *_] = (tmp_path / "out" / f"seed-{seed}").glob("step1-*/finished.json")
+        command = json.loads(step.read_text())["command"]
+        assert "--diasafety-fold 2" in command and f"--seed {seed}" in command
+
+
 def test_side_by_side_as_one_after_the_other(recipe, tiny_backbones, tmp_path):
     arguments = ["--recipe", str(recipe), "--base", str(tiny_backbones["llama"])]
     arguments += ["--datapath", str(tmp_path / "data"), "--token-budget", "300"]
