@@ -33,7 +33,7 @@ def labels() -> None:
 @click.option("--replies", type=_FILE, help="Rows of context, reply, suite and model instead.")
 @click.option("--axis", required=True, type=click.Choice(AXES))
 @click.option(
-    "--n", type=int, default=None, help="How many replies. [default: 300; of --replies all]"
+    "--n", type=int, default=None, help="How many replies at most. [default: 300; of --replies all]"
 )
 @click.option("--parts", type=int, default=None, help="Write so many parts for a labeller each.")
 @click.option("--twice", default=0, show_default=True, help="Replies in two of the parts.")
@@ -51,10 +51,11 @@ def export(
 ) -> None:
     """Draw a sheet: replies in random order, which model gave them left out.
 
-    They are spread evenly over what differs in model, suite or, for unsafe and agreement, label of
-    the context. Copy the sheet, fill label_1 and labeller in in one copy and label_2 and labeller
-    in the other (true: the reply has the fault), and merge them; severity_1 and answers_1 are the
-    grade and whether the reply answers the turn, where you want them.
+    Every model's replies to the same contexts are drawn, at most --n in all, spread evenly over
+    what differs in suite or, for unsafe and agreement, label of the context. Copy the sheet, fill
+    label_1 and labeller in in one copy and label_2 and labeller in the other (true: the reply has
+    the fault), and merge them; severity_1 and answers_1 are the grade and whether the reply
+    answers the turn, where you want them.
 
     With --parts each row is in one file, OUT-part-1.jsonl and so on, but for --twice rows, which
     are in two. Fill in label, severity, answers and labeller, and join the parts.

@@ -32,7 +32,9 @@
     A list, one for each axis of --labels: ``axis``, ``labellers``, ``suites``, ``n`` replies that
     were labelled twice, ``agreed`` (how often the same; the others count nowhere), ``unfit`` of
     those, ``kappa`` (an interval) of the two labels, ``models``: for each its agreed replies ``n``
-    in this run's log, ``unfit`` and ``rate``; and ``by_suite``: for each suite the same by model.
+    in this run's log, ``unfit`` and ``rate``; ``by_suite``: for each suite the same by model; and
+    ``differences``: of each two models ``model``, ``reference``, the ``interval`` of their rates'
+    difference (uncorrected), whether it is ``paired`` by context, and of how many (``n``).
 ``corrected``
     A list: ``suite``, ``model``, ``axis``, ``judge``, ``rate``, what the judge's rate would be
     without its errors against the labels (:func:`~.correction.corrected_rate`), or null with
@@ -68,9 +70,11 @@ from parlai_prosocial.evaluation.validation.labels.tables import (
     corrected_of,
     correction_notes,
     kappa_table,
+    label_difference_table,
     label_quality_table,
     label_table,
     quality_table,
+    tells_nothing,
 )
 from parlai_prosocial.judges.judge import short
 
@@ -104,16 +108,19 @@ def tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the terminal shows, from a summary without ``tables``."""
     made = [_judged_table(summary, suite) for suite in summary["suites"]]
     made += [_reply_table(summary), _contrast_table(summary), _mic_table(summary)]
-    made += [quality_table(summary), label_table(summary), label_quality_table(summary)]
+    made += [quality_table(summary), label_table(summary), label_difference_table(summary)]
+    made += [label_quality_table(summary)]
     made += [kappa_table(summary), _difference_table(summary)]
     return [table for table in made if table is not None]
 
 
 def _judged_table(summary: Mapping[str, Any], suite: str) -> dict[str, Any] | None:
     own = [result for result in summary["results"] if result["suite"] == suite]
-    judges = [(axis, judge) for axis, found in own[0]["all"]["rates"].items() for judge in found]
-    if not judges:
+    every = [(axis, judge) for axis, found in own[0]["all"]["rates"].items() for judge in found]
+    if not every:
         return None
+    silent = {pair: tells_nothing(summary, suite, *pair) for pair in every}
+    judges = [pair for pair in every if not silent[pair]]
     columns: dict[str, dict[str, Any]] = {
         "row": {"label": "model"},
         "n": {"label": "replies"},
@@ -160,7 +167,8 @@ def _judged_table(summary: Mapping[str, Any], suite: str) -> dict[str, Any] | No
             " The last rows are sentinels, on fewer contexts: what a judge says of people's "
             "replies and of replies that ignore the context."
         )
-    unjudged = set(summary["suites"][suite]["axes"]) - {axis for axis, _ in judges}
+    notes += [f"Left out: {axis}, for {why}." for (axis, _), why in silent.items() if why]
+    unjudged = set(summary["suites"][suite]["axes"]) - {axis for axis, _ in every}
     notes += [f"Not judged: {axis}, for want of a --judge." for axis in sorted(unjudged)]
     notes += [
         f"{short(entry['judge'])} does not find more {entry['axis']} in {entry['worse']!r} than in "
@@ -266,6 +274,8 @@ def _difference_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         name = entry["measure"]
         if name.startswith("rate "):
             _, axis, judge = name.split(" ", 2)
+            if tells_nothing(summary, entry["suite"], axis, judge):
+                continue
             name = f"{axis} ({short(judge)})"
         rows.append(
             {

@@ -7,7 +7,7 @@ from typing import Any
 from parlai_prosocial.evaluation.results.tables import TOO_FEW, TOO_SMALL
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.evaluation.suites.suite import AGREEMENT, OVER_CAUTION, UNSAFE
-from parlai_prosocial.evaluation.validation.labels.tables import labelled_gaps
+from parlai_prosocial.evaluation.validation.labels.tables import labelled_gaps, tells_nothing
 from parlai_prosocial.judges.judge import short
 
 PREFERRED = {
@@ -61,17 +61,7 @@ def _doubt(summary: Mapping[str, Any], axis: str, suite: str, judge: str) -> str
     for entry in summary["misordered"]:
         if (entry["suite"], entry["axis"], entry["judge"]) == (suite, axis, judge):
             return f"{short(judge)} does not tell the sentinels of {suite} apart"
-    for entry in summary.get("judge_quality", ()):
-        of_labels = entry.get("against") == "labels" and suite in entry["suites"]
-        if of_labels and (entry["axis"], entry["judge"]) == (axis, judge):
-            found = entry["youden"]
-            if found and found["low"] <= 0:
-                interval = f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
-                return (
-                    f"{short(judge)} does not tell the labelled replies apart (sensitivity + "
-                    f"specificity - 1 is {interval})"
-                )
-    return ""
+    return tells_nothing(summary, suite, axis, judge)
 
 
 def rate_of(summary: Mapping[str, Any], model: str, rate: JudgedRate) -> dict[str, Any] | None:
@@ -142,7 +132,7 @@ def findings(summary: Mapping[str, Any]) -> list[Finding]:
     found = []
     for axis in (UNSAFE, OVER_CAUTION):
         for model in others:
-            if gap := labelled.get((axis, model)):
+            if gap := labelled.get((axis, model, reference)):
                 found.append(Finding(axis, "labelled", model, reference, gap))
         for rate in judged_rates(summary, axis)[:1]:
             basis = f"judged by {short(rate.judge)} on {rate.suite}"

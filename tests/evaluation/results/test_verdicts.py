@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from parlai_prosocial.evaluation.results.summary import _judged_table
 from parlai_prosocial.evaluation.results.verdicts import JudgedRate, judged_rates, verdicts
 from parlai_prosocial.evaluation.validation.labels.tables import labelled_gaps
 
@@ -132,11 +133,29 @@ def test_all_labelled_comparisons_but_the_first_are_corrected():
     found = labelled_gaps(summary(models=("tuned", "other", "base")) | {"labels": sheets})
     p_values = {key: round(gap.p_value, 3) for key, gap in found.items()}
     assert p_values == {
-        ("unsafe", "tuned"): 0.018,
-        ("unsafe", "other"): 0.055,
-        ("agreement", "tuned"): 0.055,
-        ("agreement", "other"): 0.055,
+        ("unsafe", "tuned", "other"): 1.0,
+        ("unsafe", "tuned", "base"): 0.018,
+        ("unsafe", "other", "base"): 0.055,
+        ("agreement", "tuned", "other"): 1.0,
+        ("agreement", "tuned", "base"): 0.055,
+        ("agreement", "other", "base"): 0.055,
     }
+
+
+def test_columns_of_a_judge_that_tells_nothing_are_left_out():
+    found = summary(suites=("adversarial", "casual")) | {"sentinels": [], "corrected": []}
+    for result in found["results"]:
+        result["all"] |= {"n": 50, "missing_replies": 0}
+    found["suites"] = dict.fromkeys(found["suites"], {"axes": {"unsafe": 50}})
+    for low, is_shown in ((0.05, True), (-0.1, False)):
+        told = found | {"judge_quality": [against_labels(low)]}
+        table = _judged_table(told, "adversarial")
+        assert ("unsafe j@1" in table["columns"]) is is_shown
+        assert any(note.startswith("Left out: unsafe, for j@1") for note in table["notes"]) is not (
+            is_shown
+        )
+        assert "unsafe k@1" in table["columns"]
+        assert "unsafe j@1" in _judged_table(told, "casual")["columns"]  # not labelled there
 
 
 def test_one_model_has_nothing_to_be_safer_than():

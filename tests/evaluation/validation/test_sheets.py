@@ -88,6 +88,18 @@ def test_spread_evenly_over_models_and_categories(log):
     assert {r["label"] for r in rows} == {"Toxicity Agreement", "unsafe"}
 
 
+def test_every_model_is_labelled_on_the_same_contexts(log):
+    missing = [r for r in log if not (r["model"] == "mle" and r["id"].endswith(("0", "5")))]
+    for n, whole in ((96, 96), (97, 96), (98, 96)):
+        rows = models_of(draw(missing, "unsafe", n, 0), missing, "unsafe")
+        assert len(rows) == whole
+        contexts = {m: {(r["suite"], r["id"]) for r in rows if r["model"] == m} for m in MODELS}
+        assert len(contexts["base"]) == 32
+        assert contexts["base"] == contexts["mle"] == contexts["two-step"]
+    with pytest.raises(UserError, match="--n 2: each context has more replies"):
+        draw(log, "unsafe", 2, 0)
+
+
 def test_equal_and_missing_replies():
     same = [record(model, "casual", 1, "", ["over-caution"], "Oh.") for model in MODELS]
     none = record("base", "casual", 2, "", ["over-caution"]) | {"reply": None}
@@ -109,7 +121,7 @@ def write(file, rows):
 
 
 def test_two_labellings_become_one(log, tmp_path):
-    rows = draw(log, "over-caution", 20, 0)
+    rows = draw(log, "over-caution", 21, 0)
     one = labelled(rows, "label_1", lambda i: i < 8, labeller="A model")
     two = labelled(rows, "label_2", lambda i: i < 6, labeller="Another")[::-1]
     first = read_sheet(write(tmp_path / "1.jsonl", one), ["label_1"])
@@ -118,8 +130,8 @@ def test_two_labellings_become_one(log, tmp_path):
     (tmp_path / "both.jsonl").write_text(sheet_text(merged))
     [(axis, read)] = read_labels([tmp_path / "both.jsonl"]).items()
     assert axis == "over-caution" and read == merged
-    assert [row.label_1 for row in read] == [True] * 8 + [False] * 12
-    assert [row.agreed is None for row in read] == [False] * 6 + [True] * 2 + [False] * 12
+    assert [row.label_1 for row in read] == [True] * 8 + [False] * 13
+    assert [row.agreed is None for row in read] == [False] * 6 + [True] * 2 + [False] * 13
     assert read[0].agreed.unfit and not read[-1].agreed.unfit
     assert read[0].agreed.context == "\n".join(rows[0].context)
     assert {row.labeller for row in read} == {"A model; Another"}
@@ -180,7 +192,7 @@ def test_sheets_older_than_grades_are_read(log, tmp_path):
 
 
 def test_grades_and_provenance_are_merged_by_pass(log, tmp_path):
-    rows = draw(log, "unsafe", 2, 0)
+    rows = draw(log, "unsafe", 3, 0)
     assert {row.guidelines for row in rows} == {hashlib.sha256(GUIDELINES.read_bytes()).hexdigest()}
     one = labelled(rows, "label_1", lambda i: True, severity_1=3, answers_1=True, labeller="A")
     two = labelled(rows, "label_2", lambda i: False, severity_2=0, answers_2=False, labeller="B")

@@ -8,8 +8,16 @@ from typing import Any
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.metrics.rates import Rate
 from parlai_prosocial.evaluation.records import Records, is_unfit, judged_by
-from parlai_prosocial.evaluation.statistics.bootstrap import Interval
-from parlai_prosocial.evaluation.statistics.correction import corrected_rate, youden
+from parlai_prosocial.evaluation.statistics.bootstrap import (
+    Interval,
+    macro_difference,
+    unless_too_few,
+)
+from parlai_prosocial.evaluation.statistics.correction import (
+    corrected_rate,
+    rate_difference,
+    youden,
+)
 from parlai_prosocial.evaluation.statistics.kappa import cohen_kappa
 from parlai_prosocial.evaluation.validation.labels.sheets import SheetRow, reply_id
 
@@ -38,12 +46,18 @@ def _label_entry(axis: str, rows: Sequence[SheetRow], records: Records) -> dict[
         ["\n".join(row.context) for row in rows],
     )
     models: dict[str, Rate] = {}
+    contexts: dict[str, dict[tuple[str, str], tuple[bool, Any]]] = {}
     by_suite: dict[str, dict[str, Any]] = {}
     for suite, of_suite in records.items():
         for model, own in of_suite.items():
             ids = {reply_id(axis, record) for record in own if axis in record["axes"]}
             unfit = [text.unfit for key, text in agreed.items() if key in ids]
             models.setdefault(model, Rate()).update(unfit)
+            contexts.setdefault(model, {}).update(
+                ((suite, record["id"]), (agreed[key].unfit, record["cluster"]))
+                for record in own
+                if axis in record["axes"] and (key := reply_id(axis, record)) in agreed
+            )
             if unfit:
                 of_model = Rate()
                 of_model.update(unfit)
@@ -58,7 +72,33 @@ def _label_entry(axis: str, rows: Sequence[SheetRow], records: Records) -> dict[
         "kappa": _plain(kappa),
         "models": {model: _share(rate) for model, rate in models.items()},
         "by_suite": by_suite,
+        "differences": [
+            {"model": model, "reference": other, **_difference(contexts[model], contexts[other])}
+            for model, other in combinations(contexts, 2)
+            if contexts[model] and contexts[other]
+        ],
     }
+
+
+def _difference(
+    first: Mapping[Any, tuple[bool, Any]], second: Mapping[Any, tuple[bool, Any]]
+) -> dict[str, Any]:
+    """The first model's labelled rate minus the second's, paired by context where that can be.
+
+    Args:
+        first, second: context -> verdict and cluster; at least one each.
+    """
+    both = [key for key in first if key in second]
+    fewest = min(len(first), len(second))
+    if paired := 2 * len(both) > fewest:  # else the sheets are of other contexts for each model
+        values = [[float(side[key][0]) for key in both] for side in (first, second)]
+        clusters = [first[key][1] for key in both]
+        gap = macro_difference(*values, [0] * len(both), clusters)
+        gap = unless_too_few(gap, len(set(clusters)))
+    else:
+        counts = [(sum(unfit for unfit, _ in side.values()), len(side)) for side in (first, second)]
+        gap = unless_too_few(rate_difference(*counts), fewest)
+    return {"paired": paired, "n": len(both) if paired else fewest, "interval": asdict(gap)}
 
 
 def _share(rate: Rate) -> dict[str, Any]:

@@ -24,6 +24,7 @@ A sheet is a JSON Lines file; a row is one reply:
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
@@ -86,50 +87,82 @@ def draw(log: Sequence[Record], axis: str, n: int, seed: int) -> list[SheetRow]:
     """Replies to be labelled on an axis, without their models, in random order.
 
     Unsafe and agreement are labelled where caution is called for, so contexts that are judged on
-    over-caution too are left out. The replies are spread evenly over what differs in model, suite
-    or, for unsafe and agreement, the contexts' label: a suite of five labels gives five times as
-    many as one of a single label. Where one has too few, the others have more. Equal replies to
-    one context are drawn once.
+    over-caution too are left out. Contexts are drawn whole, with every model's reply, so that the
+    models can be compared on the same ones; those in which a model has none come last. They are
+    spread evenly over what differs in suite or, for unsafe and agreement, the contexts' label: a
+    suite of five labels gives five times as many as one of a single label. Where one has too few,
+    the others have more. Equal replies to one context are drawn once.
 
     Args:
         log: records of ``prosocial evaluate`` (``evaluation/records.py``).
         axis: one of :data:`~parlai_prosocial.evaluation.suites.suite.AXES`.
-        n: how many.
+        n: how many at most; fewer where the next context does not fit whole.
         seed: the same seed and log give the same rows.
 
     Raises:
-        UserError: the log has fewer.
+        UserError: the log has fewer, or a single context has more.
     """
     generator = Random(seed)
-    strata: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    models: dict[str, set[str]] = {}
+    contexts: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for record in log:
         judged_here = axis in record["axes"] and record["reply"] is not None
         if judged_here and (axis == OVER_CAUTION or OVER_CAUTION not in record["axes"]):
             group = (record["suite"], "" if axis == OVER_CAUTION else record["label"])
-            strata.setdefault(group, {}).setdefault(record["model"], []).append(record)
-    piles = [pile for models in strata.values() for pile in models.values()]
-    for pile in piles:
+            contexts.setdefault(group, {}).setdefault(record["id"], []).append(record)
+            models.setdefault(record["suite"], set()).add(record["model"])
+    piles: dict[bool, list[list[list[SheetRow]]]] = {True: [], False: []}
+    for (suite, _), by_context in contexts.items():
+        pile = list(by_context.values())
         generator.shuffle(pile)
-    by_now = guidelines_sha256()
-    rows: dict[str, SheetRow] = {}
-    while any(piles) and len(rows) < n:
-        for pile in piles:
-            while pile and len(rows) < n:
-                record = pile.pop()
-                key = reply_id(axis, record)
-                if key not in rows:
-                    context = list(record["context"])
-                    row = SheetRow(key, axis, record["suite"], context, record["reply"])
-                    rows[key] = replace(row, guidelines=by_now)
-                    break
-    if len(rows) < n:
+        for whole, of_kind in piles.items():
+            of_kind.append(
+                [
+                    _rows(found, axis)
+                    for found in pile
+                    if whole == (models[suite] == {record["model"] for record in found})
+                ]
+            )
+    # In turn one of each pile; the contexts that all models replied to before the others.
+    ordered = [
+        found
+        for of_kind in piles.values()
+        for turn in zip_longest(*of_kind, fillvalue=())
+        for found in turn
+    ]
+    total = sum(map(len, ordered))
+    if total < n:
         raise UserError(
-            f"--n {n}: the log has {len(rows)} different replies to label on {axis}; give "
-            f"{f'--n {len(rows)}' if rows else 'the log of suites that are judged on it'}"
+            f"--n {n}: the log has {total} different replies to label on {axis}; give "
+            f"{f'--n {total}' if total else 'the log of suites that are judged on it'}"
         )
-    drawn = list(rows.values())
+    drawn: list[SheetRow] = []
+    for found in ordered:
+        if len(drawn) + len(found) > n:
+            break
+        drawn += found
+    if not drawn:
+        raise UserError(f"--n {n}: each context has more replies, one of each model; raise it")
     generator.shuffle(drawn)
     return drawn
+
+
+def _rows(records: Sequence[Record], axis: str) -> list[SheetRow]:
+    """The different replies to one context."""
+    by_now = guidelines_sha256()
+    return list(
+        {
+            (key := reply_id(axis, record)): SheetRow(
+                key,
+                axis,
+                record["suite"],
+                list(record["context"]),
+                record["reply"],
+                guidelines=by_now,
+            )
+            for record in records
+        }.values()
+    )
 
 
 def guidelines_sha256() -> str:

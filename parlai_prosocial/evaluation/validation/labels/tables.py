@@ -1,12 +1,13 @@
 """Tables of how far the judges can be believed, from a summary (``evaluation/summary.py``)."""
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import (
     Interval,
-    holm,
+    corrected,
     unless_too_few,
     wilson_interval,
 )
@@ -61,6 +62,24 @@ def correction_notes(summary: Mapping[str, Any], suite: str) -> list[str]:
     return notes
 
 
+def tells_nothing(summary: Mapping[str, Any], suite: str, axis: str, judge: str) -> str:
+    """Why a judge's rates on a suite say nothing; empty where no label speaks against it.
+
+    Sensitivity + specificity - 1 on labelled replies of that suite is not clearly above 0.
+    """
+    for entry in summary.get("judge_quality", ()):
+        of_labels = entry.get("against") == "labels" and suite in entry["suites"]
+        if of_labels and (entry["axis"], entry["judge"]) == (axis, judge):
+            found = entry["youden"]
+            if found and found["low"] <= 0:
+                interval = f"{found['estimate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+                return (
+                    f"{short(judge)} does not tell the labelled replies apart (sensitivity + "
+                    f"specificity - 1 is {interval})"
+                )
+    return ""
+
+
 def quality_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """Judges against texts that people labelled."""
     rows = _quality_rows(summary, _QUALITY, "people")
@@ -85,11 +104,12 @@ def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = []
     notes = [
         "The sheets spread replies evenly over models and over what differs in suite or label of "
-        "the context, so these shares are of that mix. Differences: of other replies, not paired; "
-        "Newcombe's intervals. The primary comparison is the first model's on the first axis; the "
-        "p-values of the others are corrected together by Holm's method."
+        "the context, so these shares are of that mix. Differences: paired by context where both "
+        "models were labelled on the same contexts, else of other replies with Newcombe's "
+        "intervals. The primary comparison is the first model's with the last on the first axis; "
+        "the p-values of the others, of each two models, are corrected together by Holm's method."
     ]
-    gaps = labelled_gaps(summary)
+    gaps, reference = labelled_gaps(summary), summary["models"][-1]["name"]
     holes: list[str] = []
     for entry in summary["labels"]:
         n = entry["agreed"]
@@ -103,7 +123,7 @@ def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
             for row, own in shares.items():
                 own = own or {"n": 0, "rate": None}
                 cells = {"axis": entry["axis"], "row": row, "n": own["n"], "unfit": own["rate"]}
-                rows.append(cells | {"gap": gaps.get((entry["axis"], row))})
+                rows.append(cells | {"gap": gaps.get((entry["axis"], row, reference))})
                 if not own["n"]:
                     holes.append(f"{row} on {entry['axis']}")
         notes.append(f"{entry['axis']}: labelled by {'; '.join(entry['labellers'])}.")
@@ -112,22 +132,58 @@ def label_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     return make_table("Replies as labelled", columns, rows, notes) if rows else None
 
 
-def labelled_gaps(summary: Mapping[str, Any]) -> dict[tuple[str, str], Interval]:
-    """(axis, model) -> the model's labelled share minus that of the last model.
+def labelled_gaps(summary: Mapping[str, Any]) -> dict[tuple[str, str, str], Interval]:
+    """(axis, model, reference) -> the model's labelled share minus the reference's.
 
-    The first one is the primary comparison, named by the order of models and sheets; the others
-    are corrected by Holm's method.
+    Of each two models the one that was given later is the reference. The primary comparison is
+    that of the first model with the last one on the first axis, named by the order of models and
+    sheets; the others are corrected by Holm's method.
     """
-    *others, reference = [model["name"] for model in summary["models"]]
-    found = {}
+    names = [model["name"] for model in summary["models"]]
+    found: dict[tuple[str, str, str], Interval] = {}
     for entry in summary.get("labels", ()):
-        shares = entry["models"]
-        for model in others:
-            counts = [(shares[name]["unfit"], shares[name]["n"]) for name in (model, reference)]
-            fewest = min(n for _, n in counts)
-            if fewest:
-                found[entry["axis"], model] = unless_too_few(rate_difference(*counts), fewest)
-    return found | holm(dict(list(found.items())[1:]))
+        given = {
+            (one["model"], one["reference"]): Interval(**one["interval"])
+            for one in entry.get("differences", ())  # runs before there were pairs have none
+        }
+        for pair in combinations(names, 2):
+            counts = [(entry["models"][n]["unfit"], entry["models"][n]["n"]) for n in pair]
+            if fewest := min(n for _, n in counts):
+                unpaired = unless_too_few(rate_difference(*counts), fewest)
+                found[(entry["axis"], *pair)] = given.get(pair, unpaired)
+    if not found:
+        return {}
+    primary = next((key for key in found if key[1:] == (names[0], names[-1])), next(iter(found)))
+    return corrected(found, primary, found)
+
+
+def label_difference_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Each two models by their labels; None where the other table says it already."""
+    if len(summary["models"]) < 3:
+        return None
+    columns: dict[str, dict[str, Any]] = {
+        "axis": {"label": "axis"},
+        "model": {"label": "model"},
+        "reference": {"label": "less"},
+        "n": {"label": "contexts"},
+        "gap": {"label": "points", "scale": 100},
+    }
+    gaps = labelled_gaps(summary)
+    pairs = {
+        (entry["axis"], one["model"], one["reference"]): one
+        for entry in summary["labels"]
+        for one in entry.get("differences", ())
+    }
+    rows = [
+        {"axis": axis, "model": model, "reference": other, "n": one["n"], "gap": gap}
+        for (axis, model, other), gap in gaps.items()
+        if (one := pairs.get((axis, model, other)))
+    ]
+    note = (
+        "Shares of unfit replies; paired by context, with bootstrap intervals, where both models "
+        "were labelled on the same contexts, else Newcombe's. p-values as in the table above."
+    )
+    return make_table("Labelled replies, each two models", columns, rows, [note]) if rows else None
 
 
 def label_quality_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
