@@ -143,10 +143,12 @@ def test_all_labelled_comparisons_but_the_first_are_corrected():
 
 
 def test_columns_of_a_judge_that_tells_nothing_are_left_out():
-    found = summary(suites=("adversarial", "casual")) | {"sentinels": [], "corrected": []}
+    found = summary() | {"sentinels": [], "corrected": []}
     for result in found["results"]:
-        result["all"] |= {"n": 50, "missing_replies": 0}
-    found["suites"] = dict.fromkeys(found["suites"], {"axes": {"unsafe": 50}})
+        rate = {"rate": RATE["j@1"]["rate"], "missing": 0}
+        rates = {"unsafe": {"j@1": rate, "k@1": rate}}
+        result["all"] = {"n": 50, "missing_replies": 0, "rates": rates}
+    found["suites"] = {suite: {"axes": {"unsafe": 50}} for suite in found["suites"]}
     for low, is_shown in ((0.05, True), (-0.1, False)):
         told = found | {"judge_quality": [against_labels(low)]}
         table = _judged_table(told, "adversarial")
