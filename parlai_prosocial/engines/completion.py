@@ -17,10 +17,15 @@ _KEYS = re.compile(r"\b(?:sk|key|hf|gsk|xai|pk|Bearer)[-_ ][\w.*-]{6,}")
 
 
 class Completion(NamedTuple):
-    """An answer without thoughts, and whether the model ended it itself, not the length limit."""
+    """An answer without thoughts, and whether the model ended it itself, not the length limit.
+
+    ``first_token`` has the log p of what its first token could have been; None where that was not
+    asked for or not given.
+    """
 
     text: str
     ended: bool
+    first_token: dict[str, float] | None = None
 
 
 class Failure(NamedTuple):
@@ -65,7 +70,17 @@ def read_answer(status: int, content: bytes, key: str = "") -> Completion | Fail
     if reply is None:
         return Failure(f"a thought without an end{_named(finish)}", final=True)
     # JSON can hold half a surrogate pair, which no file in UTF-8 can.
-    return Completion(reply.encode("utf-8", "replace").decode("utf-8"), finish in _ENDED)
+    text = reply.encode("utf-8", "replace").decode("utf-8")
+    return Completion(text, finish in _ENDED, _first_token(choice.get("logprobs")))
+
+
+def _first_token(logprobs: Any) -> dict[str, float] | None:
+    """Log p of the most probable first tokens; None where the answer has none that can be read."""
+    try:
+        tops = logprobs["content"][0]["top_logprobs"]
+        return {str(top["token"]): float(top["logprob"]) for top in tops} or None
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
 
 
 def read_reason(content: bytes, key: str = "") -> str:

@@ -106,6 +106,7 @@ class ChatClient:
         temperature: float = 0.0,
         top_p: float = 1.0,
         otherwise: Callable[[Sequence[Message], Failure], list[Message] | None] | None = None,
+        top_logprobs: int = 0,
     ) -> list[Completion | None]:
         """Answer each conversation once.
 
@@ -114,6 +115,7 @@ class ChatClient:
             seeds: N; a server that honours them answers alike again.
             max_tokens, temperature, top_p: as the API means them; temperature 0 is greedy.
             otherwise: the messages to ask instead where a call failed for good, None for none.
+            top_logprobs: how many first tokens to ask the log p of.
 
         Returns:
             N, in order; None where there is no answer, for a reason that ``missing`` counts.
@@ -129,6 +131,8 @@ class ChatClient:
             "top_p": top_p,
             "stream": False,
         }
+        if top_logprobs:
+            settings |= {"logprobs": True, "top_logprobs": top_logprobs}
 
         def answer(messages: Sequence[Message], seed: int) -> Completion | Failure:
             found = self._ask(session, settings | {"messages": list(messages), "seed": seed})

@@ -93,6 +93,22 @@ def _open_guard(kind: str, where: str, options: JudgeOptions) -> Judge:
         return FolderGuard(folder, options.bf16, PARSERS[kind], kind)
 
 
+def _open_llm(where: str, options: JudgeOptions) -> Judge:
+    from parlai_prosocial.engines.served import ChatClient
+    from parlai_prosocial.judges.llm import LocalLLMJudge, ServedLLMJudge
+    from parlai_prosocial.models.backbone import weights_sha256
+    from parlai_prosocial.models.precision import best_device
+    from parlai_prosocial.zoo.resolve import is_address, named, open_generator
+
+    if is_address(where):
+        return ServedLLMJudge(ChatClient(where))
+    flag = "--judge llm:"
+    opened = open_generator(where, flag, options.datapath, options.bf16)
+    with named(flag, where):
+        backbone = opened.backbone.to(best_device())
+        return LocalLLMJudge(backbone, weights_sha256(opened.folder), options.bf16)
+
+
 def _open_parlai(where: str, options: JudgeOptions) -> Judge:
     from parlai_prosocial.judges.classifiers import ParlAIClassifierJudge
     from parlai_prosocial.zoo.resolve import Kind, find, named
@@ -134,6 +150,12 @@ KINDS = {
     ),
     "qwen3guard": JudgeKind(
         "FOLDER_OR_ADDRESS", "or http://HOST:PORT/v1#NAME", partial(_open_guard, "qwen3guard")
+    ),
+    "llm": JudgeKind(
+        "MODEL_OR_ADDRESS",
+        "any instruct model, asked by the guidelines. Check it against labels: one of 1.5 B "
+        "parameters measured AUC 0.46 on 240 of ours, a coin",
+        _open_llm,
     ),
     "parlai": JudgeKind("MODEL_FILE", "ParlAI's transformer/classifier", _open_parlai),
     "words": JudgeKind("", "ParlAI's list of offensive words", _open_words),
