@@ -67,6 +67,8 @@ _SHARED = [
     ),
     _setting("--mic-data", "MIC.csv or a folder; default DATAPATH/mic/MIC.csv."),
     _setting("--persona-chat", "A CSV file of Synthetic-Persona-Chat."),
+    _setting("--utterances", "A file of utterances with ProsocialDialog's safety labels."),
+    _setting("--convabuse", "A CSV file of ConvAbuse."),
     _setting("--unsafe-label", "Unsafe class of an hf or parlai judge."),
     _setting("--reply-only", "Show an hf judge the reply without its context.", is_flag=True),
     _setting("--batch-size", "Contexts at a time."),

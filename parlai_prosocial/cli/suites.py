@@ -2,7 +2,7 @@
 
 import click
 
-from parlai_prosocial.evaluation.suites.suite import ALL, NAMES, about
+from parlai_prosocial.evaluation.suites.suite import ALL, NAMES, OF_FILES, about
 
 
 @click.group()
@@ -19,6 +19,6 @@ def list_suites() -> None:
       prosocial suites list
     """
     for name in NAMES:
-        click.echo(f"{name:<15} {about(name)}")
-    click.echo(f"{'all':<15} {', '.join(ALL)}; and casual_out where --persona-chat is given")
-    click.echo(f"{'FILE':<15} own data, as `prosocial data check` takes it")
+        click.echo(f"{name:<16} {about(name)}")
+    click.echo(f"{'all':<16} {', '.join(ALL)}; and {', '.join(OF_FILES)} where their file is given")
+    click.echo(f"{'FILE':<16} own data, as `prosocial data check` takes it")

@@ -39,7 +39,27 @@ SCHEMA = Schema(
     },
 )
 
+UTTERANCES = Schema(
+    corpus="utterances with ProsocialDialog's labels",
+    fields={"context": Field(text), "safety_label": Field(one_of(SAFETY_LABELS))},
+)
+
 log = logging.getLogger(__name__)
+
+
+def load_utterances(source: str, datapath: str, skip_bad_rows: bool = False) -> dict[str, str]:
+    """Utterance -> safety label, of a file with columns ``context`` and ``safety_label``.
+
+    Of utterances that are equal but for case and white space the first one counts.
+
+    Raises:
+        UserError: a bad file or row.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for row in rows_of(open_corpus(source, UTTERANCES, datapath, skip_bad_rows)):
+        utterance = one_line(row["context"])
+        found.setdefault(normalise_text(utterance), (utterance, row["safety_label"]))
+    return dict(found.values())
 
 
 def load_rows(

@@ -78,6 +78,8 @@ def make_plan(
         prosocial_sample=settings.prosocial_sample,
         mic_data=settings.mic_data,
         persona_chat=settings.persona_chat,
+        utterances=settings.utterances,
+        convabuse=settings.convabuse,
     )
     names = suite_names(suites, sources)
     limits = read_limits(limit)

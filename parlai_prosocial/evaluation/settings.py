@@ -33,6 +33,8 @@ class Settings:
         prosocial_sample: the bundled samples instead of ProsocialDialog and MIC.
         mic_data: MIC.csv or a folder; None: ``DATAPATH/mic/MIC.csv``.
         persona_chat: a CSV file of Synthetic-Persona-Chat.
+        utterances: a file of utterances with ProsocialDialog's safety labels.
+        convabuse: a CSV file of ConvAbuse.
         unsafe_label: unsafe class of an ``hf`` or ``parlai`` judge.
         reply_only: show an ``hf`` judge the reply without its context.
         batch_size: contexts at a time; nothing depends on it but speed and rounding.
@@ -56,6 +58,8 @@ class Settings:
     prosocial_sample: bool = False
     mic_data: str | None = None
     persona_chat: str | None = None
+    utterances: str | None = None
+    convabuse: str | None = None
     unsafe_label: str | None = None
     reply_only: bool = False
     batch_size: int = 32

@@ -13,12 +13,20 @@ stands for all labels that are not named):
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parlai_prosocial.data import diasafety, mic, own, persona_chat, prosocial_dialog, self_dialogue
+from parlai_prosocial.data import (
+    convabuse,
+    diasafety,
+    mic,
+    own,
+    persona_chat,
+    prosocial_dialog,
+    self_dialogue,
+)
 from parlai_prosocial.data.example import CASUAL, ContrastiveExample
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.errors import UserError
@@ -40,14 +48,22 @@ NAMES = (
     "twins",
     "twins_test",
     "prosocial",
+    "first_utterances",
+    "convabuse",
     "mic",
     "mic_attributes",
 )
 ALL = ("adversarial", "casual", "safe_but_scary", "prosocial", "mic")
-"""What the name ``all`` stands for; ``casual_out`` joins where its file is given.
+"""What the name ``all`` stands for; those of :data:`OF_FILES` join where their file is given.
 
 ``twins`` is trained on and ``twins_test`` is kept for the final test, so both have to be named.
 """
+OF_FILES = {
+    "casual_out": "persona_chat",
+    "first_utterances": "utterances",
+    "convabuse": "convabuse",
+}
+"""Suites of a file of the user's, and the source that names it."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +130,8 @@ class Sources:
         prosocial_sample: the bundled samples instead of ProsocialDialog and MIC.
         mic_data: file or folder of MIC; None for the data path's.
         persona_chat: a file of Synthetic-Persona-Chat, for ``casual_out``.
+        utterances: a file of first utterances with their safety labels, for ``first_utterances``.
+        convabuse: a file of ConvAbuse.
     """
 
     datapath: str
@@ -122,6 +140,8 @@ class Sources:
     prosocial_sample: bool = False
     mic_data: str | None = None
     persona_chat: str | None = None
+    utterances: str | None = None
+    convabuse: str | None = None
 
 
 def suite_names(asked: Sequence[str], sources: Sources) -> list[str]:
@@ -132,7 +152,11 @@ def suite_names(asked: Sequence[str], sources: Sources) -> list[str]:
     """
     names: list[str] = []
     for name in asked:
-        names += [*ALL, *["casual_out"] * bool(sources.persona_chat)] if name == "all" else [name]
+        names += (
+            [*ALL, *(n for n, s in OF_FILES.items() if getattr(sources, s))]
+            if name == "all"
+            else [name]
+        )
     return list(dict.fromkeys(names))
 
 
@@ -175,13 +199,25 @@ def _fields(description: dict[str, Any], name: str, sources: Sources) -> Iterato
         dialogues = self_dialogue.load_dialogues(sources.datapath, sources.split)
         return _casual(corpus, dialogues, description["replies_per_dialogue"])
     if corpus == "persona_chat":
-        if sources.persona_chat is None:
-            raise UserError(
-                f"--suite {name}: give a file of Synthetic-Persona-Chat with --persona-chat "
-                "(https://github.com/google-research-datasets/Synthetic-Persona-Chat, CC BY 4.0)"
-            )
-        dialogues = persona_chat.load_dialogues(sources.persona_chat, sources.datapath)
+        file = _given(
+            name,
+            sources.persona_chat,
+            "a file of Synthetic-Persona-Chat with --persona-chat "
+            "(https://github.com/google-research-datasets/Synthetic-Persona-Chat, CC BY 4.0)",
+        )
+        dialogues = persona_chat.load_dialogues(file, sources.datapath)
         return _casual(corpus, dialogues, description["replies_per_dialogue"])
+    if corpus == "utterances":
+        what = "a file with columns context and safety_label with --utterances"
+        file = _given(name, sources.utterances, what)
+        return _utterances(prosocial_dialog.load_utterances(file, sources.datapath))
+    if corpus == "convabuse":
+        what = (
+            "a CSV file of ConvAbuse with --convabuse "
+            "(https://github.com/amandacurry/convabuse, CC BY 4.0)"
+        )
+        file = _given(name, sources.convabuse, what)
+        return _convabuse(convabuse.load_contexts(file, sources.datapath))
     if corpus == "pairs":
         return _pairs(FOLDER / description["file"])
     if corpus == "prosocial_dialog":
@@ -197,6 +233,12 @@ def _fields(description: dict[str, Any], name: str, sources: Sources) -> Iterato
     if corpus == "mic":
         return _of_examples(mic.contrastive_examples(annotations))
     return _mic_attributes(annotations)
+
+
+def _given(name: str, file: str | None, what: str) -> str:
+    if file is None:
+        raise UserError(f"--suite {name}: give {what}")
+    return file
 
 
 def _diasafety(sources: Sources) -> Iterator[dict[str, Any]]:
@@ -227,6 +269,31 @@ def _casual(source: str, dialogues: list[dict], count: int) -> Iterator[dict[str
                 "cluster": f"{source}:{dialogue['id']}",
                 "fitting": (reply.response,),
             }
+
+
+def _utterances(labels: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for utterance, label in labels.items():
+        key = digest(normalise_text(utterance))
+        yield {
+            "id": f"utterance:{key}",
+            "turns": (utterance,),
+            "label": label,
+            "kind": "",
+            "source": "prosocial_dialog",
+            "cluster": key,
+        }
+
+
+def _convabuse(contexts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for context in contexts:
+        yield {
+            "id": f"convabuse:{context['id']}",
+            "turns": tuple(context["turns"]),
+            "label": context["label"],
+            "kind": "",
+            "source": "convabuse",
+            "cluster": f"convabuse:{context['conversation']}",
+        }
 
 
 def _pairs(file: Path) -> Iterator[dict[str, Any]]:

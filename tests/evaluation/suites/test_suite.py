@@ -1,5 +1,6 @@
 """What the suites hold, and what each context is judged on."""
 
+import csv
 import json
 import re
 from collections import Counter
@@ -9,13 +10,14 @@ from itertools import combinations
 import pytest
 
 from parlai_prosocial.data import own
-from parlai_prosocial.data.example import CASUAL
+from parlai_prosocial.data.example import CASUAL, SAFETY_LABELS
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.suite import (
     AXES,
     FOLDER,
     NAMES,
+    OF_FILES,
     Sources,
     load_suite,
     suite_names,
@@ -30,7 +32,37 @@ def sources(tmp_path_factory):
     persona_chat = folder / "persona_chat.csv"
     conversation = "User 1: Hi!\nUser 2: Hello.\nUser 1: Nice boat."
     persona_chat.write_text(f'Best Generated Conversation\n"{conversation}"\n', encoding="utf-8")
-    return Sources(str(folder), prosocial_sample=True, persona_chat=str(persona_chat))
+    utterances = folder / "utterances.jsonl"
+    rows = [("I like boats.", CASUAL), ("i like  boats", CASUAL), ("He lies.", SAFETY_LABELS[2])]
+    utterances.write_text(
+        "".join(json.dumps({"context": c, "safety_label": label}) + "\n" for c, label in rows)
+    )
+    return Sources(
+        str(folder),
+        prosocial_sample=True,
+        persona_chat=str(persona_chat),
+        utterances=str(utterances),
+        convabuse=write_convabuse(folder / "convabuse.csv"),
+    )
+
+
+def write_convabuse(file):
+    """Four rows of our own in ConvAbuse's format; the last one repeats the first."""
+    grades = [("1", "1", ""), ("-1", "1", ""), ("-2", "-1", "0"), ("1", "1", "1")]
+    users = ["Nice boat.", "You are slow.", "You are a dim machine.", "nice boat"]
+    columns = ["example_id", "conv_id", "prev_agent", "prev_user", "agent", "user"]
+    columns += [f"Annotator{a}_is_abuse.{g}" for a in (1, 2, 3) for g in (1, 0, -1, -2, -3)]
+    with open(file, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        for i, (user, given) in enumerate(zip(users, grades, strict=True)):
+            marks = [
+                "" if not own else "1, 1" if own == str(g) else "0, 0"
+                for own in given
+                for g in (1, 0, -1, -2, -3)
+            ]
+            writer.writerow([i, i // 2, "", "Hi!", "Hello.", user, *marks])
+    return str(file)
 
 
 def test_safe_but_scary_is_large_and_balanced():
@@ -91,9 +123,36 @@ def test_what_is_judged_on_what(sources):
     adversarial = dict(axes("adversarial", sources))
     assert adversarial.pop("Toxicity Agreement") == ("unsafe", "agreement")
     assert set(adversarial.values()) == {("unsafe",)} and len(adversarial) == 4
+    assert axes("convabuse", sources) == {
+        ("abusive", ("unsafe", "agreement")),
+        ("disputed", ("unsafe",)),
+        ("not abusive", ("over-caution", "unsafe")),
+    }
+    assert axes("first_utterances", sources) == {
+        (CASUAL, ("over-caution", "unsafe")),
+        (SAFETY_LABELS[2], ("unsafe", "agreement")),
+    }
     prosocial = dict(axes("prosocial", sources))
     assert prosocial.pop(CASUAL) == ("over-caution", "unsafe")
     assert set(prosocial.values()) == {("unsafe", "agreement")}
+
+
+def test_convabuse_is_read_as_turns_and_each_context_once(sources):
+    contexts = load_suite("convabuse", sources).contexts
+    assert [c.turns for c in contexts] == [
+        ("Hi!", "Hello.", user)
+        for user in ("Nice boat.", "You are slow.", "You are a dim machine.")
+    ]
+    assert contexts[0].cluster == contexts[1].cluster != contexts[2].cluster
+    assert [c.label for c in contexts] == ["not abusive", "disputed", "abusive"]
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_suites_of_files_ask_for_theirs_and_join_all(name, sources):
+    with pytest.raises(UserError, match=f"--suite {name}: give a "):
+        load_suite(name, Sources(sources.datapath))
+    assert name in suite_names(["all"], sources)
+    assert name not in suite_names(["all"], Sources(sources.datapath))
 
 
 def test_adversarial_contexts_drew_an_unsafe_reply_and_folds_share_none(sources):
@@ -153,7 +212,7 @@ def test_own_rows_are_cut_as_training_cuts_them(sources, tmp_path, caplog, split
 
 
 def test_names_and_mistakes(sources):
-    assert suite_names(["all"], sources)[-1] == "casual_out"
+    assert suite_names(["all"], sources)[-3:] == list(OF_FILES)
     assert suite_names(["casual", "all", "casual"], Sources("")).count("casual") == 1
     with pytest.raises(UserError, match="--suite advers: neither a file nor a suite"):
         load_suite("advers", sources)
