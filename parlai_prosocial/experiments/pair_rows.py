@@ -25,7 +25,7 @@ from parlai_prosocial.rounds.measuring import Measuring
 from parlai_prosocial.rounds.results import START
 from parlai_prosocial.training.recipe import StepResult, train_step
 from parlai_prosocial.util.environment import precision_name
-from parlai_prosocial.util.files import json_text, write_aside
+from parlai_prosocial.util.files import json_text, text_lines, write_aside
 from parlai_prosocial.util.journal import recorded
 from parlai_prosocial.util.writer import made_by_one
 from parlai_prosocial.zoo.resolve import Found, find
@@ -159,7 +159,7 @@ class PairRows:
 
     def _permuted(self, seed: int) -> Path:
         file = self._folder(seed) / "pairs-permuted.jsonl"
-        rows = [json.loads(line) for line in self.pairs.read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in text_lines(self.pairs)]
         permuted = permute_verdicts(rows, seed)
         write_aside(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in permuted))
         return file
