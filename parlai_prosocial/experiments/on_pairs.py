@@ -72,7 +72,7 @@ def ablate_pairs(
     """
     from parlai.scripts.train_model import TrainModel
 
-    from parlai_prosocial.compat.flags import find_datapath
+    from parlai_prosocial.compat.flags import check_flags, find_datapath
     from parlai_prosocial.models.precision import best_device
 
     for flag, count in (("--valid-limit", valid_limit), ("--casual-dialogues", casual_dialogues)):
@@ -87,7 +87,7 @@ def ablate_pairs(
     design.check(list(arms or []), "--arms")
     chosen = design.with_compared(list(design.arms if arms is None else arms))
     target = Path(out) if out is not None else Path("runs") / f"ablate-{folder.name}"
-    start = stages.find_start(init_model, datapath)
+    start = stages.find_start(init_model, datapath, "--init-model")
     valid = stages.held_out(task, datapath, task_settings, valid_limit)
     _check_pairs(Path(pairs), datapath, {turns[0].key for turns in valid.turns})
     bf16 = computes_in_bf16(target)
@@ -108,7 +108,7 @@ def ablate_pairs(
     )
     # A wrong setting is found here, before any work.
     trained = next(name for name in chosen if "best_of" not in design.arms[name])
-    opt = TrainModel.setup_args().parse_args(rows.training_arguments(seeds[0], trained))
+    opt = check_flags(TrainModel.setup_args(), rows.training_arguments(seeds[0], trained))
     rows.context_tokens = int(opt["text_truncate"])
     judges = {
         "choosing": rows.judge(rows.choosing).name,

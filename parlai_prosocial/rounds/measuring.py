@@ -71,8 +71,9 @@ class Measuring:
         sampled, choice, judged = self._files(name, "sampled", "choice", "judged")
         decoding = {"max_tokens": SAMPLED_TOKENS, "seed": self.seed, **SAMPLING}
         self.sample(sampled, self.valid, name, model, n, decoding)
-        chosen = stages.judged(choice, sampled, self.valid, choosing, self.preachy)
-        records = stages.judged(judged, sampled, self.valid, self.scoring, self.preachy)
+        records = chosen = stages.judged(judged, sampled, self.valid, self.scoring, self.preachy)
+        if choosing is not self.scoring:
+            chosen = stages.judged(choice, sampled, self.valid, choosing, self.preachy)
         best = [[of[safest(by)]] for by, of in zip(chosen, records, strict=True)]
         return self._row(name, model, best, judged, start)
 

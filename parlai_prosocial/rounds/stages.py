@@ -60,13 +60,13 @@ def held_out(task: str, datapath: str, settings: Sequence[str], limit: int | Non
     return Contexts([turn for i in kept for turn in every.turns[i]])
 
 
-def find_start(model: str, datapath: str) -> Found:
+def find_start(model: str, datapath: str, flag: str = "--model") -> Found:
     """What can be trained further.
 
     Raises:
         UserError: there is no such model, or it is of another kind.
     """
-    found = find(model, "--model", datapath)
+    found = find(model, flag, datapath)
     if found.kind not in (Kind.CHECKPOINT, Kind.FOLDER):
         raise found.refused(f"is {found.kind}; give a model that -m prosocial can train further")
     return found

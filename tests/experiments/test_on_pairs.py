@@ -5,8 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from parlai_prosocial.cli.main import cli
-from parlai_prosocial.errors import UserError
+from parlai_prosocial.cli.ablate import ablate
+from parlai_prosocial.errors import UsageError, UserError
 from parlai_prosocial.experiments import pair_rows
 from parlai_prosocial.experiments.on_pairs import ablate_pairs
 from parlai_prosocial.experiments.pair_rows import permute_verdicts
@@ -151,5 +151,5 @@ def test_permuted_verdicts_keep_each_replys_log_p():
     ],
 )
 def test_flags_that_do_not_go_together_are_named(flags, message):
-    result = CliRunner().invoke(cli, ["ablate", *flags])
-    assert result.exit_code == 2 and message in str(result.exception) + result.output
+    error = CliRunner().invoke(ablate, flags).exception
+    assert isinstance(error, UsageError) and message in str(error)
