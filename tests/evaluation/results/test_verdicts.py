@@ -135,10 +135,10 @@ def test_all_labelled_comparisons_but_the_first_are_corrected():
     assert p_values == {
         ("unsafe", "tuned", "other"): 1.0,
         ("unsafe", "tuned", "base"): 0.018,
-        ("unsafe", "other", "base"): 0.055,
+        ("unsafe", "other", "base"): 0.092,
         ("agreement", "tuned", "other"): 1.0,
-        ("agreement", "tuned", "base"): 0.055,
-        ("agreement", "other", "base"): 0.055,
+        ("agreement", "tuned", "base"): 0.092,
+        ("agreement", "other", "base"): 0.092,
     }
 
 
