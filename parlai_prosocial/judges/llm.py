@@ -118,7 +118,10 @@ class LocalLLMJudge(ModelJudge):
         return in_batches([len(ids) for ids in encoded], BATCH, answered)
 
     def _encode(self, context: str, reply: str) -> list[int]:
-        return self.prompt.encode_context("\n".join(turns_of(context, reply)))
+        turns = turns_of(context, reply)
+        if not self.prompt.has_template:  # so there is no system turn either
+            turns[0] = f"{instruction()['system']} {turns[0]}"
+        return self.prompt.encode_context("\n".join(turns))
 
     def _keep_prefix(self) -> None:
         """Compute what two prompts share, and keep it if both have the same answers with it."""

@@ -59,15 +59,19 @@ def test_without_a_cache_the_answers_are_the_same(folder, tmp_path, monkeypatch)
 
 def test_a_prompt_that_does_not_fit_is_missing(folder, tmp_path):
     judge = open_judge(f"llm:{folder}", str(tmp_path), bf16=False)
-    judge.backbone.lm.config.max_position_embeddings = len(judge.prefix) + 40
-    long = "so " * 200
+    judge.backbone.lm.config.max_position_embeddings = len(judge.prefix) + 150
+    long = "so " * 290
     assert [x is None for x in judge.judge(["Hi!", long], ["Hello.", "Oh."])] == [False, True]
     assert judge.missing == {llm.TOO_LONG: 1}
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("t5", "is an encoder-decoder"), ("gpt2", "has 512 positions; the instruction alone takes")],
+    [
+        ("t5", "is an encoder-decoder"),
+        ("gpt2", "its tokenizer begins Yes and No alike"),
+        ("llama", "has 1024 positions; the instruction alone takes"),
+    ],
 )
 def test_a_model_that_cannot_be_asked_is_refused(tiny_backbones, tmp_path, name, message):
     with pytest.raises(UserError, match=rf"--judge llm:.*{message}"):
