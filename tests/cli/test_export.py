@@ -267,7 +267,7 @@ def test_mistakes_are_named(trained, tiny_backbones, tmp_path):
         run("hf", "--model", trained, "--out", out)
     with pytest.raises(UserError, match=r"config\.json\.opt beside it"):
         run("parlai", "--model", tiny_backbones["gpt2"] / "config.json", "--out", tmp_path / "p")
-    with pytest.raises(UserError, match=r"is a checkpoint of -m prosocial, .* prosocial export hf"):
+    with pytest.raises(UserError, match=r"is a checkpoint of -m prosocial, .*prosocial export hf"):
         run("parlai", "--model", trained, "--out", tmp_path / "p")
 
 
