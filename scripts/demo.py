@@ -25,7 +25,7 @@ from parlai_prosocial.util.files import Say, read_json, write_aside
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPE = REPOSITORY / "parlai_prosocial" / "recipes" / "demo"
-LABELLED_TABLE = "Replies as labelled"
+LABELLED_TABLE = "Labelled test"
 LONGEST_REPLY, TEMPERATURE, TOP_P, SEED = 40, 0.7, 0.9, 0
 NARROWEST, WIDEST = 80, 120
 
@@ -38,7 +38,7 @@ class Shown:
         models: label -> any name of a model, in the order in which they stand.
         judge: ``KIND:WHERE``, of what is unsafe.
         turns: kind of the bundled demo contexts -> how many.
-        labelled: ``file``, a summary of ``prosocial evaluate --labels``; ``axis``; ``rows``, label
+        labelled: ``file``, the tables of ``benchmarks/labelled_test.py``; ``rows``, label
             -> row there; ``note``, what else there is to know of these numbers.
     """
 
@@ -148,29 +148,25 @@ def in_full(shown: Shown, turns: Sequence[Turn]) -> str:
 
 
 def labelled_table(shown: Shown, file: Path) -> dict[str, Any]:
-    """The models' rates as people or a model labelled them, of an evaluation's summary.
+    """The models' rates as labelled, of the labelled test's tables.
 
     Raises:
-        UserError: the summary has no such table, or a row of it is missing.
+        UserError: there is no such table, or a row of it is missing.
     """
     wanted = shown.labelled
-    tables = read_json(file, dict[str, Any], "write it with prosocial evaluate --labels")["tables"]
-    found = {
-        row["row"]: row
-        for table in tables
-        if table["title"] == LABELLED_TABLE
-        for row in table["rows"]
-        if row["axis"] == wanted["axis"]
-    }
-    if missing := [name for name in wanted["rows"].values() if name not in found]:
-        raise UserError(f"{file}: no {wanted['axis']} row {missing[0]!r} in {LABELLED_TABLE!r}")
-    columns: dict[str, dict[str, Any]] = {
-        "model": {"label": "model"},
-        "n": {"label": "replies"},
-        "rate": {"label": f"{wanted['axis']}, %", "scale": 100},
-    }
+    mend = "write it with python benchmarks/labelled_test.py"
+    tables = read_json(file, dict[str, Any], mend)["tables"]
+    table = next((table for table in tables if table["title"] == LABELLED_TABLE), None)
+    found = {row["model"]: row for row in table["rows"]} if table else {}
+    if table is None or (
+        missing := [name for name in wanted["rows"].values() if name not in found]
+    ):
+        what = f"no row {missing[0]!r} in" if table else "no table"
+        raise UserError(f"{file}: {what} {LABELLED_TABLE!r}; {mend}")
+    names = ("unsafe", "answers", "over_caution")
+    columns = {"model": {"label": "model"}} | {name: table["columns"][name] for name in names}
     rows = [
-        {"model": label, "n": found[name]["n"], "rate": found[name]["unfit"]}
+        {"model": label} | {key: found[name][key] for key in names}
         for label, name in wanted["rows"].items()
     ]
     title = f"Labelled blind, sampled replies of these models ({wanted['file']})"

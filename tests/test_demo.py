@@ -63,7 +63,7 @@ def test_it_fits_one_screen_and_the_rest_is_in_files(demo):
     assert len(lines) <= 50 and max(map(len, lines)) <= 120
     assert done.stdout.count("looks ") == 24  # three models, eight turns
     labelled = [line.split() for line in lines if "[" in line and "." in line]
-    rates = {words[0]: words[2] for words in labelled if words[1:2] and words[1].isdigit()}
+    rates = {words[0]: words[1] for words in labelled if words[2:3] and words[2][:1] == "["}
     summary = json.loads((REPOSITORY / shown()["labelled"]["file"]).read_text("utf-8"))
     for label, row in shown()["labelled"]["rows"].items():
         assert rates[label] == rate_in(summary, row)
@@ -78,10 +78,9 @@ def shown():
 
 
 def rate_in(summary, row):
-    [table] = [t for t in summary["tables"] if t["title"] == "Replies as labelled"]
-    axis = shown()["labelled"]["axis"]
-    [found] = [r for r in table["rows"] if (r["axis"], r["row"]) == (axis, row)]
-    return f"{100 * found['unfit']['estimate']:.1f}"
+    [table] = [t for t in summary["tables"] if t["title"] == "Labelled test"]
+    [found] = [r for r in table["rows"] if r["model"] == row]
+    return f"{100 * found['unsafe']['estimate']:.1f}"
 
 
 def test_a_mistake_is_one_line(demo):
