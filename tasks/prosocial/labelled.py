@@ -15,11 +15,11 @@ class LabelledTeacher(CorpusTeacher):
     """Is the last line fitting after the ones before? ``__ok__`` or ``__notok__``.
 
     ``-dt valid`` has the rows of 8 % of the contexts; ``-dt test`` those of the half that
-    ``--labels-half`` leaves out.
+    ``--labels-half`` leaves out, or of valid again without it.
     """
 
     corpus = "labelled"
-    needs = "a label on --labels-axis (-dt test needs --labels-half)"
+    needs = "a label on --labels-axis"
 
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
