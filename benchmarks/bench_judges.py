@@ -29,8 +29,8 @@ from parlai_prosocial.evaluation.statistics.bootstrap import (
     cluster_draws,
     percentile_ends,
 )
-from parlai_prosocial.evaluation.statistics.classification import area_under_curve
 from parlai_prosocial.evaluation.validation.labels.sheets import read_sheet
+from parlai_prosocial.experiments.classification import area_under_curve
 from parlai_prosocial.judges.judge import THRESHOLD, judge_each
 from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.models.precision import best_device, bf16_is_faster

@@ -40,10 +40,11 @@ def open_checkpoint(model_file: str) -> Checkpoint | ClassifierCheckpoint:
         UserError: it is no adapter, or over a base that others cannot have.
     """
     run: Checkpoint | ClassifierCheckpoint
+    common: tuple[str, ...]
     if format_of(Path(model_file)) == CLASSIFIER_FORMAT:
-        run, common = ClassifierCheckpoint(model_file), minilm.PACKAGE
+        run, common = ClassifierCheckpoint(model_file), (minilm.PACKAGE, PREFIX)
     else:
-        run, common = Checkpoint(model_file), PREFIX
+        run, common = Checkpoint(model_file), (PREFIX,)
     if not run.is_adapter:
         raise UserError(
             f"{model_file}: is no adapter, and whole models are too big to bundle; train with "
@@ -52,7 +53,7 @@ def open_checkpoint(model_file: str) -> Checkpoint | ClassifierCheckpoint:
     if not run.info["backbone"].startswith(common):
         raise UserError(
             f"{model_file}: its base is {run.info['backbone']}, which others do not have; train it "
-            f"over {common if common == minilm.PACKAGE else PREFIX + 'smollm2_135m'}"
+            f"over {common[0] if len(common) > 1 else PREFIX + 'smollm2_135m'}"
         )
     return run
 
