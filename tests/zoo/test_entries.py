@@ -63,6 +63,7 @@ def test_what_is_bundled_is_there_and_small():
         expected.add(entry.folder / entry.log)
         assert entry.metrics and entry.training
         known = {"zoo:prosocial/smollm2_135m": find_entry("smollm2_135m").files[0].sha256}
+        known["zoo:prosocial/mpnet_base"] = find_entry("mpnet_base").files[0].sha256
         known[minilm.PACKAGE] = minilm.WEIGHTS_SHA256
         assert entry.base["sha256"] == known[entry.base["name"]]
     found = {path for path in ENTRIES.rglob("*") if path.is_file()}
