@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -236,6 +237,7 @@ class OpenAIEngine:
         self.system_prompt = system_prompt
         self.missing = client.missing
         self._warned: set[str] = set()
+        self._warning = Lock()  # calls run side by side
 
     def sample(
         self,
@@ -273,9 +275,10 @@ class OpenAIEngine:
 
     def _warn(self, text: str) -> None:
         """Say it once."""
-        if text not in self._warned:
-            logger.warning("%s: %s", self.name, text)
-        self._warned.add(text)
+        with self._warning:
+            if text not in self._warned:
+                logger.warning("%s: %s", self.name, text)
+            self._warned.add(text)
 
 
 def chat_messages(context: str, system_prompt: str) -> list[Message]:

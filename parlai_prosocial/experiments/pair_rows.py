@@ -173,7 +173,7 @@ def permute_verdicts(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[
 
     >>> row = {"response": "a", "negatives": ["b", "c"], "negative_weights": [2, 1]}
     >>> permute_verdicts([row], seed=1)
-    [{'response': 'c', 'negatives': ['b', 'a'], 'negative_weights': [2, 1]}]
+    [{'response': 'b', 'negatives': ['a', 'c'], 'negative_weights': [2, 1]}]
     """
     random, permuted = Random(f"verdicts {seed}"), []
     for row in rows:

@@ -77,12 +77,14 @@ class LoraProduct(torch.autograd.Function):
         """
         ctx.x_dtype, ctx.a_dtype, ctx.b_dtype = x.dtype, a.dtype, b.dtype
         ctx.shape, ctx.scaling = x.shape, scaling
-        x, weight, a, b = x.to(dtype).flatten(0, -2), weight.to(dtype), a.to(dtype), b.to(dtype)
-        result = F.linear(x, weight, None if bias is None else bias.to(dtype))
+        x, weight, a, b = x.to(dtype), weight.to(dtype), a.to(dtype), b.to(dtype)
+        # No view of another tensor: OLMo clamps what comes out in place, which a view forbids.
+        result = F.linear(x, weight, None if bias is None else bias.to(dtype))  # (..., out)
+        x = x.flatten(0, -2)  # (tokens, in)
         down = F.linear(x, a)  # (tokens, rank)
-        result.addmm_(down, b.T, alpha=scaling)
+        result.view(-1, len(weight)).addmm_(down, b.T, alpha=scaling)
         ctx.save_for_backward(x, weight, a, b, down)
-        return result.view(*ctx.shape[:-1], -1)
+        return result
 
     @staticmethod
     @once_differentiable

@@ -58,7 +58,7 @@ def test_only_the_needed_fields(tmp_path):
 
 @pytest.mark.parametrize(
     "context",
-    ["one\ntwo", "one\n\n two \n", ["one", "two"], '["one", "two"]', ["one", "", None, "two"]],
+    ["one\ntwo", "one\n\n two \n", ["one", "two"], '["one", "two"]', ["one", None, "two"]],
 )
 def test_spellings_of_a_context(tmp_path, context):
     [example] = examples(tmp_path, {**FULL, "context": context})

@@ -46,6 +46,14 @@ def comparable(file):
     summary = json.loads(file.read_text("utf-8"))
     del summary["command"], summary["environment"]
     del summary["suites"]["rows.jsonl"]["about"]  # said that rows without a split are all taken
+    # Since then differences are labelled for each two models, paired where they can be.
+    for labelled in summary.get("labels", []):
+        labelled.pop("differences", None)
+    for table in summary["tables"]:
+        if table["title"] == "Replies as labelled":
+            table["notes"] = table["notes"][1:]
+            for row in table["rows"]:
+                row.pop("gap", None)
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     return NUMBER.sub("number", text), [float(number) for number in NUMBER.findall(text)]
 

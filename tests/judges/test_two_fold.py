@@ -47,7 +47,7 @@ def halves(tmp_path, tiny_encoder):
 
     rows = [
         {"context": [f"Turn {i}."], "reply": f"Reply {j}.", "axis": "unsafe", "label_1": j == 1}
-        for i in range(12)
+        for i in range(60)
         for j in range(2)
     ]
     labels = tmp_path / "labels.jsonl"
@@ -59,7 +59,7 @@ def halves(tmp_path, tiny_encoder):
             model="prosocial/classifier",
             task="prosocial:Labelled",
             labels=str(labels),
-            labels_half=half,
+            **({} if half is None else {"labels_half": half}),
             backbone=str(tiny_encoder),
             model_file=files[half],
             precision="bf16",

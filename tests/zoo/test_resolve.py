@@ -96,6 +96,8 @@ def names(made, tiny_backbones, chat_server, monkeypatch):
 def command(*words):
     """Run a command of ours; its error, if it has one, comes out."""
     done = CliRunner().invoke(cli, list(map(str, words)), catch_exceptions=False)
+    if done.exit_code == 2:  # told as a mistake of usage, which names the flag too
+        raise UserError(done.output.strip().splitlines()[-1].removeprefix("Error: "))
     assert done.exit_code == 0, done.output
 
 
