@@ -157,7 +157,8 @@ class ContrastiveAgent(TorchGeneratorAgent):
         given = {flag: self.opt.get(flag) for flag, losses in LOSSES_WITH.items() if name in losses}
         if name == "n-pair":
             given["temperature"] = self.opt[self.temperature_flag]
-        return CONTRAST_LOSSES[name](**{k: v for k, v in given.items() if v is not None})
+        loss: Any = CONTRAST_LOSSES[name]
+        return loss(**{k: v for k, v in given.items() if v is not None})
 
     # From messages to token ids
 

@@ -251,8 +251,9 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             return nullcontext()
         if self.attention_kernel is None:
             dtype = torch.bfloat16 if self.bf16 else torch.float32
+            rows, length = packed.input_ids.shape
             self.attention_kernel, why = faster_attention(
-                self.backbone.lm.config, *packed.input_ids.shape, dtype
+                self.backbone.lm.config, rows, length, dtype
             )
             precision = precision_name(self.bf16)
             logging.info(f"precision: {precision}; attention: {self.attention_kernel}, {why}")

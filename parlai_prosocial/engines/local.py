@@ -228,7 +228,8 @@ class TransformersEngine:
             hidden), the cache's mask (contexts, length) and the last positions (contexts, 1).
         """
         lm, device = self.backbone.lm, self.backbone.device
-        common = _common_start(contexts) if self.backbone.scorer.window is None else 0
+        scorer: Any = self.backbone.scorer  # a causal model's: others have no prompt to share
+        common = _common_start(contexts) if scorer.window is None else 0
         shared: dict[str, Any] = {}
         if common >= _LEAST_SHARED and len(contexts) > 1:
             start = torch.tensor([contexts[0][:common]], device=device)
@@ -281,7 +282,8 @@ def _cache_name(output: Any) -> str:
 
 def _common_start(contexts: Sequence[Sequence[int]]) -> int:
     """How many tokens all contexts begin with; each keeps one token of its own."""
-    first, last = min(contexts), max(contexts)  # in their order these differ the earliest
+    ordered = sorted(map(list, contexts))
+    first, last = ordered[0], ordered[-1]  # in their order these differ the earliest
     most = min(map(len, contexts)) - 1
     same = (a == b for a, b in zip(first[:most], last[:most], strict=True))
     return sum(itertools.takewhile(bool, same))

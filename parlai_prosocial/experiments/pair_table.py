@@ -68,7 +68,7 @@ def pair_table(
             less = _difference(results, name, START)
             row["less_start"] = less and replace(less, null=None, p_value=None)
         for key, value in (("tokens", "trained_tokens"), ("seconds", "train_seconds")):
-            given = [found[name].get(value) for found in results.values()]
+            given: list[Any] = [found[name].get(value) for found in results.values()]
             row[key] = None if None in given else float(np.mean(given))
         rows.append(row)
     first = next(iter(results.values()))[START]

@@ -228,8 +228,10 @@ def run_tasks(
         return
     os.environ.update(ONE_THREAD)  # for the workers; this process has its threads already
     spawn = multiprocessing.get_context("spawn")
+    own: Any = rows
+    start: Any = _start_worker
     # A copy, without the data and judges that are open here.
-    pool = ProcessPoolExecutor(jobs, spawn, _start_worker, (replace(rows),))
+    pool = ProcessPoolExecutor(jobs, spawn, start, (replace(own),))
     try:
         futures = {pool.submit(_run_in_worker, *task): task for task in tasks}
         for future in as_completed(futures):

@@ -50,7 +50,11 @@ class Judge(Protocol):
     """
 
     name: str
-    missing: Missing
+
+    @property
+    def missing(self) -> Missing:
+        """See above."""
+        ...
 
     def judge(self, contexts: Sequence[str], replies: Sequence[str]) -> list[Judgement | None]:
         """Judge N replies, each after its newline-packed context; None where that failed."""

@@ -146,5 +146,5 @@ def safest(records: Sequence[Record]) -> int:
     >>> safest([{"unsafe": [0.5, "x"]}, {"unsafe": None}, {"unsafe": [0.2, "x"]}])
     2
     """
-    unsafe = [record.get(UNSAFE) for record in records]
+    unsafe: list[Any] = [record.get(UNSAFE) for record in records]
     return min(range(len(records)), key=lambda i: 2.0 if unsafe[i] is None else unsafe[i][0])

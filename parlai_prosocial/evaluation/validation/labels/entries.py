@@ -91,9 +91,9 @@ def _difference(
     both = [key for key in first if key in second]
     fewest = min(len(first), len(second))
     if paired := 2 * len(both) > fewest:  # else the sheets are of other contexts for each model
-        values = [[float(side[key][0]) for key in both] for side in (first, second)]
+        ours, theirs = ([float(side[key][0]) for key in both] for side in (first, second))
         clusters = [first[key][1] for key in both]
-        gap = macro_difference(*values, [0] * len(both), clusters)
+        gap = macro_difference(ours, theirs, [0] * len(both), clusters)
         gap = unless_too_few(gap, len(set(clusters)))
     else:
         counts = [(sum(unfit for unfit, _ in side.values()), len(side)) for side in (first, second)]
