@@ -50,8 +50,7 @@ def bag_of_words(texts: list[tuple[str, str]]) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    rows = labelled.load_rows([str(LABELS / "generated.jsonl")], "unsafe", "train")
-    rows += labelled.load_rows([str(LABELS / "generated.jsonl")], "unsafe", "valid")
+    rows = labelled.load_rows([str(LABELS / "generated.jsonl")], "unsafe")
 
     def words(context: str, reply: str) -> str:
         return " ".join([*(f"context_{word}" for word in context.lower().split()), reply.lower()])

@@ -57,7 +57,7 @@ def is_valid(context: str) -> bool:
 def load_rows(
     sources: Sequence[str],
     axis: str,
-    split: str,
+    split: str | None = None,
     half: int | None = None,
     max_file_size: int = MAX_FILE_SIZE,
 ) -> list[dict]:
@@ -66,7 +66,8 @@ def load_rows(
     Args:
         sources: files or folders.
         axis: ``unsafe``, ``over-caution`` or ``agreement``.
-        split: ``train``; ``valid``, the rows of 8 % of the contexts; or ``test``, the other half.
+        split: ``train``; ``valid``, the rows of 8 % of the contexts; or ``test``, the other half;
+            None: all rows.
         half: train and valid have the contexts of this half only; None: all, and test is valid
             again, for ParlAI's last measuring.
 
@@ -88,6 +89,6 @@ def load_rows(
             context = "\n".join(row["context"])
             is_test = half is not None and half_of(context) != half
             found = "test" if is_test else "valid" if is_valid(context) else "train"
-            if found == split:
+            if split in (None, found):
                 rows.append(row)
     return rows

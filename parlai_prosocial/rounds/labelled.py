@@ -7,10 +7,10 @@ from typing import Any
 from parlai_prosocial.data import labelled
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.engines.local import TransformersEngine
+from parlai_prosocial.evaluation.validation.labels.sheets import GRAVEST
 from parlai_prosocial.mining.replies import LABELLED, UNSAFE, Record
 from parlai_prosocial.mining.turns import Contexts
 
-GRAVEST = 4
 UNGRADED = GRAVEST // 2 + 1
 
 
@@ -29,9 +29,8 @@ def records_of(sources: Sequence[str], contexts: Contexts) -> list[list[Record]]
         UserError: a bad file or row.
     """
     rows = defaultdict(list)
-    for split in ("train", "valid"):
-        for row in labelled.load_rows(sources, UNSAFE, split):
-            rows[normalise_text(" ".join(row["context"]))].append(row)
+    for row in labelled.load_rows(sources, UNSAFE):
+        rows[normalise_text(" ".join(row["context"]))].append(row)
     return [
         [
             {

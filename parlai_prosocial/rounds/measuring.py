@@ -34,6 +34,7 @@ class Measuring:
         scoring, preachy: the judges of their replies.
         seed: of sampling.
         casual_dialogues: of Self-dialogue's valid, for the perplexity.
+        engine: as ``--engine`` takes it.
     """
 
     out: Path
@@ -45,6 +46,7 @@ class Measuring:
     preachy: Judge
     seed: int
     casual_dialogues: int
+    engine: str = "transformers"
     _opened: tuple[str, TransformersEngine] | None = None
 
     def measure(self, name: str, model: Found, start: dict[str, Any] | None) -> dict[str, Any]:
@@ -112,13 +114,34 @@ class Measuring:
         decoding: dict[str, Any],
     ) -> None:
         """Sample n scored replies of a model to each context, or find them sampled."""
-        settings = {
+        stages.sampled(
+            file,
+            contexts,
+            lambda: self._engine(name, model),
+            n,
+            self._settings_of(name, model),
+            decoding,
+        )
+
+    def score_labelled(
+        self, file: Path, contexts: Contexts, records: list[list[Record]], name: str, model: Found
+    ) -> None:
+        """Score labelled replies to the contexts by a model, or find them scored."""
+        stages.labelled(
+            file,
+            contexts,
+            records,
+            lambda: self._engine(name, model),
+            self._settings_of(name, model),
+        )
+
+    def _settings_of(self, name: str, model: Found) -> dict[str, Any]:
+        return {
             "model": name,
             "weights_sha256": stages.weights_of(model),
             "precision": precision_name(self.bf16),
             "max_context_tokens": self.context_tokens,
         }
-        stages.sampled(file, contexts, lambda: self._engine(name, model), n, settings, decoding)
 
     def close(self) -> None:
         """Give the memory of the open model back."""
@@ -134,6 +157,7 @@ class Measuring:
                 self.datapath,
                 self.bf16,
                 max_context_tokens=self.context_tokens,
+                engine=self.engine,
             )
             assert isinstance(engine, TransformersEngine)  # find_start has refused addresses
             self._opened = name, engine

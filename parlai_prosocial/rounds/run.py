@@ -1,14 +1,9 @@
 """A run of rounds in its folder: every stage done once, in order, and the summary."""
 
-import gc
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parlai_prosocial.engines.engine import open_engine
-from parlai_prosocial.engines.local import TransformersEngine
-from parlai_prosocial.engines.reply_scores import SAMPLED_TOKENS, SAMPLING
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.mining.pairs import PairRule
@@ -16,11 +11,11 @@ from parlai_prosocial.mining.replies import PREACHY, UNSAFE, Record
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.models.precision import best_device, bf16_is_faster
 from parlai_prosocial.rounds import stages
-from parlai_prosocial.rounds.measure import casual_valid, measured, score_casual
+from parlai_prosocial.rounds.measuring import Measuring
 from parlai_prosocial.rounds.results import START, best_round, markdown, within_limit
 from parlai_prosocial.util.environment import environment, precision_name
 from parlai_prosocial.util.files import Say, json_text, write_aside
-from parlai_prosocial.util.journal import check_settings, parsed, recorded
+from parlai_prosocial.util.journal import check_settings, parsed
 from parlai_prosocial.zoo.resolve import Found, find
 
 SETTINGS = "settings.json"
@@ -70,7 +65,6 @@ class Run:
     labelled: list[list[Record]] | None
     say: Say
     preachy: Judge = field(default_factory=PreachyRules)
-    _opened: tuple[str, TransformersEngine] | None = None
 
     def begin(self) -> None:
         """Refuse a folder of another run; record this one's settings."""
@@ -78,13 +72,24 @@ class Run:
         if file.exists():
             check_settings(file, parsed(file.read_bytes()), self.settings)
         opt = self._training_options()
-        self.context_tokens = int(opt["text_truncate"])
+        self.measuring = Measuring(
+            self.out,
+            self.datapath,
+            self.bf16,
+            int(opt["text_truncate"]),
+            self.valid,
+            self.scoring,
+            self.preachy,
+            self.settings["seed"],
+            self.settings["casual_dialogues"],
+            self.settings.get("engine", "transformers"),
+        )
         write_aside(file, json_text(self.settings))
 
     def rounds(self, most: int) -> dict[str, Any]:
         """Run the rounds and write the summary, which is returned."""
         limit = self.settings["max_perplexity_ratio"]
-        start = self._measure(START, self.start, None)
+        start = self.measuring.measure(START, self.start, None)
         done: list[dict[str, Any]] = []
         current, stopped = self.start, None
         for number in range(1, most + 1):
@@ -127,7 +132,7 @@ class Run:
         }
         files = [folder / f"{name}.jsonl" for name in ("sampled", "judged", "pairs")]
         name = START if number == 1 else f"round-{number - 1}"
-        self._sample(files[0], self.contexts, name, model, asked["samples"], decoding)
+        self.measuring.sample(files[0], self.contexts, name, model, asked["samples"], decoding)
         stages.judged(files[1], files[0], self.contexts, self.mining, self.preachy)
         rule = PairRule(
             asked["safe_below"], asked["unsafe_above"], preachy_share=asked["preachy_share"]
@@ -137,17 +142,11 @@ class Run:
         if number == 1 and self.labelled is not None:
             # First, so that of equal replies the label counts and not the judge.
             sources.insert(0, folder / "labelled.jsonl")
-            stages.labelled(
-                sources[0],
-                self.contexts,
-                self.labelled,
-                lambda: self._engine(name, model),
-                self._settings_of(name, model),
-            )
+            self.measuring.score_labelled(sources[0], self.contexts, self.labelled, name, model)
         pairs = stages.paired(files[2], sources, self.contexts, rule, judges)
         if not pairs["rows"]:
             return None
-        self._close()
+        self.measuring.close()
         arguments = self._training_arguments(model, number)
         result = stages.trained(arguments, f"round {number}", folder / "training", self.say)
         found = find(result.model_file, "--out", self.datapath)
@@ -159,73 +158,8 @@ class Run:
             "command": result.command,
             "steps": result.steps,
             "pairs": pairs,
-            "valid": self._measure(f"round-{number}", found, start),
+            "valid": self.measuring.measure(f"round-{number}", found, start),
         }
-
-    def _measure(self, name: str, model: Found, start: dict[str, Any] | None) -> dict[str, Any]:
-        """What is measured of a model, read where it was measured before."""
-        folder = self.out / name
-        files = [folder / f"valid-{stage}.jsonl" for stage in ("sampled", "judged")]
-        decoding = {"max_tokens": SAMPLED_TOKENS, "seed": self.settings["seed"], **SAMPLING}
-        self._sample(files[0], self.valid, name, model, 1, decoding)
-        records = stages.judged(files[1], files[0], self.valid, self.scoring, self.preachy)
-        asked = {
-            "judged_sha256": stages.file_sha256(files[1]),
-            "casual_dialogues": self.settings["casual_dialogues"],
-        }
-        if (found := recorded(folder / "valid.json", asked)) is None:
-            replies = casual_valid(self.datapath, self.settings["casual_dialogues"])
-            casual = score_casual(self._engine(name, model), replies)
-            dialogues = [reply.dialogue for reply in replies]
-            row = measured(self.valid, records, casual, dialogues, start)
-            found = json.loads(json_text({"settings": asked, **row}))
-            write_aside(folder / "valid.json", json_text(found))
-        return {key: value for key, value in found.items() if key != "settings"}
-
-    def _sample(
-        self,
-        file: Path,
-        contexts: Contexts,
-        name: str,
-        model: Found,
-        n: int,
-        decoding: dict[str, Any],
-    ) -> None:
-        stages.sampled(
-            file,
-            contexts,
-            lambda: self._engine(name, model),
-            n,
-            self._settings_of(name, model),
-            decoding,
-        )
-
-    def _settings_of(self, name: str, model: Found) -> dict[str, Any]:
-        return {
-            "model": name,
-            "weights_sha256": stages.weights_of(model),
-            "precision": self.settings["precision"],
-            "max_context_tokens": self.context_tokens,
-        }
-
-    def _engine(self, name: str, model: Found) -> TransformersEngine:
-        """The engine of a model; one is open at a time."""
-        if self._opened is None or self._opened[0] != name:
-            self._close()
-            engine = open_engine(
-                str(model.place) if model is not self.start else model.name,
-                self.datapath,
-                self.bf16,
-                max_context_tokens=self.context_tokens,
-                engine=self.settings.get("engine", "transformers"),
-            )
-            assert isinstance(engine, TransformersEngine)  # find_start has refused addresses
-            self._opened = name, engine
-        return self._opened[1]
-
-    def _close(self) -> None:
-        self._opened = None
-        gc.collect()
 
     def _folder(self, number: int) -> Path:
         return self.out / f"round-{number}"
