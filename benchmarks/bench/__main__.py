@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -84,7 +85,11 @@ def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
     failed = []
     for job in jobs:
         named = {row.name: row for row in job.rows}
-        known = {row["name"] for row in result["rows"] if "ratio" in row}
+        known = {
+            row["name"]
+            for row in result["rows"]
+            if "ratio" in row or row["status"] == "does not fit"
+        }
         if set(named) <= known:
             say(f"{job.name}: measured before")
             continue
@@ -93,15 +98,15 @@ def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
         file.unlink(missing_ok=True)
         say(f"{time.strftime('%H:%M:%S')} {job.name}")
         started, load = time.monotonic(), os.getloadavg()[0]
-        done = subprocess.run(
-            [*command, "--job", job.name, "--out", str(file.absolute())],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=REPOSITORY,
-        )
-        (asked["work"] / f"{job.name}.log").write_text(done.stderr, encoding="utf-8")
-        found = read_json(file) if file.exists() else failure(done)
+        log = asked["work"] / f"{job.name}.log"
+        with open(log, "w", encoding="utf-8") as errors:
+            code = subprocess.run(
+                [*command, "--job", job.name, "--out", str(file.absolute())],
+                env=environment,
+                stderr=errors,
+                cwd=REPOSITORY,
+            ).returncode
+        found = read_json(file) if file.exists() else failure(code, log)
         rows = [
             row_facts(row)
             | {"commit": commit()}
@@ -117,7 +122,7 @@ def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
             if "ratio" in row:
                 say(f"  {row['what']}, against {row['peer']}: {shown_ratio(row)} {verdict(row)}")
             else:
-                failed.append(row["name"])
+                failed += [row["name"]] if row["status"] != "does not fit" else []
                 say(f"  {row['name']}: {row['status']}: {row['why']}")
     shutil.rmtree(asked["work"] / "open", ignore_errors=True)  # 100 MB
     say(f"written: {out} and {out.with_suffix('.md')}")
@@ -132,12 +137,16 @@ def commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def failure(done: Any) -> dict[str, str]:
-    from benchmarks.bench.measure import last_line
+def failure(code: int, log: Path) -> dict[str, str]:
+    """Why a job's process ended without rows."""
+    from benchmarks.bench.measure import MEMORY_ENDS, last_line
 
-    if done.returncode < 0:
-        return {"status": "failed", "why": f"killed by signal {-done.returncode}"}
-    return {"status": "failed", "why": last_line(done.stderr).replace(str(REPOSITORY) + "/", "")}
+    if code == -signal.SIGKILL:
+        return {"status": "does not fit", "why": MEMORY_ENDS}
+    if code < 0:
+        return {"status": "failed", "why": f"killed by signal {-code}"}
+    why = last_line(log.read_text("utf-8")).replace(f"{REPOSITORY}/", "").removeprefix("error: ")
+    return {"status": "failed", "why": why}
 
 
 def in_order(rows: list[dict]) -> list[dict]:
@@ -191,7 +200,8 @@ def beginning(asked: dict[str, Any], threads: int | None, out: Path) -> dict[str
 
 
 def machine(device: str) -> str:
-    """The processor, its cores and what of bf16 it has, or the GPU."""
+    """The processor, its cores, what of bf16 it has, and the memory; or the GPU."""
+    import psutil
     import torch
 
     if device == "cuda":
@@ -203,7 +213,8 @@ def machine(device: str) -> str:
     flags = known.get("flags", "").split()
     has = [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
     model = known.get("model name", platform.machine())
-    return f"{model}, {os.cpu_count()} cores{', ' + ' and '.join(has) if has else ''}"
+    memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
+    return f"{model}, {os.cpu_count()} cores, {memory}{', ' + ' and '.join(has) if has else ''}"
 
 
 def bench_of(asked: dict[str, Any]) -> Any:
@@ -261,6 +272,9 @@ def measured(job: Any, bench: Any) -> dict[str, Any]:
     for row in job.rows:
         own, other = used[row.ours], used[row.other]
         measure = "wall" if bench_on_gpu() and row.measure == "cpu" else row.measure
+        if None in own[measure] + other[measure]:
+            rows[row.name] = does_not_fit(row, own[measure], other[measure])
+            continue
         rows[row.name] = {
             "measure": measure,
             "pairs": bench.pairs,
@@ -273,6 +287,17 @@ def measured(job: Any, bench: Any) -> dict[str, Any]:
             "peak_of_all_sides": peak_memory(),
         }
     return {"rows": rows}
+
+
+def does_not_fit(row: Any, ours: list[Any], theirs: list[Any]) -> dict[str, str]:
+    """Of a row of which a side was killed: which, and what the other took."""
+    from benchmarks.bench.measure import MEMORY_ENDS
+
+    taken = [
+        f"{side} {MEMORY_ENDS}" if None in peaks else f"{side} takes {max(peaks) / 1e9:.2f} GB"
+        for side, peaks in (("ours", ours), (row.peer, theirs))
+    ]
+    return {"status": "does not fit", "why": ", ".join(taken)}
 
 
 def bench_on_gpu() -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ TOLERANCE = 1e-3
 """Between the sides' losses in float32, in nats a token."""
 TOLERANCE_BF16 = 3e-2
 """The same where products are in bfloat16, which has 8 bits: a rounding, not another model."""
+MEMORY_ENDS = f"killed where {psutil.virtual_memory().total / 1e9:.0f} GB of memory end"
 
 
 @dataclass
@@ -85,10 +87,15 @@ def timed(work: Callable[[int], Any]) -> Side:
     return side
 
 
+class Killed(UserError):
+    """A process that Linux ended, as it does where memory ends."""
+
+
 def run_command(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Usage:
     """What a command of its own process takes, its start included.
 
     Raises:
+        Killed: it was ended by SIGKILL.
         UserError: it failed; with the last line that it wrote.
     """
     started = time.perf_counter()
@@ -104,9 +111,11 @@ def run_command(command: Sequence[str], environment: Mapping[str, str] | None = 
     process.returncode = os.waitstatus_to_exitcode(status)
     wall = time.perf_counter() - started
     if process.returncode:
-        killed = f"killed by signal {-process.returncode}, as where memory ends"
-        why = killed if process.returncode < 0 else last_line(said)
-        raise UserError(f"{' '.join(command).splitlines()[0]}: {why}")
+        named = " ".join(command).splitlines()[0]
+        if process.returncode == -signal.SIGKILL:
+            raise Killed(f"{named}: {MEMORY_ENDS}")
+        killed = f"killed by signal {-process.returncode}"
+        raise UserError(f"{named}: {killed if process.returncode < 0 else last_line(said)}")
     return Usage(used.ru_utime + used.ru_stime, wall, used.ru_maxrss * 1024)
 
 

@@ -98,10 +98,17 @@ class FirstStep:
         )
         common = ["--batchsize", "8", "--datapath", str(bench.folder / "data")]
         common += ["--max-train-steps", "1", "--optimizer", "adamw", "--learningrate", "1e-5"]
+        common += ["--lr-scheduler", "none"]  # ParlAI's default one fails with this torch
 
         def side(*arguments: str) -> Side:
+            saved = bench.folder / self.name / "saved"
             command = [sys.executable, "-c", FIRST_STEP, *arguments, *common]
-            return lambda _number: run_command(command)
+
+            def start(_number: int) -> Usage:
+                shutil.rmtree(saved, ignore_errors=True)  # or it goes on with that
+                return run_command([*command, "--model-file", str(saved / "model")])
+
+            return start
 
         return {
             "ours": lambda: side(
