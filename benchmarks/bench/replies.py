@@ -138,7 +138,10 @@ class SamplingByOpenVINO:
     def rows(self) -> list[Row]:
         what = f"sampling, k = {SAMPLES}, {CONTEXTS} contexts, auto, --engine openvino"
         peer = f"generate, num_return_sequences={SAMPLES}"
-        return [Row(self.name, what, peer, target=Target(least=12), shown=True)]
+        return [
+            Row(self.name, what, peer, target=Target(least=12), shown=True),
+            Row("flag-engine", what, "--engine transformers", other="own"),
+        ]
 
     def same(self, bench: Bench) -> list[Same]:
         return []  # the engine's own trial compares greedy replies, before auto takes it
@@ -150,11 +153,15 @@ class SamplingByOpenVINO:
             own = open_engine(str(bench.base), bench.datapath, bf16, engine="openvino")
             return timed(lambda n: own.sample(contexts(bench, n), SAMPLES, TOKENS, n, **SAMPLING))
 
+        def own_samples() -> Side:
+            own = engine(bench.base, bf16)
+            return timed(lambda n: own.sample(contexts(bench, n), SAMPLES, TOKENS, n, **SAMPLING))
+
         def peer_samples() -> Side:
             peer = Generate(bench.base, bf16)
             return timed(lambda n: peer.sample(contexts(bench, n)))
 
-        return {"ours": ours_samples, "peer": peer_samples}
+        return {"ours": ours_samples, "own": own_samples, "peer": peer_samples}
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Training by likelihood, against Trainer, SFTTrainer and ParlAI's GPT-2; and its memory."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +8,7 @@ from typing import Any
 
 import datasets
 import torch
+from peft.tuners.lora.layer import Linear
 
 from benchmarks.bench import corpus, ours, peers
 from benchmarks.bench.job import Bench, Makers, Row, Target
@@ -22,7 +22,9 @@ from benchmarks.bench.measure import (
     run_command,
     timed,
 )
+from parlai_prosocial.models.attention import FUSED
 from parlai_prosocial.models.chat_template import load_tokenizer
+from parlai_prosocial.models.lean_lora import LeanLinear
 from parlai_prosocial.models.precision import best_device, bf16_is_faster
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 
@@ -311,9 +313,10 @@ class Batches:
 
 @dataclass
 class Flags:
-    """What each flag changes by itself, ours against ours."""
+    """What each flag or fast path changes by itself, ours against ours."""
 
     batchsize: int = 8
+    few: int = 2
     name: str = "flags"
     gpu: bool = True
     cpu: bool = True
@@ -322,16 +325,28 @@ class Flags:
     @property
     def rows(self) -> list[Row]:
         what = f"training, batch {self.batchsize}, "
+        freq = self.batchsize // self.few
         return [
             Row("flag-precision", what + "--precision auto", "--precision fp32", other="fp32"),
             Row("flag-lora", what + f"--lora-rank {LORA_RANK}", "--lora-rank 0", other="full"),
+            Row(
+                "flag-batchsize",
+                what + f"--batchsize {self.batchsize}",
+                f"--batchsize {self.few} --update-freq {freq}",
+                other="few",
+            ),
+            Row("flag-attention", what + "the kernel of the trial", "the fused one", other="fused"),
+            Row("flag-lean", what + "LoRA layers in one dtype", "peft's forward", other="peft"),
         ]
 
-    def agent(self, bench: Bench, precision: str, rank: int) -> Any:
+    def agent(
+        self, bench: Bench, precision: str = "auto", rank: int = LORA_RANK, few: bool = False
+    ) -> Any:
         rows = corpus.rows(bench.datapath, (bench.pairs + 1) * self.batchsize)
-        flags = ["--lora-rank", str(rank), "--precision", precision]
-        flags += ["--batchsize", str(self.batchsize), *ours.LIKELIHOOD]
-        folder = bench.folder / f"{self.name}-{precision}-{rank}"
+        size = self.few if few else self.batchsize
+        flags = ["--lora-rank", str(rank), "--precision", precision, *ours.LIKELIHOOD]
+        flags += ["--batchsize", str(size), "--update-freq", str(self.batchsize // size)]
+        folder = bench.folder / f"{self.name}-{precision}-{rank}-{size}"
         return ours.build_agent(rows, folder, bench.base, flags)
 
     def same(self, bench: Bench) -> list[Same]:
@@ -343,11 +358,26 @@ class Flags:
         return [Same("loss of two settings", losses[0], loss, TOLERANCE_BF16) for loss in losses]
 
     def sides(self, bench: Bench) -> Makers:
-        def side(precision: str, rank: int) -> Callable[[], Side]:
-            return lambda: ours.Training(self.agent(bench, precision, rank), 1)
+        def fused() -> Side:
+            agent = self.agent(bench)
+            agent.attention_kernel = FUSED
+            return ours.Training(agent, 1)
+
+        def peft() -> Side:
+            agent = self.agent(bench)
+            for module in agent.backbone.modules():
+                if type(module) is LeanLinear:
+                    module.__class__ = Linear
+            return ours.Training(agent, 1)
+
+        def few() -> Side:
+            return ours.Training(self.agent(bench, few=True), self.batchsize // self.few)
 
         return {
-            "ours": side("auto", LORA_RANK),
-            "fp32": side("fp32", LORA_RANK),
-            "full": side("auto", 0),
+            "ours": lambda: ours.Training(self.agent(bench), 1),
+            "fp32": lambda: ours.Training(self.agent(bench, precision="fp32"), 1),
+            "full": lambda: ours.Training(self.agent(bench, rank=0), 1),
+            "few": few,
+            "fused": fused,
+            "peft": peft,
         }
