@@ -267,7 +267,9 @@ def measured(job: Any, bench: Any) -> dict[str, Any]:
     except Refused as refusal:
         return {"status": "refused", "why": str(refusal)}
     sides = {name: make() for name, make in job.sides(bench).items()}
-    used = {name: as_columns(u) for name, u in interleaved(sides, bench.pairs, say).items()}
+    warm = any(row.measure != "peak" for row in job.rows)  # a peak has no caches to warm up
+    taken = interleaved(sides, bench.pairs, say, warm)
+    used = {name: as_columns(usages) for name, usages in taken.items()}
     rows = {}
     for row in job.rows:
         own, other = used[row.ours], used[row.other]

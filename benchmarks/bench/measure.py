@@ -170,15 +170,15 @@ def check_same(numbers: Sequence[Same]) -> None:
 
 
 def interleaved(
-    sides: Mapping[str, Side], pairs: int, say: Callable[[str], None]
+    sides: Mapping[str, Side], pairs: int, say: Callable[[str], None], warm: bool = True
 ) -> dict[str, list[Usage]]:
-    """Each side's usage, piece by piece: A B, then B A, and so on, after a first round.
+    """Each side's usage, piece by piece: A B, then B A, and so on.
 
-    The first round warms caches up and does not count. A machine that slows down does so for all
-    sides, and who comes second finds warmer caches as often as who comes first.
+    With ``warm`` a first round, which does not count, warms caches up. A machine that slows down
+    does so for all sides, and who comes second finds warmer caches as often as who comes first.
     """
     taken: dict[str, list[Usage]] = {name: [] for name in sides}
-    for number in range(pairs + 1):
+    for number in range(0 if warm else 1, pairs + 1):
         names = list(sides) if number % 2 else list(reversed(sides))
         for name in names:
             usage = sides[name](number)

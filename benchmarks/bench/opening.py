@@ -130,7 +130,7 @@ class Opening:
     name: str = "open"
     gpu: bool = False
     cpu: bool = True
-    most_pairs: int | None = None
+    most_pairs: int | None = 3
 
     @property
     def rows(self) -> list[Row]:

@@ -1,7 +1,7 @@
 """Training by likelihood, against Trainer, SFTTrainer and ParlAI's GPT-2; and its memory."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,7 @@ from parlai_prosocial.models.precision import best_device, bf16_is_faster
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 
 LORA_RANK = 8
+COMPARED = 16
 CONTEXT, REPLY = 256, 128
 """Tokens, as the agent's ``--text-truncate`` and ``--label-truncate`` have them."""
 
@@ -128,6 +129,9 @@ class Likelihood:
         ), pieces
 
     def same(self, bench: Bench) -> list[Same]:
+        """The losses of a batch, of at most :data:`COMPARED` rows: memory in fp32 is more."""
+        if self.batchsize > COMPARED:
+            return replace(self, batchsize=COMPARED).same(bench)
         found = []
         for precision in dict.fromkeys(["fp32", self.precision]):
             bf16 = computes_bf16(precision)
