@@ -1,6 +1,7 @@
 """The runner on tiny models: order, agreement before timing, results that a run goes on from."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -101,6 +102,82 @@ def test_a_trainer_of_other_weights_is_refused(bench, tiny_backbones, monkeypatc
 
     monkeypatch.setattr(peers, "load_model", other)
     assert measured(job, bench)["status"] == "refused"
+
+
+def test_a_side_that_memory_ends_for_is_a_result(bench, monkeypatch):
+    from benchmarks.bench import training
+    from benchmarks.bench.__main__ import measured
+    from benchmarks.bench.measure import Killed, Usage
+    from benchmarks.bench.training import Likelihood, Memory
+
+    made = []
+
+    def piece(bench, job, side):
+        made.append(side)
+        if side == "peer":
+            raise Killed("killed")
+        return Usage(1.0, 1.0, 2.5e9)
+
+    monkeypatch.setattr(training, "one_piece", piece)
+    job = Memory(Likelihood(lora=False, precision="auto", batchsize=64, steps=1))
+    [row] = measured(job, bench)["rows"].values()
+    assert row["status"] == "does not fit"
+    assert row["why"].startswith("ours takes 2.50 GB, HF Trainer, length grouping killed where ")
+    assert sorted(made) == ["ours", "peer"], "without a round that warms up"
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "why"),
+    [
+        ("kill -9 $$", "does not fit", r"killed where \d+ GB of memory end"),
+        ("kill -11 $$", "failed", "killed by signal 11"),
+        ("echo one >&2; echo error: no data >&2; exit 1", "failed", "no data"),
+    ],
+)
+def test_why_a_job_gave_nothing_is_one_short_text(tmp_path, command, status, why):
+    from benchmarks.bench.__main__ import failure
+
+    with open(tmp_path / "log", "w") as log:
+        code = subprocess.run(["bash", "-c", command], stderr=log).returncode
+    found = failure(code, tmp_path / "log")
+    assert found["status"] == status and re.fullmatch(why, found["why"])
+
+
+def test_a_command_that_is_killed_says_so():
+    from benchmarks.bench.measure import Killed, run_command
+
+    with pytest.raises(Killed, match="GB of memory end"):
+        run_command(["bash", "-c", "kill -9 $$"])
+
+
+def test_each_flag_changes_one_thing(bench, monkeypatch):
+    from benchmarks.bench import ours
+    from benchmarks.bench.__main__ import measured
+    from benchmarks.bench.training import Flags
+    from parlai_prosocial.models.attention import FUSED
+    from parlai_prosocial.models.lean_lora import LeanLinear
+
+    made = []
+    training = ours.Training
+
+    def kept(agent, steps):
+        lean = any(type(module) is LeanLinear for module in agent.backbone.modules())
+        flags = [agent.opt[name] for name in ("lora_rank", "batchsize", "update_freq")]
+        made.append((*flags, steps, lean, agent.attention_kernel == FUSED))
+        return training(agent, steps)
+
+    monkeypatch.setattr(ours, "Training", kept)
+    job = Flags(batchsize=4, few=2)
+    rows = measured(job, bench)["rows"]
+    assert all(row["ratio"]["median"] > 0 for row in rows.values()) and len(rows) == 5
+    assert made == [
+        (8, 4, 1, 1, True, False),  # ours
+        (8, 4, 1, 1, True, False),  # fp32
+        (0, 4, 1, 1, False, False),  # all weights
+        (8, 2, 2, 2, True, False),  # few rows
+        (8, 4, 1, 1, True, True),  # the fused kernel
+        (8, 4, 1, 1, False, False),  # peft's layer
+    ]
 
 
 def test_packed_negatives_have_the_loss_of_separate_passes(bench):
