@@ -144,7 +144,7 @@ def _seconds_of_a_layer(
         times = []
         for _ in range(4):  # the first builds the kernel
             start = time.perf_counter()
-            with attention(kernel):
+            with torch.enable_grad(), attention(kernel):  # a caller may be under no_grad
                 result = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             torch.autograd.grad(result, (q, k, v), torch.ones_like(result))
             times.append(time.perf_counter() - start)

@@ -326,8 +326,12 @@ def _load(folder: Path) -> tuple[Any, Any]:
 def _adapt(model: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    from parlai_prosocial.models.lean_lora import make_lean
+
     if adapter is not None:
-        return load_adapter(model, adapter, trainable)
+        adapted = load_adapter(model, adapter, trainable)
+        make_lean(adapted)
+        return adapted
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -335,4 +339,6 @@ def _adapt(model: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:
         target_modules="all-linear",
         exclude_modules=r".*pooler.*" if getattr(model, "pooler", None) is not None else None,
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    make_lean(adapted)
+    return adapted

@@ -135,8 +135,10 @@ def test_plain_is_taken_where_it_is_clearly_faster(monkeypatch, plain, chosen):
     assert "3 x 20 tokens" in why and f"plain {1000 * plain:.1f} ms" in why
 
 
-def test_the_trial_times_both_kernels(calls):
-    kernel, _ = faster_attention(CONFIG, 3, 20, torch.bfloat16)
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad])
+def test_the_trial_times_both_kernels(calls, context):
+    with context():
+        kernel, _ = faster_attention(CONFIG, 3, 20, torch.bfloat16)
     assert kernel in (FUSED, PLAIN)
     assert calls["plain"] > 0
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from peft.tuners.lora.layer import Linear
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.checkpoint import Checkpoint
@@ -14,6 +15,7 @@ from parlai_prosocial.models.classifier import (
     SafetyClassifier,
     set_temperature,
 )
+from parlai_prosocial.models.lean_lora import LeanLinear
 from parlai_prosocial.zoo.resolve import open_classifier
 
 LABELS = ["__ok__", "__notok__"]
@@ -71,6 +73,38 @@ def test_loaded_probabilities_are_the_saved_ones(folder, tmp_path, rank):
     torch.testing.assert_close(loaded.probabilities(CONTEXTS, REPLIES), expected, atol=1e-6, rtol=0)
     assert ClassifierCheckpoint(path).training_state() == {"number_training_updates": 3}
     assert (ClassifierCheckpoint(path).folder / "model.safetensors").exists() == (rank == 0)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_lean_layers_give_the_loss_and_gradients_of_pefts(
+    tiny_encoder, tiny_backbones, tmp_path, loaded
+):
+    for folder in (tiny_encoder, tiny_backbones["llama"]):
+        classifier = changed(folder, lora_rank=2)
+        if loaded:
+            path = str(tmp_path / folder.name)
+            classifier.save(path, "tiny", {})
+            classifier = ClassifierCheckpoint(path).classifier(folder)
+        pairs = zip(CONTEXTS, REPLIES, strict=True)
+        packed = classifier.pack([classifier.encode(*pair) for pair in pairs])
+
+        def loss_and_gradients(classifier=classifier, packed=packed):
+            classifier.zero_grad()
+            labels = torch.arange(len(CONTEXTS)) % 2
+            loss = torch.nn.functional.cross_entropy(classifier(**packed), labels)
+            loss.backward()
+            named = classifier.named_parameters()
+            return loss, {name: p.grad.clone() for name, p in named if p.requires_grad}
+
+        loss, gradients = loss_and_gradients()
+        lean = [module for module in classifier.modules() if type(module) is LeanLinear]
+        assert lean
+        for module in lean:
+            module.__class__ = Linear
+        expected_loss, expected = loss_and_gradients()
+        torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-5)
+        assert any(gradient.abs().max() > 1e-3 for gradient in gradients.values())
 
 
 def folders(place):
