@@ -1,5 +1,6 @@
 """What holds for every teacher: counts, episodes, flags, and no reply in its own context."""
 
+import gc
 from collections import defaultdict
 
 import pytest
@@ -345,3 +346,23 @@ def test_own_data_in_the_form_of_hh_rlhf(tmp_path):
     [message] = epoch(teacher_of("prosocial:Own", "train:ordered", prosocial_data=str(path)))
     assert (message["text"], message["labels"]) == ("I lied to him.", ["Tell him."])
     assert message["negatives"] == ["Nice."]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_looked_for_after_reading_as_before_it(monkeypatch, enabled):
+    seen = []
+    load = prosocial_dialog.load_rows
+
+    def watched(*args, **kwargs):
+        seen.append(gc.isenabled())
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(prosocial_dialog, "load_rows", watched)
+    try:
+        if not enabled:
+            gc.disable()
+        teacher_of("prosocial", "train")
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+    assert seen and not any(seen)
