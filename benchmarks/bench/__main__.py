@@ -42,7 +42,9 @@ def say(text: str) -> None:
 @click.option("--note", default="", help="What ran beside, for the line on the machine.")
 @click.option("--fresh", is_flag=True, help="Measure what is in the results too.")
 @click.option("--list", "listed", is_flag=True, help="Print the rows' names.")
-@click.option("--readme", is_flag=True, help="Make the README's table of the results.")
+@click.option(
+    "--readme", is_flag=True, help="Make the README's and the docs' tables."
+)
 @click.option("--job", hidden=True, help="Measure one job in this process.")
 @click.option("--piece", hidden=True, help="JOB:SIDE, one piece in this process.")
 def main(**asked: Any) -> None:
@@ -52,7 +54,7 @@ def main(**asked: Any) -> None:
         "bench-gpu.json" if asked["device"] == "cuda" else "bench.json"
     )
     if asked["readme"]:
-        return write_readme(out)
+        return write_parts(out)
     if asked["job"] or asked["piece"]:
         return in_this_process(asked)
     from benchmarks.bench.jobs import JOBS, find_jobs
@@ -316,11 +318,13 @@ def medians(columns: dict[str, list[Any]]) -> dict[str, float]:
     }
 
 
-def write_readme(out: Path) -> None:
-    from benchmarks.bench.table import into_readme
+def write_parts(out: Path) -> None:
+    from benchmarks.bench.table import PARTS, with_part
 
-    file = REPOSITORY / "README.md"
-    write_aside(file, into_readme(file.read_text(encoding="utf-8"), read_json(out)))
+    result = read_json(out)
+    for name in PARTS:
+        file = REPOSITORY / name
+        write_aside(file, with_part(name, file.read_text(encoding="utf-8"), result))
 
 
 if __name__ == "__main__":

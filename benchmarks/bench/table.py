@@ -1,5 +1,6 @@
-"""The results as Markdown, and the README's part of them."""
+"""The results as Markdown, and the parts of them in the README and the docs."""
 
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.bench.job import Row, Target
@@ -65,17 +66,30 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readme_part(result: dict[str, Any]) -> str:
-    """The rows that stand in the README, between their two marks."""
+def is_of_readme(row: dict[str, Any]) -> bool:
+    return row["shown"]
+
+
+def is_effect(row: dict[str, Any]) -> bool:
+    """Whether a row says what a setting changes by itself, ours against ours."""
+    return row["name"].startswith(("flag-", "negatives-"))
+
+
+PARTS = {"README.md": is_of_readme, "docs/performance.md": is_effect}
+"""Files with a table made of the results, and which rows stand in it."""
+
+
+def part(result: dict[str, Any], stands: Callable[[dict[str, Any]], bool]) -> str:
+    """The rows that stand in a file, between their two marks."""
     lines = [BEGIN, "| | against | |", "|:--|:--|--:|"]
     for row in result["rows"]:
-        if row["shown"] and "ratio" in row:
+        if stands(row) and "ratio" in row:
             lines.append(f"| {row['what']} | {row['peer']} | {shown_ratio(row)} |")
     return "\n".join([*lines, "", result["machine"] + ".", END])
 
 
-def into_readme(text: str, result: dict[str, Any]) -> str:
-    """The README with its part made anew.
+def with_part(file: str, text: str, result: dict[str, Any]) -> str:
+    """The text of one of :data:`PARTS` with its table made anew.
 
     Raises:
         UserError: its marks are not there.
@@ -83,8 +97,8 @@ def into_readme(text: str, result: dict[str, Any]) -> str:
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise UserError(f"README.md: has no {BEGIN} and {END}; put them where the table belongs")
-    return head + readme_part(result) + tail
+        raise UserError(f"{file}: has no {BEGIN} and {END}; put them where the table belongs")
+    return head + part(result, PARTS[file]) + tail
 
 
 def row_facts(row: Row) -> dict[str, Any]:

@@ -210,9 +210,9 @@ def test_a_run_goes_on_where_it_was_stopped(tiny_backbones, own_datapath, tmp_pa
         assert "--device cuda: torch sees no GPU here" in run("--device", "cuda").stderr
 
 
-def test_targets_and_the_readme_come_from_the_results():
+def test_targets_and_the_tables_of_the_docs_come_from_the_results():
     from benchmarks.bench.job import Row, Target
-    from benchmarks.bench.table import BEGIN, END, into_readme, markdown, row_facts, verdict
+    from benchmarks.bench.table import BEGIN, END, markdown, row_facts, verdict, with_part
     from parlai_prosocial.errors import UserError
 
     row = row_facts(Row("a", "training", "Trainer", target=Target(least=2.0), shown=True))
@@ -226,17 +226,23 @@ def test_targets_and_the_readme_come_from_the_results():
     )
     assert "1.50 [1.25, 2.00] times as fast" in markdown(result)
     assert "| pairs | DPO | refused: loss |" in markdown(result)
-    made = into_readme(f"# Title\n{BEGIN}\nold\n{END}\nend\n", result)
+    empty = f"# Title\n{BEGIN}\nold\n{END}\nend\n"
+    made = with_part("README.md", empty, result)
     assert "old" not in made and made.startswith("# Title\n") and made.endswith("\nend\n")
     assert "| training | Trainer | 1.50 [1.25, 2.00] times as fast |" in made
-    assert into_readme(made, result) == made
+    assert with_part("README.md", made, result) == made
+    assert "| training |" not in with_part("docs/performance.md", empty, result)
+    result["rows"] = [row | {"name": "flag-a", "shown": False}]
+    assert "| training |" not in with_part("README.md", empty, result)
+    assert "| training | Trainer | 1.50 " in with_part("docs/performance.md", empty, result)
     with pytest.raises(UserError, match=r"README\.md: has no"):
-        into_readme("nothing", result)
+        with_part("README.md", "nothing", result)
 
 
-def test_the_readme_has_the_results_that_are_committed():
-    from benchmarks.bench.table import into_readme
+@pytest.mark.parametrize("file", ["README.md", "docs/performance.md"])
+def test_the_tables_of_the_docs_have_the_results_that_are_committed(file):
+    from benchmarks.bench.table import with_part
 
     result = json.loads((REPOSITORY / "benchmarks/results/bench.json").read_text("utf-8"))
-    text = (REPOSITORY / "README.md").read_text("utf-8")
-    assert into_readme(text, result) == text
+    text = (REPOSITORY / file).read_text("utf-8")
+    assert with_part(file, text, result) == text
