@@ -42,9 +42,7 @@ def say(text: str) -> None:
 @click.option("--note", default="", help="What ran beside, for the line on the machine.")
 @click.option("--fresh", is_flag=True, help="Measure what is in the results too.")
 @click.option("--list", "listed", is_flag=True, help="Print the rows' names.")
-@click.option(
-    "--readme", is_flag=True, help="Make the README's and the docs' tables."
-)
+@click.option("--readme", is_flag=True, help="Make the README's and the docs' tables.")
 @click.option("--job", hidden=True, help="Measure one job in this process.")
 @click.option("--piece", hidden=True, help="JOB:SIDE, one piece in this process.")
 def main(**asked: Any) -> None:
