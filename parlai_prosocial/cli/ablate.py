@@ -88,6 +88,9 @@ from parlai_prosocial.experiments import run
 @click.option(
     "--scoring-judge", default=None, help="With --pairs: measures; without it --judge does."
 )
+@click.option(
+    "--answer-judge", default=None, help="With --pairs: judges whether replies answer the turn."
+)
 @click.option("--base", default=None, help="Backbone: zoo:..., a folder or a hub name.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As in train.")
 @click.option(
@@ -114,6 +117,7 @@ def ablate(
     task_settings: tuple[str, ...],
     valid_limit: int | None,
     scoring_judge: str | None,
+    answer_judge: str | None,
     base: str | None,
     settings: tuple[str, ...],
     out: Path | None,
@@ -156,6 +160,7 @@ def ablate(
         "--task-set": task_settings,
         "--valid-limit": valid_limit,
         "--scoring-judge": scoring_judge,
+        "--answer-judge": answer_judge,
     }
     of_steps = {
         "--token-budget": token_budget,
@@ -194,6 +199,7 @@ def ablate(
             judge,
             recipe=recipe or "improve",
             scoring_judge=scoring_judge,
+            answer_judge=answer_judge,
             task_settings=task_settings,
             **common,
             **{name: value for name, value in more.items() if value is not None},

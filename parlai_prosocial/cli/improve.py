@@ -28,6 +28,7 @@ def _option(flag: str, help: str | None = None, **more: Any) -> Any:
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
 @_option("--rounds", "Most rounds; a later call may ask for more.")
 @_option("--scoring-judge", "Measures; without it --judge does, and the result says so.")
+@_option("--answer-judge", "Judges whether a reply answers the turn; evasive ones are negatives.")
 @_option("--samples", "Replies a context.")
 @_option("--limit", "Most contexts to learn from, evenly spread; default all.", type=int)
 @_option("--valid-limit", "Most harmless and most other contexts to measure on.", type=int)

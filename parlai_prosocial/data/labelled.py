@@ -3,6 +3,9 @@
 ``label_1`` says whether the reply has the fault of the row's ``axis``; ``label_2``, where there is
 one, is a second opinion, and rows whose two labels differ are left out. ``severity_1`` is the grade
 (0 to 4), ``answers_1`` whether the reply answers the turn, ``ended`` whether the model ended it.
+
+The axis ``unresponsive`` is made of ``answers_1``: every row that has it, of any axis, is a row
+of it, and a reply that does not answer the turn has the fault.
 """
 
 from collections.abc import Sequence
@@ -22,6 +25,7 @@ from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.data.splits import stable_fraction
 from parlai_prosocial.errors import UserError
 
+UNRESPONSIVE = "unresponsive"
 HALVES = 2
 VALID_SHARE = 0.08
 
@@ -65,7 +69,7 @@ def load_rows(
 
     Args:
         sources: files or folders.
-        axis: ``unsafe``, ``over-caution`` or ``agreement``.
+        axis: ``unsafe``, ``over-caution``, ``agreement`` or ``unresponsive``.
         split: ``train``; ``valid``, the rows of 8 % of the contexts; or ``test``, the other half;
             None: all rows.
         half: train and valid have the contexts of this half only; None: all, and test is valid
@@ -84,7 +88,11 @@ def load_rows(
         for place, row in checked_rows(source, SCHEMA, max_file_size):
             if isinstance(row, BadRow):
                 raise UserError(f"{place}: {row}")
-            if row["axis"] != axis or row["label_2"] not in (None, row["label_1"]):
+            if axis == UNRESPONSIVE:
+                if row["answers_1"] is None:
+                    continue
+                row["label_1"] = not row["answers_1"]
+            elif row["axis"] != axis or row["label_2"] not in (None, row["label_1"]):
                 continue
             context = "\n".join(row["context"])
             is_test = half is not None and half_of(context) != half

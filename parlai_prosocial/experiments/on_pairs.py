@@ -32,6 +32,7 @@ def ablate_pairs(
     task: str = "diasafety,self_dialogue",
     recipe: str | Path = "improve",
     scoring_judge: str | None = None,
+    answer_judge: str | None = None,
     arms: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     jobs: int = 1,
@@ -55,6 +56,7 @@ def ablate_pairs(
         task: any ParlAI task whose ``valid`` gives the contexts to measure on.
         recipe: a bundled one or a folder, with round.opt and arms.json.
         scoring_judge: measures; None: ``judge`` does, and the table says so.
+        answer_judge: measures too, whether replies answer the turn.
         arms: names; all of them where None. The control and the primary arm always take part.
         seeds: of training and sampling.
         jobs: arms trained and measured side by side, each in a process with one thread.
@@ -103,6 +105,7 @@ def ablate_pairs(
         0,
         judge,
         scoring_judge or judge,
+        answer_judge,
         casual_dialogues,
         folder / "round.opt",
     )
@@ -114,6 +117,8 @@ def ablate_pairs(
         "choosing": rows.judge(rows.choosing).name,
         "scoring": rows.judge(rows.scoring).name,
     }
+    if answer_judge:
+        judges["answers"] = rows.judge(answer_judge).name
     record = {
         "weights_sha256": stages.weights_of(start),
         "pairs_sha256": file_sha256(Path(pairs)),

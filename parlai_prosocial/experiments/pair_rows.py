@@ -19,6 +19,7 @@ from parlai_prosocial.experiments.rows import one_line_reason
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.judges.rules import PreachyRules
+from parlai_prosocial.mining.replies import PREACHY, UNRESPONSIVE, UNSAFE
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.rounds import stages
 from parlai_prosocial.rounds.measuring import Measuring
@@ -46,6 +47,7 @@ class PairRows:
         bf16: compute in bfloat16.
         context_tokens: longest context.
         choosing, scoring: the judges, ``KIND:WHERE``; who chooses among replies, and who measures.
+        answering: the judge of whether they answer the turn; None where nobody is asked.
         casual_dialogues: of Self-dialogue's valid, for the perplexity.
         preset: the options of training.
     """
@@ -61,6 +63,7 @@ class PairRows:
     context_tokens: int
     choosing: str
     scoring: str
+    answering: str | None
     casual_dialogues: int
     preset: Path
     _judges: dict[str, Judge] = field(init=False, default_factory=dict)
@@ -114,6 +117,12 @@ class PairRows:
             self.preset,
         )
 
+    def _measuring_judges(self) -> dict[str, Judge]:
+        judges = {UNSAFE: self.judge(self.scoring), PREACHY: PreachyRules()}
+        if self.answering is not None:
+            judges[UNRESPONSIVE] = self.judge(self.answering)
+        return judges
+
     def _measure(self, seed: int, name: str) -> dict[str, Any]:
         arm, result = self._arm(name), None
         if name != START and "best_of" not in arm:
@@ -126,8 +135,7 @@ class PairRows:
             self.bf16,
             self.context_tokens,
             self.valid,
-            self.judge(self.scoring),
-            PreachyRules(),
+            self._measuring_judges(),
             seed,
             self.casual_dialogues,
         )

@@ -17,7 +17,7 @@ from parlai_prosocial.evaluation.statistics.bootstrap import (
 )
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
 from parlai_prosocial.experiments.train_arms import Design
-from parlai_prosocial.rounds.results import START
+from parlai_prosocial.rounds.results import START, UNRESPONSIVE_COLUMN
 from parlai_prosocial.util.counting import counted
 
 Seeds = Mapping[int, Mapping[str, dict[str, Any]]]
@@ -29,6 +29,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "less_start": {"label": "less the start's, points", "scale": 100},
     "less_control": {"label": "less the control's, points", "scale": 100},
     "over_cautious": {"label": "over-cautious, %", "scale": 100},
+    "unresponsive": UNRESPONSIVE_COLUMN,
     "hedges": {"label": "hedges, %", "scale": 100},
     "ended": {"label": "ended, %", "scale": 100},
     "words": {"label": "words"},
@@ -50,7 +51,8 @@ def pair_table(
             seed has are shown.
         design: which is the control and which the primary arm.
         dialogues: of each casual reply.
-        judges: names of those who chose and who measured: ``choosing``, ``scoring``.
+        judges: names of those who chose and who measured: ``choosing``, ``scoring``, and where one
+            was asked ``answers``.
     """
     names = [n for n in (START, *design.arms) if all(n in rows for rows in results.values())]
     # Those that train beside the control; the start and the best of n are there to compare with.
@@ -86,7 +88,12 @@ def pair_table(
             "The judge that measured also chose: best-of-n is what it likes most, and so are the "
             "pairs where it chose them. Give --scoring-judge."
         )
-    return make_table("Arms on the same pairs", COLUMNS, rows, notes)
+    columns = dict(COLUMNS)
+    if "answers" in judges:
+        notes.append(f"Do not answer the turn: {judges['answers']}, on all contexts.")
+    else:
+        del columns["unresponsive"]
+    return make_table("Arms on the same pairs", columns, rows, notes)
 
 
 def _of_replies(results: Seeds, name: str) -> dict[str, Any]:
@@ -97,6 +104,9 @@ def _of_replies(results: Seeds, name: str) -> dict[str, Any]:
         "unsafe": macro_mean(unsafe[0], [0] * len(contexts), contexts, seeds) if seeds else None,
         "over_cautious": _pooled(cautious),
     }
+    unresponsive: list[Any] = [rows[name].get("unresponsive") for rows in results.values()]
+    if all(unresponsive):
+        columns["unresponsive"] = _pooled(unresponsive)
     for key in ("hedges", "ended"):
         columns[key] = float(np.mean([r[key]["estimate"] for r in of_all])) if of_all else None
     for column, key in (("words", "mean_words"), ("distinct_2", "distinct_2")):

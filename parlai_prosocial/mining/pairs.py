@@ -1,4 +1,4 @@
-"""Pairs from a model's own judged replies: a safe one is the response, unsafe ones the negatives.
+"""Pairs from a model's own judged replies: a safe one is the response, unfit ones the negatives.
 
 Contrasting a model with what it says itself is what published methods that gain much have in
 common (Click, RSO, iterative DPO, Pairwise Cringe). Length and style must not give a reply away,
@@ -14,11 +14,12 @@ from typing import Any
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.data.weights import social_weights
 from parlai_prosocial.judges.judge import THRESHOLD
-from parlai_prosocial.mining.replies import LABELLED, PREACHY, UNSAFE, Record
+from parlai_prosocial.mining.replies import LABELLED, PREACHY, UNRESPONSIVE, UNSAFE, Record
 from parlai_prosocial.mining.turns import Contexts
 
 NO_SAFE = "no clearly safe reply"
-NO_UNFIT = "no clearly unsafe or preachy reply"
+NO_UNFIT = "no clearly unsafe, unresponsive or preachy reply"
+WORST_FIRST = (UNSAFE, UNRESPONSIVE, PREACHY)
 NO_RESPONSE = "no safe reply that ended, of fitting length and likely enough"
 NO_NEAR = "no unfit reply about as long as the response"
 
@@ -28,9 +29,10 @@ class PairRule:
     """Which of a context's judged replies make a pair.
 
     Attributes:
-        safe_below: most ``p_unsafe`` of a clearly safe reply, in [0, 1).
-        unsafe_from: least ``p_unsafe`` of a clearly unsafe one, in (0, 1]; what lies between the
-            two is neither.
+        safe_below: most ``p_unsafe`` of a clearly safe reply, in [0, 1), and most p of not
+            answering the turn where that was judged.
+        unsafe_from: least ``p_unsafe`` of a clearly unsafe one, in (0, 1], and least p of one that
+            clearly does not answer; what lies between the two is neither.
         least_words, most_words: of a response; words are split at white space.
         length_tolerance: most difference of a negative's number of words from the response's, as
             a share of the latter.
@@ -54,7 +56,7 @@ class Pair:
 
     Attributes:
         response: its record.
-        negatives: of each its record, its kind (unsafe or preachy) and how bad it is, above 0.
+        negatives: of each its record, its kind (one of ``WORST_FIRST``) and how bad it is, above 0.
     """
 
     response: Record
@@ -73,9 +75,11 @@ def choose_pair(
     median of the context's clearly safe replies; of several the one sampled first, as long as there
     is a negative of its length. The one that the judge is surest of would nearly always be a set
     phrase, which the model then says everywhere. A
-    missing judgement is never safe, and a preachy reply to a harmless context isn't either.
-    Negatives are clearly unsafe, or preachy; the most severe come first, then the likelier. Replies
-    that are equal but for case and punctuation count once.
+    missing judgement is never safe, and neither is a reply that does not answer the turn, where
+    that is known, or a preachy one to a harmless context. Negatives are clearly unsafe, or else
+    clearly unresponsive, or else preachy; of a kind the most severe come first, then the likelier.
+    Without the unresponsive ones evasion is what a model learns soonest. Replies that are equal but
+    for case and punctuation count once.
 
     Args:
         records: of one context's sampled replies, judged, with ``ended`` and ``log_prob``.
@@ -108,7 +112,7 @@ def choose_pair(
     if not responses:
         return NO_RESPONSE
     # Sorting is stable: what is equal stays in the order of sampling.
-    unfit.sort(key=lambda one: (one[1] != UNSAFE, -one[2], -one[0]["log_prob"]))
+    unfit.sort(key=lambda one: (WORST_FIRST.index(one[1]), -one[2], -one[0]["log_prob"]))
     for response in responses:
         words = _words(response)
         most = rule.length_tolerance * words + 1e-9  # 0.1 * 30 is above 3
@@ -120,8 +124,10 @@ def choose_pair(
 
 def is_safe(record: Record, rule: PairRule) -> bool:
     """Whether every judge that was asked says clearly that a reply fits."""
-    verdict = record.get(UNSAFE)
-    if verdict is None or verdict[0] > rule.safe_below:
+    verdicts = [record.get(UNSAFE)]
+    if UNRESPONSIVE in record:
+        verdicts.append(record[UNRESPONSIVE])
+    if any(verdict is None or verdict[0] > rule.safe_below for verdict in verdicts):
         return False
     return PREACHY not in record or (record[PREACHY] is not None and not _is_preachy(record))
 
@@ -131,12 +137,13 @@ def badness(record: Record, rule: PairRule, preachy: bool) -> tuple[str, float] 
 
     How bad: the judge's severity where it grades, else its probability.
     """
-    verdict = record.get(UNSAFE)
-    if verdict is not None and verdict[0] >= rule.unsafe_from:
-        p_unsafe, _, *severity = verdict
-        how_bad = severity[0] if severity else p_unsafe
-        if how_bad > 0:
-            return UNSAFE, how_bad
+    for kind in (UNSAFE, UNRESPONSIVE):
+        verdict = record.get(kind)
+        if verdict is not None and verdict[0] >= rule.unsafe_from:
+            p_unfit, _, *severity = verdict
+            how_bad = severity[0] if severity else p_unfit
+            if how_bad > 0:
+                return kind, how_bad
     if preachy and _is_preachy(record):
         return PREACHY, record[PREACHY][0]
     return None
@@ -220,7 +227,7 @@ def pair_rows(
 
 def scale_weights(rows: Sequence[dict[str, Any]], kinds: Sequence[Sequence[str]]) -> None:
     """Make social weights of ``negative_weights`` in place, for each kind of negative apart."""
-    for wanted in (UNSAFE, PREACHY):
+    for wanted in WORST_FIRST:
         places = [
             (row, i)
             for row, found in zip(rows, kinds, strict=True)
@@ -239,8 +246,8 @@ def _outcome(record: Record, rule: PairRule) -> str:
     if not record["reply"]:
         return "empty reply"
     if (found := badness(record, rule, preachy=True)) is not None:
-        return f"clearly {found[0]}" if found[0] == UNSAFE else found[0]
-    if any(kind in record and record[kind] is None for kind in (UNSAFE, PREACHY)):
+        return found[0] if found[0] == PREACHY else f"clearly {found[0]}"
+    if any(kind in record and record[kind] is None for kind in WORST_FIRST):
         return "missing judgement"
     return "clearly safe" if is_safe(record, rule) else "in between"
 

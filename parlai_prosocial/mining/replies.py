@@ -11,6 +11,7 @@ A record is what the journals and stages keep of a reply, plain JSON:
 ``unsafe``     ``[p_unsafe, label]``, with the severity behind where the judge grades; None where
                the judgement is missing; not there where nobody was asked
 ``preachy``    the same, by the rules; harmless contexts only
+``unresponsive``  the same for not answering the turn, where a judge or a label says it
 =============  ====================================================================================
 """
 
@@ -23,7 +24,7 @@ from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.judges.judge import Judge, Judgement, judge_each
 
 SAMPLED, SYNTHETIC, LABELLED = "sampled", "synthetic", "labelled"
-UNSAFE, PREACHY = "unsafe", "preachy"
+UNSAFE, PREACHY, UNRESPONSIVE = "unsafe", "preachy", "unresponsive"
 
 Record = dict[str, Any]
 

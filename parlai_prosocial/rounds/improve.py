@@ -31,10 +31,10 @@ _NOT_RECORDED = ("out", "rounds", "datapath", "say", "engine")
 
 _same_names = names_arguments(
     [
-        *("model", "task", "judge", "scoring_judge", "rounds", "out", "samples", "limit"),
-        *("valid_limit", "seed", "safe_below", "unsafe_above", "preachy_share", "max_tokens"),
-        *("sampling_temperature", "top_p", "max_perplexity_ratio", "casual_dialogues", "datapath"),
-        "engine",
+        *("model", "task", "judge", "scoring_judge", "answer_judge", "rounds", "out", "samples"),
+        *("limit", "valid_limit", "seed", "safe_below", "unsafe_above", "preachy_share"),
+        *("max_tokens", "sampling_temperature", "top_p", "max_perplexity_ratio"),
+        *("casual_dialogues", "datapath", "engine"),
     ],
     settings="set",
     task_settings="task-set",
@@ -51,6 +51,7 @@ def improve(
     *,
     rounds: int = 2,
     scoring_judge: str | None = None,
+    answer_judge: str | None = None,
     samples: int = 8,
     limit: int | None = None,
     valid_limit: int | None = 300,
@@ -86,6 +87,9 @@ def improve(
         out: folder. If stopped, the same call resumes; with more rounds it goes on.
         rounds: most rounds.
         scoring_judge: measures instead of ``judge``; None: ``judge`` does, and the result says so.
+        answer_judge: judges whether a reply answers the turn at all: one that clearly does not is
+            never a response and may be a negative, so that evasion does not pass for safety. A
+            classifier learns it with ``--labels-axis unresponsive``.
         samples: replies a context.
         limit: most contexts to learn from, evenly spread; None for all.
         valid_limit: most harmless and most other contexts to measure on, evenly spread; None for
@@ -155,6 +159,7 @@ def improve(
             f"--scoring-judge {scoring_judge}: is the judge that chooses the pairs; give another "
             "one, or none"
         )
+    answers = open_judge(answer_judge, datapath, bf16) if answer_judge else None
     engine = begun_engine(out, engine)
     engine = taken(engine, start.name, datapath, bf16)
     record = {
@@ -163,13 +168,17 @@ def improve(
         # Absent, as in runs that were begun before there was another.
         **({"engine": engine} if engine != "transformers" else {}),
         "weights_sha256": stages.weights_of(start),
-        "judges": {"mining": mining.name, "scoring": scoring.name},
+        "judges": {"mining": mining.name, "scoring": scoring.name}
+        | ({"answers": answers.name} if answers else {}),
         "contexts_sha256": contexts.sha256(),
         "valid_sha256": valid.sha256(),
     }
+    if answers is None:
+        del record["answer_judge"]  # as in runs that were begun before there was one
     labelled = records_of(labels, contexts) if labels else None
     if labelled is not None and not any(labelled):
         raise UserError(f"--labels {', '.join(labels)}: no labelled reply to a context of --task")
-    run = Run(out, datapath, bf16, record, start, contexts, valid, mining, scoring, labelled, say)
+    judges = (mining, scoring, answers)
+    run = Run(out, datapath, bf16, record, start, contexts, valid, *judges, labelled, say)
     run.begin()
     return Improved(out, run.rounds(rounds))

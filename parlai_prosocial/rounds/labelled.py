@@ -8,7 +8,7 @@ from parlai_prosocial.data import labelled
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.evaluation.validation.labels.sheets import GRAVEST
-from parlai_prosocial.mining.replies import LABELLED, UNSAFE, Record
+from parlai_prosocial.mining.replies import LABELLED, UNRESPONSIVE, UNSAFE, Record
 from parlai_prosocial.mining.turns import Contexts
 
 UNGRADED = GRAVEST // 2 + 1
@@ -17,9 +17,9 @@ UNGRADED = GRAVEST // 2 + 1
 def records_of(sources: Sequence[str], contexts: Contexts) -> list[list[Record]]:
     """The labelled replies to N contexts as N lists of records, without log p.
 
-    A reply that is labelled fine counts as clearly safe, unless it has a flaw (a severity of 1) or
-    does not answer the turn: then it is neither. How bad an unsafe one is, is its severity as a
-    share of the gravest.
+    A reply that is labelled fine counts as clearly safe, unless it has a flaw (a severity of 1):
+    then it is neither. How bad an unsafe one is, is its severity as a share of the gravest. Where
+    the label says so, a reply answers the turn or clearly does not.
 
     Args:
         sources: files or folders of labelled rows; those of the axis unsafe count.
@@ -37,7 +37,7 @@ def records_of(sources: Sequence[str], contexts: Contexts) -> list[list[Record]]
                 "source": LABELLED,
                 "reply": one_line(row["reply"]),
                 "ended": row["ended"] is not False,
-                UNSAFE: _verdict(row),
+                **_verdicts(row),
             }
             for row in rows[turns[0].key]
         ]
@@ -45,11 +45,13 @@ def records_of(sources: Sequence[str], contexts: Contexts) -> list[list[Record]]
     ]
 
 
-def _verdict(row: Mapping[str, Any]) -> list[Any]:
+def _verdicts(row: Mapping[str, Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {UNSAFE: [0.5 if row["severity_1"] else 0.0, LABELLED]}
     if row["label_1"]:
-        return [1.0, LABELLED, (row["severity_1"] or UNGRADED) / GRAVEST]
-    is_flawed = bool(row["severity_1"]) or row["answers_1"] is False
-    return [0.5 if is_flawed else 0.0, LABELLED]
+        found[UNSAFE] = [1.0, LABELLED, (row["severity_1"] or UNGRADED) / GRAVEST]
+    if row["answers_1"] is not None:
+        found[UNRESPONSIVE] = [0.0 if row["answers_1"] else 1.0, LABELLED]
+    return found
 
 
 def add_log_probs(

@@ -13,7 +13,7 @@ from parlai_prosocial.evaluation.statistics.bootstrap import macro_difference, u
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
 from parlai_prosocial.evaluation.suites.casual import CasualReply, casual_replies
 from parlai_prosocial.judges.judge import THRESHOLD
-from parlai_prosocial.mining.replies import PREACHY, UNSAFE, Record
+from parlai_prosocial.mining.replies import PREACHY, UNRESPONSIVE, UNSAFE, Record
 from parlai_prosocial.mining.turns import Contexts
 
 REPLIES_PER_DIALOGUE = 2
@@ -65,7 +65,8 @@ def measured(
 
     Returns:
         ``unsafe`` and ``over_cautious`` (hits, judged, missing, rate; on contexts that are not
-        casual, and on those that are), ``replies`` (to those that are not), ``unsafe_verdicts``,
+        casual, and on those that are), ``unresponsive`` (everywhere; where a judge was asked),
+        ``replies`` (to those that are not), ``unsafe_verdicts``,
         ``casual`` (the scores), ``perplexity``, and against the start ``unsafe_difference`` and
         ``perplexity_ratio``; None where there is nothing to compare.
     """
@@ -77,6 +78,9 @@ def measured(
     row: dict[str, Any] = {
         "unsafe": _rate(verdicts),
         "over_cautious": _rate([_verdict(record, PREACHY) for record in harmless]),
+        "unresponsive": _rate([_verdict(record, UNRESPONSIVE) for record in found])
+        if any(UNRESPONSIVE in record for record in found)
+        else None,
         "replies": asdict(
             reply_statistics([r["reply"] for r in given], [r["ended"] for r in given])
         )

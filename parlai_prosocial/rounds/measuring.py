@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Measuring:
         bf16: compute in bfloat16.
         context_tokens: longest context.
         valid: the held-out contexts.
-        scoring, preachy: the judges of their replies.
+        judges: of their replies, of each kind of fault; the unsafe one scores.
         seed: of sampling.
         casual_dialogues: of Self-dialogue's valid, for the perplexity.
         engine: as ``--engine`` takes it.
@@ -42,8 +42,7 @@ class Measuring:
     bf16: bool
     context_tokens: int
     valid: Contexts
-    scoring: Judge
-    preachy: Judge
+    judges: Mapping[str, Judge]
     seed: int
     casual_dialogues: int
     engine: str = "transformers"
@@ -60,7 +59,7 @@ class Measuring:
         sampled, judged = self._files(name, "sampled", "judged")
         decoding = {"max_tokens": SAMPLED_TOKENS, "seed": self.seed, **SAMPLING}
         self.sample(sampled, self.valid, name, model, 1, decoding)
-        records = stages.judged(judged, sampled, self.valid, self.scoring, self.preachy)
+        records = stages.judged(judged, sampled, self.valid, self.judges)
         return self._row(name, model, records, judged, start)
 
     def measure_best(
@@ -73,9 +72,10 @@ class Measuring:
         sampled, choice, judged = self._files(name, "sampled", "choice", "judged")
         decoding = {"max_tokens": SAMPLED_TOKENS, "seed": self.seed, **SAMPLING}
         self.sample(sampled, self.valid, name, model, n, decoding)
-        records = chosen = stages.judged(judged, sampled, self.valid, self.scoring, self.preachy)
-        if choosing is not self.scoring:
-            chosen = stages.judged(choice, sampled, self.valid, choosing, self.preachy)
+        records = chosen = stages.judged(judged, sampled, self.valid, self.judges)
+        if choosing is not self.judges[UNSAFE]:
+            by_it = {**self.judges, UNSAFE: choosing}
+            chosen = stages.judged(choice, sampled, self.valid, by_it)
         best = [[of[safest(by)]] for by, of in zip(chosen, records, strict=True)]
         return self._row(name, model, best, judged, start)
 

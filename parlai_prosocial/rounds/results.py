@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas
 
 START = "start"
+UNRESPONSIVE_COLUMN = {"label": "do not answer, %", "scale": 100}
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def rounds_table(summary: Mapping[str, Any]) -> dict[str, Any]:
         f"Unsafe: {judge} on {summary['valid_contexts']} held-out contexts, Wilson intervals; "
         "hedges: replies that keep out of the matter. Perplexity: Self-dialogue, valid."
     ]
+    if answers := summary["judges"].get("answers"):
+        notes.append(f"Do not answer the turn: {answers}, on all held-out contexts.")
     if summary["judges"]["scoring"] == summary["judges"]["mining"]:
         notes.append(
             "The judge that chose the pairs also measured: a model may have learnt what this judge "
@@ -109,6 +112,7 @@ def rounds_table(summary: Mapping[str, Any]) -> dict[str, Any]:
         "unsafe": {"label": "unsafe, %", "scale": 100},
         "difference": {"label": "less the start's, points", "scale": 100},
         "over_cautious": {"label": "over-cautious, %", "scale": 100},
+        **({"unresponsive": UNRESPONSIVE_COLUMN} if summary["judges"].get("answers") else {}),
         "hedges": {"label": "hedges, %", "scale": 100},
         "ended": {"label": "ended, %", "scale": 100},
         "words": {"label": "words"},
@@ -145,6 +149,7 @@ def _row(model: str, pairs: int | None, valid: Mapping[str, Any]) -> dict[str, A
         "unsafe": _interval(valid["unsafe"]["rate"]),
         "difference": _interval(valid["unsafe_difference"]),
         "over_cautious": _interval(valid["over_cautious"]["rate"]),
+        **_unresponsive(valid),
         "hedges": _interval(replies.get("hedges")),
         "ended": _interval(replies.get("ended")),
         "words": replies.get("mean_words"),
@@ -152,6 +157,12 @@ def _row(model: str, pairs: int | None, valid: Mapping[str, Any]) -> dict[str, A
         "perplexity": _interval(valid["perplexity"]),
         "ratio": _interval(valid["perplexity_ratio"]),
     }
+
+
+def _unresponsive(valid: Mapping[str, Any]) -> dict[str, Interval | None]:
+    """Nothing where nobody was asked, and in what was measured before anybody could be."""
+    found = valid.get("unresponsive")
+    return {"unresponsive": _interval(found["rate"])} if found else {}
 
 
 def _interval(given: Mapping[str, Any] | None) -> Interval | None:

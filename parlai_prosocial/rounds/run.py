@@ -7,7 +7,7 @@ from typing import Any
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.mining.pairs import PairRule
-from parlai_prosocial.mining.replies import PREACHY, UNSAFE, Record
+from parlai_prosocial.mining.replies import PREACHY, UNRESPONSIVE, UNSAFE, Record
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.models.precision import best_device, bf16_is_faster
 from parlai_prosocial.rounds import stages
@@ -48,7 +48,9 @@ class Run:
         settings: all that the files depend on, the arguments of ``improve`` among them.
         start: the model of the first round.
         contexts, valid: to learn from, and to measure on.
-        mining, scoring, preachy: the judges.
+        mining, scoring: the judges of what is unsafe.
+        answers: the judge of what is unresponsive; None where nobody is asked.
+        preachy: the judge of casual replies.
         labelled: for each of contexts the labelled replies of the start; None without labels.
         say: takes the lines that tell what is being done.
     """
@@ -62,6 +64,7 @@ class Run:
     valid: Contexts
     mining: Judge
     scoring: Judge
+    answers: Judge | None
     labelled: list[list[Record]] | None
     say: Say
     preachy: Judge = field(default_factory=PreachyRules)
@@ -78,8 +81,7 @@ class Run:
             self.bf16,
             int(opt["text_truncate"]),
             self.valid,
-            self.scoring,
-            self.preachy,
+            self._judges(self.scoring),
             self.settings["seed"],
             self.settings["casual_dialogues"],
             self.settings.get("engine", "transformers"),
@@ -133,17 +135,18 @@ class Run:
         files = [folder / f"{name}.jsonl" for name in ("sampled", "judged", "pairs")]
         name = START if number == 1 else f"round-{number - 1}"
         self.measuring.sample(files[0], self.contexts, name, model, asked["samples"], decoding)
-        stages.judged(files[1], files[0], self.contexts, self.mining, self.preachy)
+        judges = self._judges(self.mining)
+        stages.judged(files[1], files[0], self.contexts, judges)
         rule = PairRule(
             asked["safe_below"], asked["unsafe_above"], preachy_share=asked["preachy_share"]
         )
-        judges = {UNSAFE: self.mining.name, PREACHY: self.preachy.name}
         sources = [files[1]]
         if number == 1 and self.labelled is not None:
             # First, so that of equal replies the label counts and not the judge.
             sources.insert(0, folder / "labelled.jsonl")
             self.measuring.score_labelled(sources[0], self.contexts, self.labelled, name, model)
-        pairs = stages.paired(files[2], sources, self.contexts, rule, judges)
+        names = {kind: judge.name for kind, judge in judges.items()}
+        pairs = stages.paired(files[2], sources, self.contexts, rule, names)
         if not pairs["rows"]:
             return None
         self.measuring.close()
@@ -160,6 +163,10 @@ class Run:
             "pairs": pairs,
             "valid": self.measuring.measure(f"round-{number}", found, start),
         }
+
+    def _judges(self, unsafe: Judge) -> dict[str, Judge]:
+        more = {} if self.answers is None else {UNRESPONSIVE: self.answers}
+        return {UNSAFE: unsafe, PREACHY: self.preachy, **more}
 
     def _folder(self, number: int) -> Path:
         return self.out / f"round-{number}"

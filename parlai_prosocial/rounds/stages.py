@@ -6,6 +6,7 @@ file tells seconds or places.
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -21,7 +22,6 @@ from parlai_prosocial.mining.chunks import work_in_chunks
 from parlai_prosocial.mining.pairs import PairRule, pair_rows
 from parlai_prosocial.mining.replies import (
     PREACHY,
-    UNSAFE,
     Record,
     judge_records,
     sample_scored_records,
@@ -157,18 +157,18 @@ def sampled(
 
 
 def judged(
-    file: Path, source: Path, contexts: Contexts, unsafe: Judge, preachy: Judge
+    file: Path, source: Path, contexts: Contexts, judges: Mapping[str, Judge]
 ) -> list[list[Record]]:
-    """Judge sampled replies: for safety everywhere, for preaching in casual contexts.
+    """Judge sampled replies: of each kind of fault everywhere, but of preaching in casual contexts.
 
     Args:
         file: where to keep the judged records.
         source: the file of :func:`sampled`.
         contexts: its contexts.
-        unsafe, preachy: the judges.
+        judges: of each kind of fault.
     """
     asked = {
-        "judges": {UNSAFE: unsafe.name, PREACHY: preachy.name},
+        "judges": {kind: judge.name for kind, judge in judges.items()},
         "sampled_sha256": file_sha256(source),
     }
     if not finished_before(file, asked):
@@ -176,9 +176,9 @@ def judged(
 
         def work(chunk: list[int]) -> list[list[Record]]:
             found = [(i, record) for i in chunk for record in given[i]]
-            judge_records(unsafe, UNSAFE, [(contexts.texts[i], r) for i, r in found])
-            harmless = [(contexts.texts[i], r) for i, r in found if contexts.casual[i]]
-            judge_records(preachy, PREACHY, harmless)
+            for kind, judge in judges.items():
+                asked_of = [(i, r) for i, r in found if kind != PREACHY or contexts.casual[i]]
+                judge_records(judge, kind, [(contexts.texts[i], r) for i, r in asked_of])
             return [given[i] for i in chunk]
 
         done = work_in_chunks(
@@ -186,7 +186,7 @@ def judged(
             asked,
             contexts.texts,
             work,
-            lambda: +unsafe.missing + preachy.missing,
+            lambda: sum((judge.missing for judge in judges.values()), Counter()),
             f"judging {file.parent}",
         )
         _write(file, contexts, done.records, asked, done.missing)

@@ -8,7 +8,7 @@ from parlai_prosocial.data import labelled
 from parlai_prosocial.data.example import BINARY_LABELS, NOT_OK_LABEL, OK_LABEL
 from parlai_prosocial.errors import UserError
 
-AXES = ("unsafe", "over-caution", "agreement")
+AXES = ("unsafe", "over-caution", "agreement", labelled.UNRESPONSIVE)
 
 
 class LabelledTeacher(CorpusTeacher):
@@ -33,7 +33,11 @@ class LabelledTeacher(CorpusTeacher):
             "writes them; several with commas between.",
         )
         group.add_argument(
-            "--labels-axis", choices=AXES, default="unsafe", help="Which fault makes __notok__."
+            "--labels-axis",
+            choices=AXES,
+            default="unsafe",
+            help="Which fault makes __notok__; unresponsive: the reply does not answer the turn "
+            "(answers_1).",
         )
         group.add_argument(
             "--labels-half",

@@ -55,3 +55,16 @@ def test_a_row_without_label_is_named(tmp_path):
     path.write_text('{"context": ["Hi!"], "reply": "Hello.", "axis": "unsafe"}\n')
     with pytest.raises(UserError, match=r"labels\.jsonl, line 1.*label_1"):
         load_rows([str(path)], "unsafe", "train")
+
+
+def test_unresponsive_rows_are_those_whose_answering_is_known(tmp_path):
+    given = [("unsafe", False, True), ("unsafe", True, False), ("agreement", False, False)]
+    rows = [
+        {"context": ["Hi!"], "reply": f"{i}", "axis": axis, "label_1": label, "answers_1": answers}
+        for i, (axis, label, answers) in enumerate(given)
+    ]
+    rows.append({"context": ["Hi!"], "reply": "3", "axis": "unsafe", "label_1": True})
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {row["reply"]: row["label_1"] for row in load_rows([str(path)], "unresponsive")}
+    assert found == {"0": False, "1": True, "2": True}

@@ -142,6 +142,27 @@ def preachy(text, p_unsafe=0.1, says=(1.0, "refusing"), **more):
     return reply(text, p_unsafe, preachy=says and list(says), **more)
 
 
+def answering(text, p, p_unsafe=0.1, **more):
+    """Judged for answering the turn too; no p: that judgement is missing."""
+    return reply(text, p_unsafe, unresponsive=None if p is None else [p, "said"], **more)
+
+
+def test_what_does_not_answer_is_never_the_response_and_a_negative_behind_unsafe_ones():
+    evasive, good = answering(words(10, "e"), 0.9), answering(words(10), 0.1)
+    pair = choose_pair([evasive, good], RULE)
+    assert (pair.response, pair.negatives) == (good, [(evasive, "unresponsive", 0.9)])
+    unsafe = answering(words(10, "bad"), 0.1, 0.75)
+    pair = choose_pair([evasive, unsafe, good], RULE)
+    assert [kind for _, kind, _ in pair.negatives] == ["unsafe", "unresponsive"]
+    # Not clearly one or the other, and nobody could say.
+    for p in (0.5, None):
+        assert choose_pair([answering(words(10, "u"), p), unsafe], RULE) == module.NO_SAFE
+        assert choose_pair([answering(words(10, "u"), p), good], RULE) == module.NO_UNFIT
+    # Both at once is one negative, an unsafe one.
+    both = answering(words(10, "bad"), 0.9, 0.8)
+    assert choose_pair([both, good], RULE).negatives == [(both, "unsafe", 0.8)]
+
+
 OK = (0.0, "ok")
 
 

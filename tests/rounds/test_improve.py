@@ -14,11 +14,14 @@ from parlai_prosocial.data import own
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.judges import registry
+from parlai_prosocial.judges.judge import Judgement
 from parlai_prosocial.mining.pairs import PairRule
 from parlai_prosocial.rounds import measure, run
 from parlai_prosocial.rounds import results as results_module
 from parlai_prosocial.training import recipe
 from parlai_prosocial.util import files, journal
+from parlai_prosocial.util.missing import Missing
 
 TRAINING = (
     *("batchsize=4", "max-train-steps=3", "lora-rank=2", "text-truncate=48", "casual-kl=0"),
@@ -332,3 +335,42 @@ def test_missing_judgements_are_in_no_rate():
     after = measure.measured(Three, records[::-1], casual, ["a", "b"], row)
     assert after["unsafe_difference"]["estimate"] == 0.0  # of the one that both have
     assert after["perplexity_ratio"]["estimate"] == 1.0
+
+
+class FirstLetters:
+    """A stand-in for a judge of what answers: replies that begin before "n" do not."""
+
+    def __init__(self):
+        self.name, self.missing = "first letters", Missing()
+
+    def judge(self, contexts, replies):
+        return [Judgement(float(reply.lower() < "n"), "said") for reply in replies]
+
+
+def test_who_does_not_answer_is_no_response_and_measured(arguments, monkeypatch):
+    opened = registry.open_judge
+    monkeypatch.setattr(
+        registry,
+        "open_judge",
+        lambda spec, *given: FirstLetters() if spec == "letters" else opened(spec, *given),
+    )
+    asked = {**arguments, "rounds": 1, "answer_judge": "letters"}
+    done = parlai_prosocial.improve(**asked)
+    out = asked["out"]
+    pairs = [row for _, row in checked_rows(str(out / "round-1" / "pairs.jsonl"), own.SCHEMA)]
+    assert pairs and all(row["response"].lower() >= "n" for row in pairs)
+    by_letters = {
+        reply.lower() < "n"
+        for row in pairs
+        for reply, judge in zip(row["negatives"], row["negative_judges"], strict=True)
+        if judge == "first letters"
+    }
+    assert by_letters == {True}
+    valid = [json.loads(x) for x in (out / "start" / "valid-judged.jsonl").read_text().splitlines()]
+    said = [reply["reply"].lower() < "n" for row in valid for reply in row["replies"]]
+    assert done.summary["start"]["valid"]["unresponsive"]["hits"] == sum(said)
+    assert done.summary["judges"]["answers"] == "first letters"
+    assert "do not answer" in str(done)
+    # Who judges is part of the run: without it, it is another one.
+    with pytest.raises(UserError, match="answer_judge"):
+        parlai_prosocial.improve(**{**arguments, "rounds": 1})

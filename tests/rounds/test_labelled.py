@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from parlai_prosocial.mining.pairs import PairRule, choose_pair, pair_rows
-from parlai_prosocial.mining.replies import LABELLED, UNSAFE
+from parlai_prosocial.mining.replies import LABELLED, UNRESPONSIVE, UNSAFE
 from parlai_prosocial.mining.turns import Contexts, Turn
 from parlai_prosocial.rounds.labelled import add_log_probs, records_of
 
@@ -52,7 +52,8 @@ def labels(tmp_path):
 
 def test_verdicts_follow_the_grades(labels, contexts):
     first, second = records_of(labels, contexts)
-    assert [record[UNSAFE][0] for record in first] == [0.0, 0.5, 0.5, 1.0, 1.0]
+    assert [record[UNSAFE][0] for record in first] == [0.0, 0.5, 0.0, 1.0, 1.0]
+    assert [record[UNRESPONSIVE][0] for record in first] == [0.0, 0.0, 1.0, 0.0, 0.0]
     assert [record[UNSAFE][2] for record in first[3:]] == [1.0, 0.5]
     assert [record["ended"] for record in first] == [True] * 4 + [False]
     assert second == []
@@ -66,9 +67,23 @@ def test_they_make_pairs_without_a_judges_name(labels, contexts):
     add_log_probs(engine, contexts, records)
     pair = choose_pair(records[0], PairRule())
     assert pair.response["reply"] == "You could give it back to them."
-    assert [how_bad for _, _, how_bad in pair.negatives] == [1.0, 0.5]
+    # What does not answer comes behind what is unsafe.
+    assert [(kind, how_bad) for _, kind, how_bad in pair.negatives] == [
+        (UNSAFE, 1.0),
+        (UNSAFE, 0.5),
+        (UNRESPONSIVE, 1.0),
+    ]
     [row], _ = pair_rows(contexts, records, PairRule(), {UNSAFE: "a judge"}, "train")
-    assert row["negative_judges"] == row["negative_sources"] == [LABELLED] * 2
+    assert row["negative_judges"] == row["negative_sources"] == [LABELLED] * 3
     assert row["reference_log_prob"] == -1.0
-    assert row["negative_reference_log_probs"] == [-4.0, -5.0]
+    assert row["negative_reference_log_probs"] == [-4.0, -5.0, -3.0]
     assert row["negative_weights"][0] > row["negative_weights"][1]
+
+
+def test_a_reply_of_no_known_answering_is_judged_by_safety_alone(tmp_path, contexts):
+    row = {"axis": "unsafe", "context": ["I took it."], "reply": "Why?", "label_1": False}
+    file = tmp_path / "labels.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    [[record], _] = records_of([str(file)], contexts)
+    assert UNRESPONSIVE not in record
+    assert record[UNSAFE] == [0.0, LABELLED]
