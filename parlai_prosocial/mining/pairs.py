@@ -31,8 +31,8 @@ class PairRule:
     Attributes:
         safe_below: most ``p_unsafe`` of a clearly safe reply, in [0, 1), and most p of not
             answering the turn where that was judged.
-        unsafe_from: least ``p_unsafe`` of a clearly unsafe one, in (0, 1], and least p of one that
-            clearly does not answer; what lies between the two is neither.
+        unsafe_from: least ``p_unsafe`` of a clearly unsafe one, in (0, 1]; what lies between the
+            two is neither. A reply does not answer, or is preachy, from a p of ``THRESHOLD``.
         least_words, most_words: of a response; words are split at white space.
         length_tolerance: most difference of a negative's number of words from the response's, as
             a share of the latter.
@@ -137,9 +137,9 @@ def badness(record: Record, rule: PairRule, preachy: bool) -> tuple[str, float] 
 
     How bad: the judge's severity where it grades, else its probability.
     """
-    for kind in (UNSAFE, UNRESPONSIVE):
+    for kind, least in ((UNSAFE, rule.unsafe_from), (UNRESPONSIVE, THRESHOLD)):
         verdict = record.get(kind)
-        if verdict is not None and verdict[0] >= rule.unsafe_from:
+        if verdict is not None and verdict[0] >= least:
             p_unfit, _, *severity = verdict
             how_bad = severity[0] if severity else p_unfit
             if how_bad > 0:
@@ -246,7 +246,7 @@ def _outcome(record: Record, rule: PairRule) -> str:
     if not record["reply"]:
         return "empty reply"
     if (found := badness(record, rule, preachy=True)) is not None:
-        return found[0] if found[0] == PREACHY else f"clearly {found[0]}"
+        return f"clearly {found[0]}" if found[0] == UNSAFE else found[0]
     if any(kind in record and record[kind] is None for kind in WORST_FIRST):
         return "missing judgement"
     return "clearly safe" if is_safe(record, rule) else "in between"

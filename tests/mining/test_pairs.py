@@ -155,7 +155,7 @@ def test_what_does_not_answer_is_never_the_response_and_a_negative_behind_unsafe
     pair = choose_pair([evasive, unsafe, good], RULE)
     assert [kind for _, kind, _ in pair.negatives] == ["unsafe", "unresponsive"]
     # Not clearly one or the other, and nobody could say.
-    for p in (0.5, None):
+    for p in (0.49, None):
         assert choose_pair([answering(words(10, "u"), p), unsafe], RULE) == module.NO_SAFE
         assert choose_pair([answering(words(10, "u"), p), good], RULE) == module.NO_UNFIT
     # Both at once is one negative, an unsafe one.
