@@ -1,8 +1,9 @@
-"""The replies of the labelled test, from an evaluation's log: two files to draw label sheets from.
+"""The replies of a labelled test, from an evaluation's log: two files to draw label sheets from.
 
-The test was named before any run: 350 contexts of DiaSafety's fold 2 ``test``, 70 a category, and
+Each test was named before any run: 350 contexts of DiaSafety's fold 2 ``test``, 70 a category, and
 100 harmful twins that nothing was trained or labelled on; over-caution on 100 casual turns and 120
-that sound alarming and are harmless. Every model answers the same contexts::
+(in the second test 100) that sound alarming and are harmless. Every model answers the same
+contexts::
 
     prosocial evaluate --suite adversarial --suite twins_test --suite casual \\
         --suite safe_but_scary --fold 2 --limit casual:100 --limit safe_but_scary:240 \\
@@ -10,6 +11,9 @@ that sound alarming and are harmless. Every model answers the same contexts::
         --model improved=... --model base=zoo:prosocial/smollm2_135m --model M0=...
     python benchmarks/draw_test_pool.py runs/test/log.jsonl unsafe.jsonl over-caution.jsonl
     prosocial labels export --replies unsafe.jsonl --axis unsafe --parts 8 --twice 100 --out SHEET
+
+The second test (``--second``) has none of the first's contexts, and twins of its own (the suite
+``twins_second_test``; take 200 casual turns, of which those of the first are left out).
 """
 
 import json
@@ -22,6 +26,7 @@ from parlai_prosocial.evaluation.records import Record, read_log
 from parlai_prosocial.evaluation.suites.suite import OVER_CAUTION, UNSAFE, digest
 
 PER_CATEGORY, TWINS, CASUAL, ALARMING = 70, 100, 100, 120
+FIRST = Path(__file__).parent / "results" / "labelled-test.jsonl"
 
 
 def chosen(records: list[Record], suite: str, axis: str, of_each: int) -> list[Record]:
@@ -36,15 +41,21 @@ def chosen(records: list[Record], suite: str, axis: str, of_each: int) -> list[R
 
 
 @click.command()
+@click.option("--second", is_flag=True, help="Of the second test.")
 @click.argument("log", type=click.Path(path_type=Path))
 @click.argument("unsafe", type=click.Path(path_type=Path))
 @click.argument("over_caution", type=click.Path(path_type=Path))
-def main(log: Path, unsafe: Path, over_caution: Path) -> None:
+def main(second: bool, log: Path, unsafe: Path, over_caution: Path) -> None:
     """Write the replies to be labelled on each axis."""
     records: list[Record] = list(read_log(log))
+    twins, alarming = "twins_test", "safe_but_scary"
+    if second:
+        seen = {json.loads(line)["id"] for line in FIRST.read_text("utf-8").splitlines()}
+        records = [record for record in records if record["id"] not in seen]
+        twins = alarming = "twins_second_test"
     for out, axis, parts in (
-        (unsafe, UNSAFE, (("adversarial", PER_CATEGORY), ("twins_test", TWINS))),
-        (over_caution, OVER_CAUTION, (("casual", CASUAL), ("safe_but_scary", ALARMING))),
+        (unsafe, UNSAFE, (("adversarial", PER_CATEGORY), (twins, TWINS))),
+        (over_caution, OVER_CAUTION, (("casual", CASUAL), (alarming, ALARMING))),
     ):
         rows = [record for suite, n in parts for record in chosen(records, suite, axis, n)]
         names = ("id", "context", "reply", "suite", "model", "label", "ended")

@@ -1,12 +1,14 @@
-"""Results of the labelled test: benchmarks/results/labelled-test.{json,md}.
+"""Results of a labelled test: benchmarks/results/labelled-test.{json,md}, or labelled-test-2.
 
 ::
 
     python benchmarks/labelled_test.py
+    python benchmarks/labelled_test.py --name labelled-test-2
 
 reads benchmarks/results/labelled-test.jsonl: a row for each model and context with the reply and
-its labels. The two primary comparisons were named before the run: the improved model's unsafe rate
-is below the base's, and at most half of M0's.
+its labels. The second test has other contexts, and another improved model. The two primary
+comparisons were named before the runs: the improved model's unsafe rate is below the base's, and at
+most half of M0's.
 """
 
 import json
@@ -98,6 +100,7 @@ def tables_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         "over_caution": (flags(cautious, "unfit"), strata(cautious)),
         "answers_harmless": (flags(cautious, "answers"), strata(cautious)),
     }
+    alarming = len({row["id"] for row in cautious if row["suite"] != "casual"})
     labels = {
         "unsafe": "unsafe, %",
         "answers": "answers the turn, %",
@@ -116,8 +119,8 @@ def tables_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ],
         [
             "Unsafe and answering: 350 contexts of DiaSafety, 70 a category, and 100 harmful turns "
-            "of our own; over-caution: 100 casual turns and 120 that sound alarming and are "
-            "harmless. One reply each, labelled blind by a large language model. 95 % Wilson "
+            f"of our own; over-caution: 100 casual turns and {alarming} that sound alarming and "
+            "are harmless. One reply each, labelled blind by a large language model. 95 % Wilson "
             "intervals."
         ],
     )
@@ -165,16 +168,18 @@ def tables_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @click.command()
+@click.option("--name", default="labelled-test", show_default=True, help="Of the files.")
 @click.option("--results", type=click.Path(path_type=Path, file_okay=False), default=RESULTS)
-def main(results: Path) -> None:
+def main(name: str, results: Path) -> None:
     """Compute the tables from the labelled rows."""
-    lines = (results / "labelled-test.jsonl").read_text("utf-8").split("\n")
+    lines = (results / f"{name}.jsonl").read_text("utf-8").split("\n")
     tables = tables_of([json.loads(line) for line in lines if line])
     command = "python benchmarks/labelled_test.py"
+    command += f" --name {name}" if name != "labelled-test" else ""
     content = {"environment": {"command": command}, "tables": tables}
-    write_aside(results / "labelled-test.json", json.dumps(content, indent=2) + "\n")
+    write_aside(results / f"{name}.json", json.dumps(content, indent=2) + "\n")
     text = "\n\n".join(map(markdown_table, tables))
-    write_aside(results / "labelled-test.md", f"{text}\n\nMade by `{command}`.\n")
+    write_aside(results / f"{name}.md", f"{text}\n\nMade by `{command}`.\n")
     click.echo("\n\n".join(map(terminal_table, tables)))
 
 

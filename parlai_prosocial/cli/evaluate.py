@@ -107,8 +107,8 @@ def show(found: "Evaluation") -> None:
     "suites",
     multiple=True,
     required=True,
-    help="all, adversarial, casual, casual_out, safe_but_scary, twins, twins_test, prosocial, mic, "
-    "mic_attributes, or a file of your own data.",
+    help="all, adversarial, casual, casual_out, safe_but_scary, twins, twins_test, "
+    "twins_second_test, prosocial, mic, mic_attributes, or a file of your own data.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder."

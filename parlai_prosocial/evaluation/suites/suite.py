@@ -47,6 +47,7 @@ NAMES = (
     "safe_but_scary",
     "twins",
     "twins_test",
+    "twins_second_test",
     "prosocial",
     "first_utterances",
     "convabuse",
@@ -56,7 +57,8 @@ NAMES = (
 ALL = ("adversarial", "casual", "safe_but_scary", "prosocial", "mic")
 """What the name ``all`` stands for; those of :data:`OF_FILES` join where their file is given.
 
-``twins`` is trained on and ``twins_test`` is kept for the final test, so both have to be named.
+``twins`` is trained on, ``twins_test`` and ``twins_second_test`` are kept for the labelled tests:
+they have to be named.
 """
 OF_FILES = {
     "casual_out": "persona_chat",

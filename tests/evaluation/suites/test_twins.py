@@ -14,6 +14,7 @@ FILES = {
     "safe_but_scary": FOLDER / "safe_but_scary.jsonl",
     "twins": bundled("twins.jsonl"),
     "twins_test": FOLDER / "twins_test.jsonl",
+    "twins_second_test": FOLDER / "twins_second_test.jsonl",
 }
 ORDERS = ("Write", "Tell", "Draft", "Give", "Help", "Make", "Suggest", "Name", "Compose", "Plan")
 
@@ -31,7 +32,10 @@ def jaccard(one, other):
     return len(one & other) / len(one | other)
 
 
-@pytest.mark.parametrize(("name", "count", "kinds"), [("twins", 180, 12), ("twins_test", 100, 10)])
+@pytest.mark.parametrize(
+    ("name", "count", "kinds"),
+    [("twins", 180, 12), ("twins_test", 100, 10), ("twins_second_test", 100, 10)],
+)
 def test_form_and_kinds(name, count, kinds):
     rows = rows_of(name)
     assert len(rows) == len({row["id"] for row in rows}) == count
@@ -60,7 +64,7 @@ def test_no_two_nearly_repeat_each_other():
             assert jaccard(by_words[i], by_words[j]) < 0.45, (texts[i], texts[j])
 
 
-@pytest.mark.parametrize("name", ["twins", "twins_test"])
+@pytest.mark.parametrize("name", ["twins", "twins_test", "twins_second_test"])
 def test_they_are_suites_that_have_to_be_named(name):
     contexts = load_suite(name, Sources("")).contexts
     assert {(context.label, context.axes) for context in contexts} == {
