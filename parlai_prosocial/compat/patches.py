@@ -52,6 +52,7 @@ def apply() -> None:
     require_parlai()
     mend_names()
     mend_plateau_scheduler()
+    mend_long_warmups()
     mend_array_vectors()
     mend_rouge()
     mend_gpt2_cache()
@@ -89,6 +90,25 @@ def mend_plateau_scheduler() -> None:
         self.scheduler = ReduceLROnPlateau(optimizer, "min", factor=decay, patience=patience)
 
     ReduceOnPlateauLRScheduler.__init__ = __init__
+
+
+def mend_long_warmups() -> None:
+    """``--warmup-updates`` of as many steps as ``--max-train-steps``: all of it is warm-up.
+
+    The linear and the cosine schedule divide by the steps after the warm-up, of which there are
+    none, also when they are made. In every version.
+    """
+    from parlai.nn.lr_scheduler import CosineLRScheduler, LinearLRScheduler
+
+    def full_without_steps(factor: Callable) -> Callable:
+        # Without functools.wraps: torch saves what a schedule's function has in its __dict__.
+        def method(self, step):
+            return factor(self, step) if self.max_lr_steps > 0 else 1.0
+
+        return method
+
+    LinearLRScheduler._linear_lr = full_without_steps(LinearLRScheduler._linear_lr)
+    CosineLRScheduler._cosine_lr = full_without_steps(CosineLRScheduler._cosine_lr)
 
 
 def mend_training() -> None:

@@ -6,6 +6,9 @@ from parlai.core.opt import Opt
 from parlai.nn.lr_scheduler import ParlAILRScheduler
 
 from parlai_prosocial.agents.schedule import keep_last_step
+from parlai_prosocial.compat import patches
+
+patches.apply()
 
 
 def rates(schedule, steps, warmup):
@@ -40,6 +43,14 @@ def test_the_last_step_counts(schedule, warmup):
         offset = 1 if warmup else 0
         expected = [1 - (i + offset) / steps for i in range(len(falling))]
         assert falling == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_run_may_be_shorter_than_its_warm_up(schedule, steps):
+    """Stock: ZeroDivisionError where both are as long."""
+    found = rates(schedule, steps, warmup=3)
+    assert found == pytest.approx([1e-4, 1 / 3, 2 / 3][:steps], abs=1e-3)
 
 
 def test_other_schedules_are_left_alone():

@@ -134,6 +134,18 @@ def test_a_stopped_step_goes_on_and_counts_all_of_its_tokens(
     assert resumed.seconds > 0
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_step_may_be_all_warm_up(tiny_recipe, tiny_backbones, tmp_path, monkeypatch, schedule):
+    monkeypatch.setenv("PARLAI_DATAPATH", str(tmp_path / "data"))
+    done = train(
+        tiny_recipe,
+        out=tmp_path / "out",
+        base=str(tiny_backbones["llama"]),
+        settings=["warmup-updates=2", f"lr-scheduler={schedule}"],
+    )
+    assert [step.steps for step in done.steps] == [2, 2]
+
+
 def test_settings_go_to_both_steps_or_to_one():
     recipe = RECIPES / "demo"
     settings = ["batchsize=3", "step2.contrast_weight=0"]
