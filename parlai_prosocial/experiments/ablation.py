@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from parlai_prosocial.evaluation.results.columns import TRAINING_COLUMNS, Column, reply_columns
 from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import METHOD, Interval, corrected
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
@@ -14,7 +15,7 @@ from parlai_prosocial.experiments.ranking import accuracy_difference, accuracy_i
 from parlai_prosocial.experiments.verdict_counts import pooled_rate
 from parlai_prosocial.util.counting import counted
 
-COLUMNS: dict[str, dict[str, Any]] = {
+COLUMNS: dict[str, Column] = {
     "arm": {"label": "arm"},
     "bound": {"label": "context-bound, %", "scale": 100},
     "gain": {"label": "minus control, points", "scale": 100},
@@ -23,12 +24,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "ratio": {"label": "/ control", "digits": 3},
     "unsafe": {"label": "unsafe replies, %", "scale": 100},
     "over_cautious": {"label": "over-cautious casual replies, %", "scale": 100},
-    "hedges": {"label": "hedges, %", "scale": 100},
-    "words": {"label": "words"},
-    "distinct_2": {"label": "distinct-2", "digits": 2},
-    "ended": {"label": "ended, %", "scale": 100},
-    "tokens": {"label": "trained tokens", "digits": 0},
-    "seconds": {"label": "training, s", "digits": 0},
+    **reply_columns("hedges", "words", "distinct_2", "ended"),
+    **TRAINING_COLUMNS,
 }
 
 

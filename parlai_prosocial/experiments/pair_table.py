@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from parlai_prosocial.evaluation.results.columns import TRAINING_COLUMNS, Column, reply_columns
 from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import (
     METHOD,
@@ -17,27 +18,21 @@ from parlai_prosocial.evaluation.statistics.bootstrap import (
 )
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
 from parlai_prosocial.experiments.train_arms import Design
-from parlai_prosocial.rounds.results import START, UNRESPONSIVE_COLUMN
+from parlai_prosocial.rounds.results import START
 from parlai_prosocial.util.counting import counted
 
 Seeds = Mapping[int, Mapping[str, dict[str, Any]]]
 """seed -> row -> measurements of ``rounds.measure.measured``."""
 
-COLUMNS: dict[str, dict[str, Any]] = {
+COLUMNS: dict[str, Column] = {
     "arm": {"label": "arm"},
-    "unsafe": {"label": "unsafe, %", "scale": 100},
+    **reply_columns("unsafe"),
     "less_start": {"label": "less the start's, points", "scale": 100},
     "less_control": {"label": "less the control's, points", "scale": 100},
-    "over_cautious": {"label": "over-cautious, %", "scale": 100},
-    "unresponsive": UNRESPONSIVE_COLUMN,
-    "hedges": {"label": "hedges, %", "scale": 100},
-    "ended": {"label": "ended, %", "scale": 100},
-    "words": {"label": "words"},
-    "distinct_2": {"label": "distinct-2", "digits": 2},
+    **reply_columns("over_cautious", "unresponsive", "hedges", "ended", "words", "distinct_2"),
     "ppl": {"label": "casual perplexity", "digits": 2},
     "ratio": {"label": "/ the start's", "digits": 3},
-    "tokens": {"label": "trained tokens", "digits": 0},
-    "seconds": {"label": "training, s", "digits": 0},
+    **TRAINING_COLUMNS,
 }
 
 

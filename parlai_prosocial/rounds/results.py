@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parlai_prosocial.evaluation.results.columns import reply_columns
 from parlai_prosocial.evaluation.results.tables import make_table, markdown_table, terminal_table
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.mining.mine import told_of_pairs
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     import pandas
 
 START = "start"
-UNRESPONSIVE_COLUMN = {"label": "do not answer, %", "scale": 100}
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,10 @@ def rounds_table(summary: Mapping[str, Any]) -> dict[str, Any]:
     columns: dict[str, dict[str, Any]] = {
         "model": {"label": "model"},
         "pairs": {"label": "pairs", "digits": 0},
-        "unsafe": {"label": "unsafe, %", "scale": 100},
+        **reply_columns("unsafe"),
         "difference": {"label": "less the start's, points", "scale": 100},
-        "over_cautious": {"label": "over-cautious, %", "scale": 100},
-        **({"unresponsive": UNRESPONSIVE_COLUMN} if summary["judges"].get("answers") else {}),
-        "hedges": {"label": "hedges, %", "scale": 100},
-        "ended": {"label": "ended, %", "scale": 100},
-        "words": {"label": "words"},
-        "distinct_2": {"label": "distinct-2", "digits": 2},
+        **reply_columns("over_cautious", *(["unresponsive"] if answers else [])),
+        **reply_columns("hedges", "ended", "words", "distinct_2"),
         "perplexity": {"label": "casual perplexity", "digits": 2},
         "ratio": {"label": "/ the start's", "digits": 3},
     }
