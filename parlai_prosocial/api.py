@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from parlai_prosocial.data.annotation import parse_annotation
-from parlai_prosocial.data.example import rot_lines, split_rots
+from parlai_prosocial.data.example import message_lines, rot_lines, split_rots
 from parlai_prosocial.data.normalise import one_line
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.classifier import SafetyClassifier
@@ -132,7 +132,7 @@ class Prosocial:
                     f"history: turn {number} is {turn!r}, a {type(turn).__name__}; give texts only"
                 )
         if isinstance(history, str):
-            lines = [line.strip() for line in history.split("\n") if line.strip()]
+            lines = message_lines(history)
         else:
             lines = [one_line(turn).strip() for turn in turns]
         if not lines or not lines[-1]:

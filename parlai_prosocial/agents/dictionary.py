@@ -1,13 +1,14 @@
 """The tokenizer as ParlAI's dictionary and history see it."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from parlai.core.dict import DictionaryAgent
 from parlai.core.opt import Opt
 from parlai.core.torch_agent import History
 
-from parlai_prosocial.data.example import ROT_PREFIX
+from parlai_prosocial.data.example import ROT_PREFIX, message_lines
 
 
 class TokenizerDictionary(DictionaryAgent):
@@ -55,11 +56,13 @@ class DialogueHistory(History):
     def parse(self, text: str) -> list[int]:
         return []
 
-    def _update_strings(self, text: str) -> None:
-        """What is said, without blank lines around it: a blank line is a turn without a word."""
-        super()._update_strings(text.strip())
+    def update_history(self, obs: Mapping[str, Any], temp_history: str | None = None) -> None:
+        """Add a message; in a history, unlike in a message, a blank line is an empty turn."""
+        if (text := obs.get(self.field)) is not None:
+            obs = {self.field: "\n".join(message_lines(text))}
+        super().update_history(obs, temp_history)
 
     def add_reply(self, text: str) -> None:
         """Add our own reply as one line: newlines separate turns, and a RoT is nobody's turn."""
         lines = [line for line in text.split("\n") if not line.startswith(ROT_PREFIX)]
-        super().add_reply(" ".join(lines))
+        super().add_reply(" ".join(lines).strip())

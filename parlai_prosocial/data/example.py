@@ -1,10 +1,13 @@
 """The contrastive example that every corpus is turned into, and the names all corpora share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 ROT_PREFIX = "rule of thumb: "
 SYSTEM_LINE_PREFIXES = ("your persona:", "partner's persona:", "__knowledge__", ROT_PREFIX)
 """How lines of a ParlAI ``text`` begin that are about the conversation and not said in it."""
+SILENCE = "__SILENCE__"
+"""ParlAI's tasks' word for a turn in which nothing was said."""
 W_MIN = 0.25
 """Smallest social weight of a negative, and the weight of in-batch negatives.
 
@@ -56,6 +59,31 @@ class ContrastiveExample:
     negative_reference_log_probs: list[float] = field(default_factory=list)
     contrast_group: str = ""
     source: str = ""
+
+
+def packed_text(turns: Iterable[str]) -> str:
+    """A dialogue as the text of one ParlAI message, a turn a line; no turn holds a line break.
+
+    >>> packed_text(["Hi!", "", "Are you there?"])
+    'Hi!\\n__SILENCE__\\nAre you there?'
+    """
+    return "\n".join(turn or SILENCE for turn in turns)
+
+
+def message_lines(text: str) -> list[str]:
+    """The lines of a ParlAI message; ``""`` is a turn in which nothing was said.
+
+    That is a line :data:`SILENCE` among others, or a message without a word: without it the
+    speakers before it would swap. Blank lines between others are for the eye, as after a paragraph,
+    and none.
+
+    >>> message_lines("Hi! \\n\\nHello.\\n__SILENCE__\\nAre you there?"), message_lines(" ")
+    (['Hi!', 'Hello.', '', 'Are you there?'], [''])
+    """
+    lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
+    if len(lines) > 1:  # alone it is what a task of ParlAI's begins a dialogue with
+        lines = ["" if line == SILENCE else line for line in lines]
+    return lines or [""]
 
 
 def rot_lines(rots: list[str]) -> list[str]:

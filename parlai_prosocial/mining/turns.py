@@ -8,7 +8,7 @@ from typing import Any
 
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.compat.flags import check_flags, ordered, parse_setting
-from parlai_prosocial.data.example import CASUAL, ROT_PREFIX
+from parlai_prosocial.data.example import CASUAL, ROT_PREFIX, message_lines
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.batches import spread
@@ -88,10 +88,10 @@ def turns_of(teacher: Any, name: str) -> list[Turn]:
     history: list[str] = []
     while not teacher.epoch_done():
         act = teacher.act()
-        # A line without a word is a turn too, else the speakers would swap; not before the first.
-        lines = [line.strip() for line in (act.get("text") or "").strip().split("\n")]
+        lines = message_lines(act.get("text") or "")
         rots = [x.removeprefix(ROT_PREFIX) for x in lines if x.startswith(ROT_PREFIX)]
         said = (line for line in lines if not line.startswith(ROT_PREFIX))
+        # The first turn says something.
         history += said if history else dropwhile(lambda line: not line, said)
         labels = [x for x in act.get("labels", act.get("eval_labels", ())) if x.strip()]
         if history and labels:

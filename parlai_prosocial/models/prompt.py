@@ -24,7 +24,9 @@ def split_context(text: str) -> tuple[list[str], list[str]]:
     ParlAI packs a dialogue into one string without roles: the last line is the user's, and the
     speakers alternate backwards from it. Persona, knowledge and rule-of-thumb lines are nobody's
     turn; they belong to the system turn. A blank line is a turn in which nothing was said, since
-    without it the speakers before it would swap; only those before the first turn are none.
+    without it the speakers before it would swap; only those before the first turn are none. The
+    text of a message, where blank lines are for the eye, goes through
+    :func:`~parlai_prosocial.data.example.message_lines` first.
 
     Returns:
         ``(turns, system_lines)``, in their order.

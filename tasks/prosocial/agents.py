@@ -27,6 +27,7 @@ from parlai_prosocial.data.example import (
     OK_LABEL,
     SAFETY_LABELS,
     ContrastiveExample,
+    packed_text,
     rot_lines,
 )
 from parlai_prosocial.errors import UserError
@@ -91,7 +92,7 @@ class ResponseTeacher(_ProsocialTeacher):
     def messages(self, split: str) -> Messages:
         for example in self.examples(split):
             message = {
-                "text": "\n".join(example.context),
+                "text": packed_text(example.context),
                 "labels": [example.response],
                 "rots": example.rots,
                 "contrast_group": example.contrast_group,
@@ -162,7 +163,7 @@ class DefaultTeacher(ResponseTeacher):
 def _message(
     example: ContrastiveExample, labels: list[str], classes: list[str] | None = None
 ) -> dict:
-    message = {"text": "\n".join(example.context), "labels": labels, "source": example.source}
+    message = {"text": packed_text(example.context), "labels": labels, "source": example.source}
     if classes is not None:
         message["label_candidates"] = classes
     return message

@@ -13,7 +13,7 @@ from parlai.utils.data import DatatypeHelper
 from parlai.utils.distributed import get_rank, num_workers
 
 from parlai_prosocial.compat import patches as compat
-from parlai_prosocial.data.example import ContrastiveExample, rot_lines
+from parlai_prosocial.data.example import ContrastiveExample, packed_text, rot_lines
 from parlai_prosocial.data.formats import file_size
 from parlai_prosocial.data.splits import stable_fraction
 from parlai_prosocial.errors import EmptySplit, UserError, show_user_errors_as_one_line
@@ -177,7 +177,7 @@ def contrastive_message(example: ContrastiveExample, rot_share: float = 0.0) -> 
         key = "\n".join(["rot-in-context", *example.context, example.response])
         first_lines = rot_lines(example.rots) if stable_fraction(key) < rot_share else []
     message = {
-        "text": "\n".join([*first_lines, *example.context]),
+        "text": packed_text([*first_lines, *example.context]),
         "labels": [example.response],
         "rots": list(example.rots),
         "negatives": list(example.negatives),

@@ -13,7 +13,13 @@ from parlai.core.teachers import create_task_agent_from_taskname
 from parlai.tasks.prosocial.base import CorpusTeacher, Messages
 from parlai.utils import logging
 
-from parlai_prosocial.data.example import CASUAL, NOT_OK_LABEL, SAFETY_LABELS
+from parlai_prosocial.data.example import (
+    CASUAL,
+    NOT_OK_LABEL,
+    SAFETY_LABELS,
+    message_lines,
+    packed_text,
+)
 from parlai_prosocial.errors import UsageError, UserError
 from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
 
@@ -147,7 +153,11 @@ class JudgedTeacher(CorpusTeacher):
                     label = turn.safety_label or (turn.labels[0] if is_class else None)
                     kind = _KINDS.get(label, self.opt["judged_contexts"])
                     known |= kind is not None
-                    message = {"text": turn.text, "context_kind": kind, "source": turn.source}
+                    message = {
+                        "text": packed_text(turn.context),
+                        "context_kind": kind,
+                        "source": turn.source,
+                    }
                     if not is_class:
                         message["labels"] = list(turn.labels)
                     yield message, True
@@ -160,7 +170,8 @@ class JudgedTeacher(CorpusTeacher):
     def observe(self, observation: Message) -> Message:
         if self.last_act is not None and not self.last_act.is_padding():
             reply = (observation.get("text") or "").strip() or None
-            self.waiting.append((self.last_act["text"], reply, self.last_act["context_kind"]))
+            context = "\n".join(message_lines(self.last_act["text"]))
+            self.waiting.append((context, reply, self.last_act["context_kind"]))
             if self.lastY is None:  # ParlAI counts examples with labels only
                 self.metrics.add("exs", SumMetric(1))
             self.last_act = None

@@ -4,6 +4,8 @@ from parlai.core.opt import Opt
 from transformers import AutoTokenizer
 
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
+from parlai_prosocial.data.example import packed_text
+from parlai_prosocial.models.prompt import split_context
 
 
 def test_dictionary_reads_and_writes_with_the_tokenizer(tiny_backbones):
@@ -28,9 +30,26 @@ def test_a_reply_is_one_line_of_history_without_its_rule_of_thumb():
     )
 
 
-def test_an_empty_reply_is_a_blank_line_and_nothing_else_is():
+def test_an_empty_turn_is_a_blank_line_and_nothing_else_is():
     history = DialogueHistory(Opt())
-    history.update_history({"text": "\nHi!\n"})
+    history.update_history({"text": "\nyour persona: I sail.\n\nHi!\n"})
     history.add_reply("")
     history.update_history({"text": "Are you there? \n"})
-    assert history.get_history_str() == "Hi!\n\nAre you there?"
+    assert history.get_history_str() == "your persona: I sail.\nHi!\n\nAre you there?"
+
+
+def test_nobody_swaps_roles_over_a_blank_line_of_a_message():
+    history = DialogueHistory(Opt())
+    history.update_history({"text": "Hi!\n\nHello.\n \nI have a boat.\n\n\nDo you sail?"})
+    turns, _ = split_context(history.get_history_str())
+    assert turns == ["Hi!", "Hello.", "I have a boat.", "Do you sail?"]
+
+
+def test_a_packed_turn_without_a_word_stays_a_turn():
+    turns = ["Hi!", "", "Are you there?"]
+    history = DialogueHistory(Opt())
+    history.update_history({"text": packed_text(turns)})
+    assert split_context(history.get_history_str())[0] == turns
+    history.reset()
+    history.update_history({"text": "__SILENCE__"})  # of a task of ParlAI's, to be answered
+    assert history.get_history_str() == "__SILENCE__"

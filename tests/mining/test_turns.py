@@ -86,6 +86,17 @@ def test_a_task_of_parlais_own(tmp_path):
     assert turns[0].safety_label is None
 
 
+def test_a_blank_line_in_a_message_is_no_turn(tmp_path):
+    file = tmp_path / "chat.jsonl"
+    texts = [("Hi\n\nYo\nDo you sail?", "No"), ("", "Are you there?")]
+    dialog = [[{"id": "a", "text": t}, {"id": "b", "text": r}] for t, r in texts]
+    file.write_text(json.dumps({"dialog": dialog}) + "\n")
+    settings = [f"jsonfile_datapath={file}", "jsonfile-datatype-extension=false"]
+    first, second = task_turns("jsonfile", "train", str(tmp_path), settings)
+    assert first.context == ("Hi", "Yo", "Do you sail?")
+    assert second.context == (*first.context, "No", "")
+
+
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
