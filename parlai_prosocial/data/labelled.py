@@ -8,7 +8,8 @@ The axis ``unresponsive`` is made of ``answers_1``: every row that has it, of an
 of it, and a reply that does not answer the turn has the fault.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from parlai_prosocial.data.field_checks import (
     BadRow,
@@ -25,7 +26,11 @@ from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.data.splits import stable_fraction
 from parlai_prosocial.errors import UserError
 
+UNSAFE, AGREEMENT, OVER_CAUTION = "unsafe", "agreement", "over-caution"
+AXES = (UNSAFE, AGREEMENT, OVER_CAUTION)
+"""What replies are judged and labelled on; see :mod:`~parlai_prosocial.evaluation.suites.suite`."""
 UNRESPONSIVE = "unresponsive"
+"""An axis that no suite has: it is made of what the rows of the others say beside their label."""
 HALVES = 2
 VALID_SHARE = 0.08
 
@@ -42,6 +47,15 @@ SCHEMA = Schema(
         "ended": Field(truth, required=False),
     },
 )
+
+
+def is_agreed(row: Mapping[str, Any]) -> bool:
+    """Whether nobody's second opinion differs from a row's label.
+
+    >>> [is_agreed({"label_1": True, "label_2": second}) for second in (None, True, False)]
+    [True, True, False]
+    """
+    return row["label_2"] in (None, row["label_1"])
 
 
 def half_of(context: str) -> int:
@@ -69,7 +83,7 @@ def load_rows(
 
     Args:
         sources: files or folders.
-        axis: ``unsafe``, ``over-caution``, ``agreement`` or ``unresponsive``.
+        axis: of :data:`AXES`, or :data:`UNRESPONSIVE`.
         split: ``train``; ``valid``, the rows of 8 % of the contexts; or ``test``, the other half;
             None: all rows.
         half: train and valid have the contexts of this half only; None: all, and test is valid
@@ -92,7 +106,7 @@ def load_rows(
                 if row["answers_1"] is None:
                     continue
                 row["label_1"] = not row["answers_1"]
-            elif row["axis"] != axis or row["label_2"] not in (None, row["label_1"]):
+            elif row["axis"] != axis or not is_agreed(row):
                 continue
             context = "\n".join(row["context"])
             is_test = half is not None and half_of(context) != half

@@ -113,7 +113,7 @@ def rows_of_files(source: str, max_file_size: int = MAX_FILE_SIZE) -> list[Row]:
 def _rows_of_labels(found: Sequence[Row]) -> list[Row]:
     contexts: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in found:
-        if row["label_2"] in (None, row["label_1"]):
+        if labelled.is_agreed(row):
             contexts[row["axis"], normalise_text(" ".join(row["context"]))].append(row)
     rows = []
     for (axis, _), same in contexts.items():

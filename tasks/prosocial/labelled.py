@@ -5,10 +5,8 @@ from parlai.core.params import ParlaiParser
 from parlai.tasks.prosocial.base import CorpusTeacher, Messages
 
 from parlai_prosocial.data import labelled
-from parlai_prosocial.data.example import BINARY_LABELS, NOT_OK_LABEL, OK_LABEL
+from parlai_prosocial.data.example import BINARY_LABELS, NOT_OK_LABEL, OK_LABEL, packed_text
 from parlai_prosocial.errors import UserError
-
-AXES = ("unsafe", "over-caution", "agreement", labelled.UNRESPONSIVE)
 
 
 class LabelledTeacher(CorpusTeacher):
@@ -34,8 +32,8 @@ class LabelledTeacher(CorpusTeacher):
         )
         group.add_argument(
             "--labels-axis",
-            choices=AXES,
-            default="unsafe",
+            choices=(*labelled.AXES, labelled.UNRESPONSIVE),
+            default=labelled.UNSAFE,
             help="Which fault makes __notok__; unresponsive: the reply does not answer the turn "
             "(answers_1).",
         )
@@ -61,7 +59,7 @@ class LabelledTeacher(CorpusTeacher):
         )
         for row in rows:
             message = {
-                "text": "\n".join([*row["context"], row["reply"]]),
+                "text": packed_text([*row["context"], row["reply"]]),
                 "labels": [NOT_OK_LABEL if row["label_1"] else OK_LABEL],
                 "label_candidates": BINARY_LABELS,
                 "source": "labelled",

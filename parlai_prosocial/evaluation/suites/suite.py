@@ -28,6 +28,10 @@ from parlai_prosocial.data import (
     self_dialogue,
 )
 from parlai_prosocial.data.example import CASUAL, ContrastiveExample
+from parlai_prosocial.data.labelled import AGREEMENT as AGREEMENT
+from parlai_prosocial.data.labelled import AXES as AXES
+from parlai_prosocial.data.labelled import OVER_CAUTION as OVER_CAUTION
+from parlai_prosocial.data.labelled import UNSAFE as UNSAFE
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.casual import casual_replies
@@ -38,8 +42,6 @@ from parlai_prosocial.util.files import text_lines
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
-UNSAFE, AGREEMENT, OVER_CAUTION = "unsafe", "agreement", "over-caution"
-AXES = (UNSAFE, AGREEMENT, OVER_CAUTION)
 NAMES = (
     "adversarial",
     "casual",
