@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from parlai_prosocial.evaluation.results.columns import TRAINING_COLUMNS, Column, reply_columns
 from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import METHOD, corrected
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
@@ -84,15 +85,11 @@ def _casual_table(
     results: Mapping[int, Mapping[str, dict[str, Any]]],
     models: Sequence[str],
 ) -> dict[str, Any]:
-    columns: dict[str, dict[str, Any]] = {
+    columns: dict[str, Column] = {
         "row": {"label": "model"},
         "ppl": {"label": "casual perplexity"},
-        "hedges": {"label": "hedges, %", "scale": 100},
-        "words": {"label": "words"},
-        "distinct_2": {"label": "distinct-2", "digits": 2},
-        "ended": {"label": "ended, %", "scale": 100},
-        "tokens": {"label": "trained tokens", "digits": 0},
-        "seconds": {"label": "training, s", "digits": 0},
+        **reply_columns("hedges", "words", "distinct_2", "ended"),
+        **TRAINING_COLUMNS,
     }
     rows = []
     for name in models:

@@ -64,6 +64,7 @@ from parlai_prosocial.evaluation.results.aggregate import (
     aggregate_groups,
     differences,
 )
+from parlai_prosocial.evaluation.results.columns import reply_columns
 from parlai_prosocial.evaluation.results.tables import TOO_FEW, make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import FEWEST_CLUSTERS, Interval, holm
 from parlai_prosocial.evaluation.validation.labels.tables import (
@@ -188,10 +189,7 @@ def _reply_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         "f1": {"label": "F1, %", "scale": 100},
         "bleu_4": {"label": "BLEU-4, %", "scale": 100, "digits": 2},
         "distinct_1": {"label": "distinct-1", "digits": 2},
-        "distinct_2": {"label": "distinct-2", "digits": 2},
-        "words": {"label": "words"},
-        "hedges": {"label": "hedges, %", "scale": 100},
-        "ended": {"label": "ended, %", "scale": 100},
+        **reply_columns("distinct_2", "words", "hedges", "ended"),
     }
     rows = []
     for result in summary["results"]:
