@@ -19,7 +19,8 @@ from parlai_prosocial.cards.bundle import (
     open_checkpoint,
     write_bundle,
 )
-from parlai_prosocial.cards.card import read_results, without_folders
+from parlai_prosocial.cards.card import without_folders
+from parlai_prosocial.cards.measured import read_results
 from parlai_prosocial.cards.provenance import TrainedStep, corpora_of, training_chain
 from parlai_prosocial.compat.pickles import read_options
 from parlai_prosocial.errors import UserError
@@ -58,8 +59,8 @@ def add_entry(
         name: of the entry.
         model: the run's ``-mf``.
         what: one line.
-        results: files as :func:`~parlai_prosocial.cards.card.read_results` takes them, each with
-            the model's row (or column) in its tables.
+        results: files as :func:`~parlai_prosocial.cards.measured.read_results` takes them, each
+            with the model's row (or column) in its tables.
         commands: what trained it; empty where ``finished.json`` of each step says so.
         entries: folder of entries.
         datapath: ParlAI's, for the base.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from parlai_prosocial.cards.card import ROW_KEYS, read_results
+from parlai_prosocial.cards.measured import ROW_KEYS, read_results
 from parlai_prosocial.errors import UsageError, UserError
 from parlai_prosocial.models.backbone import weights_sha256
 
@@ -14,7 +14,7 @@ SHOWN = 16
 
 
 def measured_on(file: Path, row: str | None, model: str, weights: Path) -> dict[str, Any]:
-    """What ``file`` says of a model; see :func:`~parlai_prosocial.cards.card.read_results`.
+    """What ``file`` says of a model; see :func:`~parlai_prosocial.cards.measured.read_results`.
 
     Args:
         file: of results.

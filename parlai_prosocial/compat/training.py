@@ -32,6 +32,7 @@ from parlai_prosocial.compat import processes
 from parlai_prosocial.compat.finite import diverged, mend_steps, skipped_in_a_row
 from parlai_prosocial.compat.measuring import check_measured, mend_measuring
 from parlai_prosocial.compat.position import NoPosition
+from parlai_prosocial.compat.run_state import STATE_ATTRIBUTE, mend_agents
 from parlai_prosocial.compat.settings import check_settings, limits_of, settings_of, take_up
 from parlai_prosocial.compat.trainstats import (
     finished_step,
@@ -44,9 +45,6 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.files import read_json, write_aside
 from parlai_prosocial.util.stopping import Signals, Stopped
 from parlai_prosocial.util.writer import Writer
-
-STATE, STATE_ATTRIBUTE = "run", "run_to_save"
-"""The key of the run's own state beside the optimiser's, and where an agent finds it."""
 
 COUNTERS = (
     "parleys",
@@ -79,7 +77,7 @@ def mend_training(script: ModuleType) -> None:
         setattr(loop, name, _around(getattr(loop, name), mended))
     script.TrainModel.run = _around(script.TrainModel.run, _run)
     mend_measuring(script)
-    _mend_agents()
+    mend_agents()
     mend_steps()
 
 
@@ -94,38 +92,6 @@ def _around(original: Any, mended: Any) -> Any:
         return mended(original, self, *args, **kwargs)
 
     return method
-
-
-def _mend_agents() -> None:
-    """The run's state travels in the agent's, into its file and out of it."""
-    from parlai.core.torch_agent import TorchAgent
-
-    state_dict, build_lr_scheduler = TorchAgent.state_dict, TorchAgent.build_lr_scheduler
-
-    @functools.wraps(state_dict)
-    def with_run(self: Any) -> dict[str, Any]:
-        states = state_dict(self)
-        if (run := vars(self).get(STATE_ATTRIBUTE)) is not None:
-            states[STATE] = run
-        return states
-
-    # ParlAI gives this method what it has read from the model's file, and says whether the model
-    # only begins from it (--init-model) or goes on.
-    @functools.wraps(build_lr_scheduler)
-    def take_run(self: Any, states: Any = None, hard_reset: bool = False) -> None:
-        self.resumed_run = (states or {}).get(STATE) if not hard_reset else None
-        self.resumed_optimizer = bool(states) and not hard_reset
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        build_lr_scheduler(self, states, hard_reset)
-        if self.resumed_optimizer:
-            # A schedule sets the initial rate when it is made, for one step, and without a
-            # schedule the count of updates begins anew.
-            self._number_training_updates = states["number_training_updates"]
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-
-    TorchAgent.state_dict = with_run
-    TorchAgent.build_lr_scheduler = take_run
 
 
 # ParlAI's methods, each with the original before its arguments

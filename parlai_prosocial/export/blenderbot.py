@@ -23,7 +23,7 @@ from transformers import (
 from parlai_prosocial.compat.pickles import read_options, read_states
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.export.parlai_tokenizer import ParlaiDictionary, read_dictionary
-from parlai_prosocial.models.checkpoint import drop_token_types, make_readable_in_both_versions
+from parlai_prosocial.models.both_versions import drop_token_types, make_readable_in_both_versions
 from parlai_prosocial.models.decoding import generation_settings
 
 CLASSES: dict[str, tuple[Any, Any]] = {

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from typing_extensions import TypedDict
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models.checkpoint import with_flat_rope
+from parlai_prosocial.models.both_versions import with_flat_rope
 from parlai_prosocial.models.pretrained import loading
 from parlai_prosocial.util.files import read_json, writing
 

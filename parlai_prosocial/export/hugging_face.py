@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
+from parlai_prosocial.models.both_versions import drop_token_types, make_readable_in_both_versions
 from parlai_prosocial.models.chat_template import (
     is_plain,
     load_tokenizer,
@@ -20,8 +21,6 @@ from parlai_prosocial.models.chat_template import (
 from parlai_prosocial.models.checkpoint import (
     HEAD_FILE,
     INFO_FILE,
-    drop_token_types,
-    make_readable_in_both_versions,
     save_head,
 )
 from parlai_prosocial.models.decoding import generation_settings

@@ -37,6 +37,7 @@ from typing_extensions import TypedDict
 
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.backbone import Backbone, weights_sha256
+from parlai_prosocial.models.both_versions import make_readable_in_both_versions
 from parlai_prosocial.models.pretrained import ADAPTER_FILE, load_weights
 from parlai_prosocial.util.files import (
     file_sha256,
@@ -360,49 +361,6 @@ def read_manifest(path: str, kind: str) -> dict[str, Any]:
 def replace_manifest(path: str, kind: str, content: Mapping[str, Any]) -> None:
     """Switch to what the content says, in one step."""
     write_aside(Path(path), json_text({"format": kind, **content}))
-
-
-def make_readable_in_both_versions(folder: Path) -> None:
-    """Make what transformers 5 has written readable in 4.x too, which takes silent defaults.
-
-    4.x looks for the rope's base beside, not in ``rope_parameters``, knows no
-    ``TokenizersBackend`` and no list of ``extra_special_tokens``, and 4.46 finds a chat template
-    in ``tokenizer_config.json`` only.
-    """
-    config_file = folder / "config.json"
-    if config_file.exists():  # an adapter has none
-        config = read_json(config_file)
-        if (flat := with_flat_rope(config)) != config:
-            write_json(config_file, flat)
-
-    config_file = folder / "tokenizer_config.json"
-    config = read_json(config_file)
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(config.get("extra_special_tokens"), list):
-        config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    template = folder / "chat_template.jinja"
-    if template.exists():
-        config["chat_template"] = template.read_text("utf-8")
-        template.unlink()
-    write_json(config_file, config)
-
-
-def with_flat_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's ``config.json`` with the rope's base and scaling where transformers 4 has them."""
-    rope = dict(config.get("rope_parameters") or {})
-    if "rope_theta" not in rope:
-        return dict(config)
-    theta = rope.pop("rope_theta")
-    scaling = None if rope.get("rope_type") == "default" else rope
-    return {**config, "rope_theta": theta, "rope_scaling": scaling}
-
-
-def drop_token_types(folder: Path) -> None:
-    """Tell transformers 4's tokenizer that a generator takes no token types, which it refuses."""
-    config_file = folder / "tokenizer_config.json"
-    inputs = {"model_input_names": ["input_ids", "attention_mask"]}
-    write_json(config_file, read_json(config_file) | inputs)
 
 
 def plain_state(value: Any) -> Any:
