@@ -1,5 +1,6 @@
 """ParlAI's own scripts run with a model of ours."""
 
+import itertools
 import json
 import re
 import shutil
@@ -36,6 +37,14 @@ def trained(data, tmp_path_factory, tiny_backbones):
     flags += ["--max-train-steps", "2", "--batchsize", "2", "--label-truncate", "8"]
     superscript_main(["train_model", "-m", "prosocial", *flags, *data, "-mf", path])
     return path
+
+
+def check_written(flags, folder):
+    """Each file that the flags of a script name has something in it."""
+    for flag, name in itertools.pairwise(flags):
+        if flag in ("--outfile", "--world-logs", "--dict-file"):
+            files = [file for file in folder.glob(f"{name}*") if file.stat().st_size]
+            assert files, f"{flag} {name}"
 
 
 @pytest.mark.parametrize(
@@ -118,6 +127,7 @@ def test_reads_our_tasks(script, flags, task, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     of_task = {"prosocial:Own": data[2:], "mic:Contrastive": ["--prosocial-sample", "true"]}
     superscript_main([script, "-t", task, "-dt", "valid", *of_task.get(task, []), *flags])
+    check_written(flags, tmp_path)
 
 
 @pytest.mark.parametrize("task", ["prosocial:Own", "diasafety:Safety", "mic", "self_dialogue"])

@@ -75,7 +75,7 @@ def test_parlai_reads_the_conversation(tmp_path):
     assert "really" in str(file.read_text())
 
 
-def test_stock_parlai_trains_on_the_conversation(tmp_path):
+def test_stock_parlai_trains_on_the_conversation(tmp_path, capsys):
     from parlai.scripts.display_data import DisplayData
 
     content = transcript(turn("Hi", reply(version("Hello."))), turn("So?", reply(version("Well."))))
@@ -84,6 +84,8 @@ def test_stock_parlai_trains_on_the_conversation(tmp_path):
     DisplayData.main(
         task="jsonfile", jsonfile_datapath=str(file), datatype="train:ordered", num_examples=2
     )
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("Hi", "Hello.", "So?", "Well."))
 
 
 @pytest.mark.parametrize(
