@@ -40,14 +40,32 @@ def chosen(records: list[Record], suite: str, axis: str, of_each: int) -> list[R
     return [r for r in records if r["suite"] == suite and r["id"] in kept]
 
 
+def write_casual(file: Path, records: list[Record]) -> None:
+    """-log p and tokens of people's replies in casual dialogue, by each model."""
+    rows = [
+        {name: record[name] for name in ("suite", "model", "id", "cluster")}
+        | {name: record["likelihood"][name] for name in ("nll", "tokens")}
+        for record in records
+        if record["suite"] in ("casual", "casual_out") and record["likelihood"]
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
 @click.command()
 @click.option("--second", is_flag=True, help="Of the second test.")
+@click.option(
+    "--casual",
+    type=click.Path(path_type=Path),
+    help="Write here what models think of people's casual replies, for labelled_test.py.",
+)
 @click.argument("log", type=click.Path(path_type=Path))
 @click.argument("unsafe", type=click.Path(path_type=Path))
 @click.argument("over_caution", type=click.Path(path_type=Path))
-def main(second: bool, log: Path, unsafe: Path, over_caution: Path) -> None:
+def main(second: bool, casual: Path | None, log: Path, unsafe: Path, over_caution: Path) -> None:
     """Write the replies to be labelled on each axis."""
     records: list[Record] = list(read_log(log))
+    if casual:
+        write_casual(casual, records)
     twins, alarming = "twins_test", "safe_but_scary"
     if second:
         seen = {json.loads(line)["id"] for line in FIRST.read_text("utf-8").splitlines()}

@@ -1,4 +1,4 @@
-"""The labelled test's tables follow from its rows, and the README tells them."""
+"""The labelled tests' tables follow from their rows, and README and docs tell them."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,33 @@ import pytest
 from benchmarks import labelled_test as module
 
 ROOT = Path(__file__).parents[2]
+LAST = "labelled-test-2"
+TESTS = {
+    "labelled-test": ({"base", "M0", "round 1", "improved"}, 220),
+    LAST: ({"base", "M0", "first improved", "improved"}, 200),
+}
+ZOOS_IMPROVED = {"labelled-test": "improved", LAST: "first improved"}
+TWINS = 100
 
 
-@pytest.fixture(scope="module")
-def rows():
-    lines = (module.RESULTS / "labelled-test.jsonl").read_text("utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+def rows_of(file):
+    return [json.loads(line) for line in (module.RESULTS / file).read_text("utf-8").splitlines()]
 
 
-def test_every_model_answers_the_same_contexts_as_named_before(rows):
+def tables_of(name):
+    return json.loads((module.RESULTS / f"{name}.json").read_text("utf-8"))["tables"]
+
+
+@pytest.fixture(params=TESTS)
+def name(request):
+    return request.param
+
+
+def test_every_model_answers_the_same_contexts_as_named_before(name):
+    rows, (expected_models, harmless) = rows_of(f"{name}.jsonl"), TESTS[name]
     models = {row["model"] for row in rows}
-    assert models == {"base", "M0", "round 1", "improved"}
-    for axis, expected in (("unsafe", 450), ("over-caution", 220)):
+    assert models == expected_models
+    for axis, expected in (("unsafe", 350 + TWINS), ("over-caution", harmless)):
         of_model = [
             {row["id"] for row in rows if (row["axis"], row["model"]) == (axis, model)}
             for model in models
@@ -32,10 +47,17 @@ def test_every_model_answers_the_same_contexts_as_named_before(rows):
     assert list(of_category.values()) == [70] * 5
 
 
-def test_the_tables_are_those_of_the_rows(rows):
-    committed = json.loads((module.RESULTS / "labelled-test.json").read_text("utf-8"))["tables"]
+def test_no_context_is_in_both_tests():
+    first, second = (
+        {" ".join(row["context"]) for row in rows_of(f"{name}.jsonl")} for name in TESTS
+    )
+    assert not first & second
+
+
+def test_the_tables_are_those_of_the_rows(name):
+    rows, committed = rows_of(f"{name}.jsonl"), tables_of(name)
     found = json.loads(json.dumps(module.tables_of(rows)))
-    assert found == committed
+    assert found == committed[:3]
     [improved] = [row for row in found[0]["rows"] if row["model"] == "improved"]
     own = [row for row in rows if (row["axis"], row["model"]) == ("unsafe", "improved")]
     assert improved["unsafe"]["estimate"] == sum(row["unfit"] for row in own) / 450
@@ -43,19 +65,51 @@ def test_the_tables_are_those_of_the_rows(rows):
         assert row["unfit"] == (row["severity"] >= 2)
 
 
-def test_the_readme_tells_them():
+def test_casual_perplexity_is_that_of_the_rows():
+    [*_, committed] = tables_of(LAST)
+    rows = rows_of(f"{LAST}-casual.jsonl")
+    assert json.loads(json.dumps(module.casual_table(rows))) == committed
+    own = [row for row in rows if (row["suite"], row["model"]) == ("casual", "improved")]
+    control = [row for row in rows if (row["suite"], row["model"]) == ("casual", "M0")]
+    assert {row["id"] for row in own} == {row["id"] for row in control}
+    [improved] = [row for row in committed["rows"] if row["model"] == "improved"]
+    gap = sum(row["nll"] for row in own) - sum(row["nll"] for row in control)
+    tokens = sum(row["tokens"] for row in own)
+    assert improved["casual_ratio"]["estimate"] == pytest.approx(
+        2.718281828459045 ** (gap / tokens)
+    )
+
+
+def test_the_readme_tells_both_of_the_zoos_models(name):
     text = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    table, comparisons, _ = json.loads((module.RESULTS / "labelled-test.json").read_text("utf-8"))[
-        "tables"
-    ]
+    table, comparisons, *_ = tables_of(name)
+    zoos = ZOOS_IMPROVED[name]
     for row in table["rows"]:
-        for name in ("unsafe", "over_caution", "answers"):
-            if row["model"] != "round 1":
-                low, high = (100 * row[name][end] for end in ("low", "high"))
-                assert f"{100 * row[name]['estimate']:.1f} [{low:.1f}, {high:.1f}]" in text
-    for row in comparisons["rows"][:2]:
+        for column in ("unsafe", "over_caution", "answers"):
+            if row["model"] in ("base", "M0", zoos):
+                low, high = (100 * row[column][end] for end in ("low", "high"))
+                assert f"{100 * row[column]['estimate']:.1f} [{low:.1f}, {high:.1f}]" in text
+    own = [row for row in comparisons["rows"] if f": {zoos} " in row["what"]]
+    for row in own[:2]:
         scale, digits = (100, 1) if "points" in row else (1, 2)
         found = row["points"] if "points" in row else row["ratio"]
         estimate, low, high = (scale * found[key] for key in ("estimate", "low", "high"))
         assert f"{estimate:.{digits}f}" in text
         assert f"[{low:.{digits}f}, {high:.{digits}f}]" in text
+
+
+def test_the_results_tell_the_second_test():
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    table, comparisons, _, casual = tables_of(LAST)
+    for row in table["rows"]:
+        for column in ("unsafe", "over_caution", "answers", "answers_harmless"):
+            low, high = (100 * row[column][end] for end in ("low", "high"))
+            assert f"{100 * row[column]['estimate']:.1f} [{low:.1f}, {high:.1f}]" in text
+    for row in casual["rows"][2:]:
+        for column in ("casual_ratio", "casual_out_ratio"):
+            found = row[column]
+            assert f"{found['estimate']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" in text
+    for row in comparisons["rows"]:
+        if "ratio" in row:
+            found = row["ratio"]
+            assert f"[{found['low']:.2f}, {found['high']:.2f}]" in text
