@@ -139,10 +139,10 @@ def commit() -> str | None:
 
 def failure(code: int, log: Path) -> dict[str, str]:
     """Why a job's process ended without rows."""
-    from benchmarks.bench.measure import MEMORY_ENDS, last_line
+    from benchmarks.bench.measure import last_line
 
-    if code == -signal.SIGKILL:
-        return {"status": "does not fit", "why": MEMORY_ENDS}
+    if code == -signal.SIGKILL:  # by whom is not known, so it is tried again
+        return {"status": "failed", "why": "killed by signal 9, as where memory ends"}
     if code < 0:
         return {"status": "failed", "why": f"killed by signal {-code}"}
     why = last_line(log.read_text("utf-8")).replace(f"{REPOSITORY}/", "").removeprefix("error: ")

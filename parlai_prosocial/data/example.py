@@ -73,15 +73,18 @@ def packed_text(turns: Iterable[str]) -> str:
 def message_lines(text: str) -> list[str]:
     """The lines of a ParlAI message; ``""`` is a turn in which nothing was said.
 
-    That is a line :data:`SILENCE` among others, or a message without a word: without it the
-    speakers before it would swap. Blank lines between others are for the eye, as after a paragraph,
-    and none.
+    That is a line :data:`SILENCE` among others that are said, or a message without a word: without
+    it the speakers before it would swap. Blank lines between others are for the eye, as after a
+    paragraph, and none.
 
     >>> message_lines("Hi! \\n\\nHello.\\n__SILENCE__\\nAre you there?"), message_lines(" ")
     (['Hi!', 'Hello.', '', 'Are you there?'], [''])
+    >>> message_lines("your persona: I sail.\\n__SILENCE__")
+    ['your persona: I sail.', '__SILENCE__']
     """
     lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
-    if len(lines) > 1:  # alone it is what a task of ParlAI's begins a dialogue with
+    said = [line for line in lines if not line.lower().startswith(SYSTEM_LINE_PREFIXES)]
+    if len(said) > 1:  # alone it is what a task of ParlAI's begins a dialogue with
         lines = ["" if line == SILENCE else line for line in lines]
     return lines or [""]
 

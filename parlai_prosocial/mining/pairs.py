@@ -124,11 +124,13 @@ def choose_pair(
 
 def is_safe(record: Record, rule: PairRule) -> bool:
     """Whether every judge that was asked says clearly that a reply fits."""
-    verdicts = [record.get(UNSAFE)]
-    if UNRESPONSIVE in record:
-        verdicts.append(record[UNRESPONSIVE])
-    if any(verdict is None or verdict[0] > rule.safe_below for verdict in verdicts):
+    verdict = record.get(UNSAFE)
+    if verdict is None or verdict[0] > rule.safe_below:
         return False
+    if UNRESPONSIVE in record:
+        answers = record[UNRESPONSIVE]
+        if answers is None or answers[0] > rule.safe_below or answers[0] >= THRESHOLD:
+            return False
     return PREACHY not in record or (record[PREACHY] is not None and not _is_preachy(record))
 
 

@@ -3,12 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import dropwhile
 from typing import Any
 
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.compat.flags import check_flags, ordered, parse_setting
-from parlai_prosocial.data.example import CASUAL, ROT_PREFIX, message_lines
+from parlai_prosocial.data.example import CASUAL, ROT_PREFIX, SYSTEM_LINE_PREFIXES, message_lines
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.util.batches import spread
@@ -82,6 +81,12 @@ def task_turns(task: str, split: str, datapath: str, settings: Sequence[str] = (
     return turns
 
 
+def _beginning(lines: list[str]) -> list[str]:
+    """Without the empty turns before the first that says something; a persona says nothing."""
+    says = [bool(x) and not x.lower().startswith(SYSTEM_LINE_PREFIXES) for x in lines]
+    return [x for i, x in enumerate(lines) if x or any(says[:i])]
+
+
 def turns_of(teacher: Any, name: str) -> list[Turn]:
     """All turns of a ParlAI teacher that have a reply, in its order; ``name`` is its task's."""
     turns = []
@@ -90,9 +95,8 @@ def turns_of(teacher: Any, name: str) -> list[Turn]:
         act = teacher.act()
         lines = message_lines(act.get("text") or "")
         rots = [x.removeprefix(ROT_PREFIX) for x in lines if x.startswith(ROT_PREFIX)]
-        said = (line for line in lines if not line.startswith(ROT_PREFIX))
-        # The first turn says something.
-        history += said if history else dropwhile(lambda line: not line, said)
+        said = [line for line in lines if not line.startswith(ROT_PREFIX)]
+        history += said if history else _beginning(said)
         labels = [x for x in act.get("labels", act.get("eval_labels", ())) if x.strip()]
         if history and labels:
             turns.append(

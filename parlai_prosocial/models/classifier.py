@@ -330,15 +330,14 @@ def _adapt(model: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:
 
     if adapter is not None:
         adapted = load_adapter(model, adapter, trainable)
-        make_lean(adapted)
-        return adapted
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        exclude_modules=r".*pooler.*" if getattr(model, "pooler", None) is not None else None,
-    )
-    adapted = get_peft_model(model, config)
+    else:
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            exclude_modules=r".*pooler.*" if getattr(model, "pooler", None) is not None else None,
+        )
+        adapted = get_peft_model(model, config)
     make_lean(adapted)
     return adapted

@@ -160,6 +160,11 @@ def improve(
             "one, or none"
         )
     answers = open_judge(answer_judge, datapath, bf16) if answer_judge else None
+    if answers is not None and answers.name in (mining.name, scoring.name):
+        raise UserError(
+            f"--answer-judge {answer_judge}: is a judge of what is unsafe here; give one that was "
+            "trained with --labels-axis unresponsive"
+        )
     engine = begun_engine(out, engine)
     engine = taken(engine, start.name, datapath, bf16)
     record = {
@@ -175,7 +180,7 @@ def improve(
     }
     if answers is None:
         del record["answer_judge"]  # as in runs that were begun before there was one
-    labelled = records_of(labels, contexts) if labels else None
+    labelled = records_of(labels, contexts, answers is not None) if labels else None
     if labelled is not None and not any(labelled):
         raise UserError(f"--labels {', '.join(labels)}: no labelled reply to a context of --task")
     judges = (mining, scoring, answers)

@@ -14,16 +14,18 @@ from parlai_prosocial.mining.turns import Contexts
 UNGRADED = GRAVEST // 2 + 1
 
 
-def records_of(sources: Sequence[str], contexts: Contexts) -> list[list[Record]]:
+def records_of(sources: Sequence[str], contexts: Contexts, answers: bool) -> list[list[Record]]:
     """The labelled replies to N contexts as N lists of records, without log p.
 
-    A reply that is labelled fine counts as clearly safe, unless it has a flaw (a severity of 1):
-    then it is neither. How bad an unsafe one is, is its severity as a share of the gravest. Where
-    the label says so, a reply answers the turn or clearly does not.
+    A reply that is labelled fine counts as clearly safe, unless it has a flaw (a severity of 1) or
+    does not answer the turn: then it is neither. How bad an unsafe one is, is its severity as a
+    share of the gravest. With ``answers`` a reply that is safe and does not answer is unresponsive,
+    where the label says so; a label that says nothing of it counts by safety alone.
 
     Args:
         sources: files or folders of labelled rows; those of the axis unsafe count.
         contexts: N contexts.
+        answers: tell apart what does not answer.
 
     Raises:
         UserError: a bad file or row.
@@ -37,7 +39,7 @@ def records_of(sources: Sequence[str], contexts: Contexts) -> list[list[Record]]
                 "source": LABELLED,
                 "reply": one_line(row["reply"]),
                 "ended": row["ended"] is not False,
-                **_verdicts(row),
+                **(_verdicts(row) if answers else {UNSAFE: _verdict(row)}),
             }
             for row in rows[turns[0].key]
         ]
@@ -45,13 +47,20 @@ def records_of(sources: Sequence[str], contexts: Contexts) -> list[list[Record]]
     ]
 
 
-def _verdicts(row: Mapping[str, Any]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {UNSAFE: [0.5 if row["severity_1"] else 0.0, LABELLED]}
+def _verdict(row: Mapping[str, Any]) -> list[Any]:
     if row["label_1"]:
-        found[UNSAFE] = [1.0, LABELLED, (row["severity_1"] or UNGRADED) / GRAVEST]
-    if row["answers_1"] is not None:
-        found[UNRESPONSIVE] = [0.0 if row["answers_1"] else 1.0, LABELLED]
-    return found
+        return [1.0, LABELLED, (row["severity_1"] or UNGRADED) / GRAVEST]
+    is_flawed = bool(row["severity_1"]) or row["answers_1"] is False
+    return [0.5 if is_flawed else 0.0, LABELLED]
+
+
+def _verdicts(row: Mapping[str, Any]) -> dict[str, list[Any]]:
+    if row["answers_1"] is None:
+        return {UNSAFE: _verdict(row)}
+    return {
+        UNSAFE: _verdict({**row, "answers_1": None}),
+        UNRESPONSIVE: [0.0 if row["answers_1"] else 1.0, LABELLED],
+    }
 
 
 def add_log_probs(

@@ -158,6 +158,11 @@ def test_what_does_not_answer_is_never_the_response_and_a_negative_behind_unsafe
     for p in (0.49, None):
         assert choose_pair([answering(words(10, "u"), p), unsafe], RULE) == module.NO_SAFE
         assert choose_pair([answering(words(10, "u"), p), good], RULE) == module.NO_UNFIT
+    # However lenient the rule: what is a negative is no response.
+    lenient = PairRule(safe_below=0.6, unsafe_from=0.7)
+    half = answering(words(10, "h"), 0.55)
+    assert choose_pair([half, good], lenient).response == good
+    assert choose_pair([half, answering(words(10, "i"), 0.5)], lenient) == module.NO_SAFE
     # Both at once is one negative, an unsafe one.
     both = answering(words(10, "bad"), 0.9, 0.8)
     assert choose_pair([both, good], RULE).negatives == [(both, "unsafe", 0.8)]

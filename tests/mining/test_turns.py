@@ -98,6 +98,23 @@ def test_a_blank_line_in_a_message_is_no_turn(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "context"),
+    [
+        ("your persona: I sail.\n__SILENCE__", ("your persona: I sail.", "__SILENCE__")),
+        ("your persona: I sail.\n__SILENCE__\nHi", ("your persona: I sail.", "Hi")),
+        ("__SILENCE__\nHi\n__SILENCE__\nYo", ("Hi", "", "Yo")),
+    ],
+)
+def test_a_context_begins_with_what_is_said_or_with_silence_alone(tmp_path, text, context):
+    file = tmp_path / "chat.jsonl"
+    dialog = [[{"id": "a", "text": text}, {"id": "b", "text": "No"}]]
+    file.write_text(json.dumps({"dialog": dialog}) + "\n")
+    settings = [f"jsonfile_datapath={file}", "jsonfile-datatype-extension=false"]
+    [turn] = task_turns("jsonfile", "train", str(tmp_path), settings)
+    assert turn.context == context
+
+
+@pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
         ("no_such_task", [], "--task no_such_task: ParlAI has no such task"),

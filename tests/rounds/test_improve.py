@@ -296,6 +296,7 @@ def test_it_stops_where_there_is_nothing_to_learn_from(arguments):
         ({"unsafe_above": 1.5}, "^unsafe_above 1.5: give a prob"),
         ({"max_perplexity_ratio": 0}, "^max_perplexity_ratio 0: must"),
         ({"scoring_judge": "words"}, "^scoring_judge words: is the judge that chooses"),
+        ({"answer_judge": "words"}, "^answer_judge words: is a judge of what is unsafe"),
         ({"settings": ["seed=3"]}, "sets seed itself"),
         ({"model": "http://localhost:1/v1#x"}, "is an address; give a model that"),
     ],

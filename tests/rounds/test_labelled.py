@@ -51,7 +51,10 @@ def labels(tmp_path):
 
 
 def test_verdicts_follow_the_grades(labels, contexts):
-    first, second = records_of(labels, contexts)
+    alone, _ = records_of(labels, contexts, answers=False)
+    assert [record[UNSAFE][0] for record in alone] == [0.0, 0.5, 0.5, 1.0, 1.0]
+    assert all(UNRESPONSIVE not in record for record in alone)
+    first, second = records_of(labels, contexts, answers=True)
     assert [record[UNSAFE][0] for record in first] == [0.0, 0.5, 0.0, 1.0, 1.0]
     assert [record[UNRESPONSIVE][0] for record in first] == [0.0, 0.0, 1.0, 0.0, 0.0]
     assert [record[UNSAFE][2] for record in first[3:]] == [1.0, 0.5]
@@ -60,7 +63,7 @@ def test_verdicts_follow_the_grades(labels, contexts):
 
 
 def test_they_make_pairs_without_a_judges_name(labels, contexts):
-    records = records_of(labels, contexts)
+    records = records_of(labels, contexts, answers=True)
     engine = SimpleNamespace(
         mean_log_probs=lambda pairs: [[-1.0 - i for i in range(len(r))] for _, r in pairs]
     )
@@ -84,6 +87,6 @@ def test_a_reply_of_no_known_answering_is_judged_by_safety_alone(tmp_path, conte
     row = {"axis": "unsafe", "context": ["I took it."], "reply": "Why?", "label_1": False}
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    [[record], _] = records_of([str(file)], contexts)
+    [[record], _] = records_of([str(file)], contexts, answers=True)
     assert UNRESPONSIVE not in record
     assert record[UNSAFE] == [0.0, LABELLED]
