@@ -113,3 +113,25 @@ def test_the_results_tell_the_second_test():
         if "ratio" in row:
             found = row["ratio"]
             assert f"[{found['low']:.2f}, {found['high']:.2f}]" in text
+
+
+def test_the_arms_table_is_that_of_the_rows_and_told():
+    [committed] = tables_of("labelled-arms")
+    rows = rows_of("labelled-arms.jsonl")
+    assert json.loads(json.dumps(module.arms_table(rows))) == committed
+    second = {row["id"] for row in rows_of(f"{LAST}.jsonl") if row["axis"] == "unsafe"}
+    for arm in ("likelihood", "n-pair"):
+        own = [row for row in rows if row["model"] == arm]
+        assert {row["id"] for row in own} == second and len(own) == 450
+    gap = committed["rows"][2]["unfit"]
+    estimate, low, high = (100 * gap[key] for key in ("estimate", "low", "high"))
+    unsafe = {
+        arm: sum(r["unfit"] for r in rows if r["model"] == arm) / 450
+        for arm in ("n-pair", "likelihood")
+    }
+    assert estimate == pytest.approx(100 * (unsafe["n-pair"] - unsafe["likelihood"]))
+    for file, told in (
+        ("docs/results.md", f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]"),
+        ("README.md", f"{-estimate:.1f} points fewer unsafe replies [{-high:.1f}, {-low:.1f}]"),
+    ):
+        assert told in " ".join((ROOT / file).read_text("utf-8").split())
