@@ -22,8 +22,9 @@ from pathlib import Path
 
 import click
 
+from parlai_prosocial.data.labelled import OVER_CAUTION, UNSAFE
 from parlai_prosocial.evaluation.records import Record, read_log
-from parlai_prosocial.evaluation.suites.suite import OVER_CAUTION, UNSAFE, digest
+from parlai_prosocial.evaluation.suites.suite import digest
 
 PER_CATEGORY, TWINS, CASUAL, ALARMING = 70, 100, 100, 120
 FIRST = Path(__file__).parent / "results" / "labelled-test.jsonl"

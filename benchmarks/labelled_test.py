@@ -26,6 +26,7 @@ from typing import Any
 import click
 import numpy as np
 
+from parlai_prosocial.data.labelled import OVER_CAUTION, UNSAFE
 from parlai_prosocial.evaluation.results.tables import make_table, markdown_table, terminal_table
 from parlai_prosocial.evaluation.statistics.bootstrap import (
     Interval,
@@ -35,7 +36,6 @@ from parlai_prosocial.evaluation.statistics.bootstrap import (
     wilson_interval,
 )
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
-from parlai_prosocial.evaluation.suites.suite import OVER_CAUTION, UNSAFE
 from parlai_prosocial.util.files import write_aside
 
 RESULTS = Path(__file__).parent / "results"

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from parlai_prosocial.data.labelled import AXES
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.records import read_log
-from parlai_prosocial.evaluation.suites.suite import AXES
 from parlai_prosocial.util.counting import counted
 from parlai_prosocial.util.files import write_aside
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from parlai_prosocial.compat.pickles import read_options
 from parlai_prosocial.data import own
+from parlai_prosocial.data.labelled import AGREEMENT, AXES, OVER_CAUTION, UNSAFE
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.answers import Answers
-from parlai_prosocial.evaluation.suites.suite import AGREEMENT, AXES, OVER_CAUTION, UNSAFE
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.judges.rules import AgreementRules, PreachyRules
@@ -24,7 +24,7 @@ class AxisJudge:
     """Who judges an axis.
 
     Attributes:
-        axis: one of :data:`~parlai_prosocial.evaluation.suites.suite.AXES`.
+        axis: one of :data:`~parlai_prosocial.data.labelled.AXES`.
         judge: ``p_unsafe`` is its probability of what the axis is about.
         spec: the flag's value; None for the rules that ship with us.
         options: what else its judgements depend on.

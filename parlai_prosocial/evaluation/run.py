@@ -129,9 +129,9 @@ def audit(
         UserError, TypeError: as :func:`evaluate` does;
             :class:`~parlai_prosocial.errors.UsageError` also of a gate that cannot be decided.
     """
+    from parlai_prosocial.data.labelled import UNSAFE
     from parlai_prosocial.evaluation.plan import label_models
     from parlai_prosocial.evaluation.results.gates import check_decidable, decide, parse_gate
-    from parlai_prosocial.evaluation.suites.suite import UNSAFE
 
     command = command or _as_call("audit", models, suites, judges, settings | {"limit": limit})
     try:

@@ -15,11 +15,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.experiments.rows import one_line_reason
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.judges.rules import PreachyRules
-from parlai_prosocial.mining.replies import PREACHY, UNRESPONSIVE, UNSAFE
+from parlai_prosocial.mining.replies import PREACHY
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.rounds import stages
 from parlai_prosocial.rounds.measuring import Measuring

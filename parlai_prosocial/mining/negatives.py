@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parlai_prosocial.data.labelled import UNSAFE
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.engines.engine import Engine
@@ -20,7 +21,6 @@ from parlai_prosocial.mining.replies import (
     PREACHY,
     SAMPLED,
     SYNTHETIC,
-    UNSAFE,
     Record,
     judge_records,
     sample_records,

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.data.weights import social_weights
 from parlai_prosocial.judges.judge import THRESHOLD
-from parlai_prosocial.mining.replies import LABELLED, PREACHY, UNRESPONSIVE, UNSAFE, Record
+from parlai_prosocial.mining.replies import LABELLED, PREACHY, Record
 from parlai_prosocial.mining.turns import Contexts
 
 NO_SAFE = "no clearly safe reply"

@@ -24,7 +24,7 @@ from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.judges.judge import Judge, Judgement, judge_each
 
 SAMPLED, SYNTHETIC, LABELLED = "sampled", "synthetic", "labelled"
-UNSAFE, PREACHY, UNRESPONSIVE = "unsafe", "preachy", "unresponsive"
+PREACHY = "preachy"
 
 Record = dict[str, Any]
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parlai_prosocial.data import labelled
+from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.evaluation.validation.labels.sheets import GRAVEST
-from parlai_prosocial.mining.replies import LABELLED, UNRESPONSIVE, UNSAFE, Record
+from parlai_prosocial.mining.replies import LABELLED, Record
 from parlai_prosocial.mining.turns import Contexts
 
 UNGRADED = GRAVEST // 2 + 1

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from parlai_prosocial.data import self_dialogue
+from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.engines.reply_scores import score_replies
 from parlai_prosocial.evaluation.metrics.rates import Rate
@@ -13,7 +14,7 @@ from parlai_prosocial.evaluation.statistics.bootstrap import macro_difference, u
 from parlai_prosocial.evaluation.statistics.perplexity import perplexity, perplexity_ratio
 from parlai_prosocial.evaluation.suites.casual import CasualReply, casual_replies
 from parlai_prosocial.judges.judge import THRESHOLD
-from parlai_prosocial.mining.replies import PREACHY, UNRESPONSIVE, UNSAFE, Record
+from parlai_prosocial.mining.replies import PREACHY, Record
 from parlai_prosocial.mining.turns import Contexts
 
 REPLIES_PER_DIALOGUE = 2

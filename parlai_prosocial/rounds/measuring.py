@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parlai_prosocial.data.labelled import UNSAFE
 from parlai_prosocial.engines.engine import open_engine
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.engines.reply_scores import SAMPLED_TOKENS, SAMPLING
 from parlai_prosocial.judges.judge import Judge
-from parlai_prosocial.mining.replies import UNSAFE, Record
+from parlai_prosocial.mining.replies import Record
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.rounds import stages
 from parlai_prosocial.rounds.measure import casual_valid, measured, score_casual

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.mining.pairs import PairRule
-from parlai_prosocial.mining.replies import PREACHY, UNRESPONSIVE, UNSAFE, Record
+from parlai_prosocial.mining.replies import PREACHY, Record
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.models.precision import best_device, bf16_is_faster
 from parlai_prosocial.rounds import stages

@@ -10,7 +10,10 @@ from parlai_prosocial.errors import UsageError, UserError
 from parlai_prosocial.experiments import pair_rows
 from parlai_prosocial.experiments.on_pairs import ablate_pairs
 from parlai_prosocial.experiments.pair_rows import permute_verdicts
+from parlai_prosocial.experiments.pair_table import pair_table
+from parlai_prosocial.experiments.train_arms import read_design
 from parlai_prosocial.rounds.measuring import safest
+from parlai_prosocial.training.recipe import RECIPES
 from parlai_prosocial.util.files import write_aside
 
 ARMS = ["likelihood", "n-pair", "n-pair-permuted", "dpo-5e-5", "simpo-5e-5", "best-of-8"]
@@ -153,3 +156,23 @@ def test_permuted_verdicts_keep_each_replys_log_p():
 def test_flags_that_do_not_go_together_are_named(flags, message):
     error = CliRunner().invoke(ablate, flags).exception
     assert isinstance(error, UsageError) and message in str(error)
+
+
+def test_who_does_not_answer_has_a_column_where_a_judge_was_asked(done):
+    rate = {"hits": 1, "judged": 4, "missing": 0, "rate": None}
+    results = {
+        seed: {name: {**row, "unresponsive": rate} for name, row in rows.items()}
+        for seed, rows in done.results.items()
+    }
+    dialogues = range(len(done.results[0]["start"]["casual"]["nll"]))
+    design = read_design(RECIPES / "improve")
+    judges = {"choosing": "words", "scoring": "words"}
+    asked = pair_table(results, design, dialogues, {**judges, "answers": "someone"})
+    assert [row["unresponsive"] for row in asked["rows"]] == [0.25] * len(asked["rows"])
+    assert any("someone" in note for note in asked["notes"])
+    assert "unresponsive" not in done.tables[0]["columns"]
+
+
+def test_the_judge_of_answers_is_another_one(arguments, tmp_path):
+    with pytest.raises(UserError, match="answer-judge words: is a judge of what is unsafe"):
+        ablate_pairs(**arguments, answer_judge="words", out=tmp_path / "arms")

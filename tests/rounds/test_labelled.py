@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.mining.pairs import PairRule, choose_pair, pair_rows
-from parlai_prosocial.mining.replies import LABELLED, UNRESPONSIVE, UNSAFE
+from parlai_prosocial.mining.replies import LABELLED
 from parlai_prosocial.mining.turns import Contexts, Turn
 from parlai_prosocial.rounds.labelled import add_log_probs, records_of
 

@@ -15,13 +15,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from parlai_prosocial.data.labelled import AXES
 from parlai_prosocial.evaluation.records import Record
 from parlai_prosocial.evaluation.report.plots import HEIGHT, LEFT, TOP, WIDTH, calibration_plot
 from parlai_prosocial.evaluation.report.samples import Tells, disagreements, samples
 from parlai_prosocial.evaluation.report.scorecard import scorecard
 from parlai_prosocial.evaluation.results.tables import make_table, numeric_columns, table_cells
 from parlai_prosocial.evaluation.results.verdicts import Finding, caveats, findings, judged_rates
-from parlai_prosocial.evaluation.suites.suite import AXES
 from parlai_prosocial.evaluation.validation.labels.tables import corrected_of, correction_notes
 from parlai_prosocial.judges.judge import short
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from parlai_prosocial.data.labelled import AGREEMENT, OVER_CAUTION, UNSAFE
 from parlai_prosocial.evaluation.results.verdicts import judged_rates, rate_of
-from parlai_prosocial.evaluation.suites.suite import AGREEMENT, OVER_CAUTION, UNSAFE
 from parlai_prosocial.judges.judge import short
 
 ENDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)

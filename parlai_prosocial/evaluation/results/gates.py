@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from parlai_prosocial.data.labelled import AGREEMENT, OVER_CAUTION, UNSAFE
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
-from parlai_prosocial.evaluation.suites.suite import AGREEMENT, OVER_CAUTION, UNSAFE
 
 METRICS = {"unsafe_rate": UNSAFE, "agreement_rate": AGREEMENT, "overcaution_rate": OVER_CAUTION}
 _ENDS = {"lower": "low", "upper": "high", "estimate": "estimate"}

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from parlai_prosocial.data.labelled import AGREEMENT, OVER_CAUTION, UNSAFE
 from parlai_prosocial.evaluation.results.tables import TOO_FEW, TOO_SMALL
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
-from parlai_prosocial.evaluation.suites.suite import AGREEMENT, OVER_CAUTION, UNSAFE
 from parlai_prosocial.evaluation.validation.labels.tables import labelled_gaps, tells_nothing
 from parlai_prosocial.judges.judge import short
 
@@ -23,7 +23,7 @@ class JudgedRate:
     """A rate: of what, in which contexts, by whom.
 
     Attributes:
-        axis: one of :data:`~parlai_prosocial.evaluation.suites.suite.AXES`.
+        axis: one of :data:`~parlai_prosocial.data.labelled.AXES`.
         suite: name.
         judge: name.
         doubt: why nothing follows from it; empty where nothing speaks against the judge.
@@ -86,7 +86,7 @@ class Finding:
     """What one model's rate is to that of the reference, or why nothing can be said of it.
 
     Attributes:
-        axis: one of :data:`~parlai_prosocial.evaluation.suites.suite.AXES`.
+        axis: one of :data:`~parlai_prosocial.data.labelled.AXES`.
         basis: whence it is known: ``labelled``, or ``judged by NAME on SUITE``.
         model, reference: their names; empty where the judge tells nothing of any model.
         gap: the model's rate minus the reference's, as shares; None where there is a ``doubt``.

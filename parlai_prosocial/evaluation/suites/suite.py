@@ -28,10 +28,6 @@ from parlai_prosocial.data import (
     self_dialogue,
 )
 from parlai_prosocial.data.example import CASUAL, ContrastiveExample
-from parlai_prosocial.data.labelled import AGREEMENT as AGREEMENT
-from parlai_prosocial.data.labelled import AXES as AXES
-from parlai_prosocial.data.labelled import OVER_CAUTION as OVER_CAUTION
-from parlai_prosocial.data.labelled import UNSAFE as UNSAFE
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.casual import casual_replies
@@ -80,7 +76,7 @@ class SuiteContext:
         label: decides the axes; the corpus's category or safety label, "" without one.
         kind: a finer group, "" without one.
         source: the corpus.
-        axes: of :data:`AXES`, what replies are judged on.
+        axes: of :data:`~parlai_prosocial.data.labelled.AXES`, what replies are judged on.
         cluster: contexts of one dialogue, question or pair share it; the bootstrap draws clusters.
         fitting: people's fitting replies; for MIC's attributes the right classes.
         unfit: people's or models' replies that people called unfit.

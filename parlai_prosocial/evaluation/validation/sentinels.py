@@ -7,18 +7,14 @@ from typing import Any
 import numpy as np
 
 from parlai_prosocial.data.example import CASUAL, SAFETY_LABELS
+from parlai_prosocial.data.labelled import AGREEMENT, OVER_CAUTION, UNSAFE
 from parlai_prosocial.evaluation.metrics.classes import Confusion
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.evaluation.statistics.calibration import (
     calibration_curve,
     expected_calibration_error,
 )
-from parlai_prosocial.evaluation.suites.suite import (
-    AGREEMENT,
-    OVER_CAUTION,
-    UNSAFE,
-    SuiteContext,
-)
+from parlai_prosocial.evaluation.suites.suite import SuiteContext
 from parlai_prosocial.judges.judge import Judgement, verdict
 
 FITTING, UNFIT, RANDOM = "people's fitting reply", "people's unfit reply", "a random fitting reply"

@@ -11,10 +11,10 @@ import pytest
 
 from parlai_prosocial.data import own
 from parlai_prosocial.data.example import CASUAL, SAFETY_LABELS
+from parlai_prosocial.data.labelled import AXES
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.suites.suite import (
-    AXES,
     FOLDER,
     NAMES,
     OF_FILES,

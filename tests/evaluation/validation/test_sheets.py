@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from parlai_prosocial.data.labelled import AXES
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.evaluation.suites.suite import AXES
 from parlai_prosocial.evaluation.validation.labels.sheets import (
     GUIDELINES,
     draw,

@@ -21,10 +21,11 @@ from random import Random
 from typing import Any
 
 from parlai_prosocial.data.field_checks import Field, Schema, one_of, text, turn_list, whole_number
+from parlai_prosocial.data.labelled import AXES
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.records import Record
-from parlai_prosocial.evaluation.suites.suite import AXES, digest
+from parlai_prosocial.evaluation.suites.suite import digest
 from parlai_prosocial.evaluation.validation.labels.sheets import (
     ANSWERS,
     SEVERITY,

@@ -37,10 +37,11 @@ from parlai_prosocial.data.field_checks import (
     text_list,
     whole_number,
 )
+from parlai_prosocial.data.labelled import AXES, OVER_CAUTION
 from parlai_prosocial.data.reader import checked_rows
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.records import Record
-from parlai_prosocial.evaluation.suites.suite import AXES, OVER_CAUTION, digest
+from parlai_prosocial.evaluation.suites.suite import digest
 from parlai_prosocial.evaluation.validation.sentinels import LabelledText
 from parlai_prosocial.util.files import file_sha256
 
@@ -95,7 +96,7 @@ def draw(log: Sequence[Record], axis: str, n: int, seed: int) -> list[SheetRow]:
 
     Args:
         log: records of ``prosocial evaluate`` (``evaluation/records.py``).
-        axis: one of :data:`~parlai_prosocial.evaluation.suites.suite.AXES`.
+        axis: one of :data:`~parlai_prosocial.data.labelled.AXES`.
         n: how many at most; fewer where the next context does not fit whole.
         seed: the same seed and log give the same rows.
 
