@@ -98,10 +98,15 @@ def is_run(program: str, arguments: list[str], not_run: dict[str, str] = NOT_RUN
     """Whether nothing in ``not_run`` says otherwise."""
     for left_out in not_run:
         first, *words = left_out.split()
-        has = [any(given.startswith(word) for given in arguments) for word in words]
+        has = [any(_begins(given, word) for given in arguments) for word in words]
         if first == program and all(has):
             return False
     return True
+
+
+def _begins(given: str, word: str) -> bool:
+    """With the whole of a word: ``improve`` does not begin ``improved=...``."""
+    return given == word or given.startswith(tuple(f"{word}{end}" for end in "./:-,"))
 
 
 def made_small(program: str, arguments: list[str], stands_in: dict[str, Path]) -> list[str]:
