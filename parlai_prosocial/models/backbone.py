@@ -3,19 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    GenerationConfig,
-)
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models.blocking import ReplyNgramBlocking
 from parlai_prosocial.models.causal import CausalScorer
 from parlai_prosocial.models.chat_template import load_tokenizer
 from parlai_prosocial.models.contrast_head import ContrastHead
@@ -24,6 +17,9 @@ from parlai_prosocial.models.pretrained import MODEL_FILES, check_folder, load_a
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.models.seq2seq import Seq2SeqScorer, pad_right
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 SHORTEST_CONTEXT = 16
@@ -104,8 +100,10 @@ class Backbone(nn.Module):
         """Most tokens that the model can look at; None where it has no such limit."""
         return getattr(self.lm.config, "max_position_embeddings", None)
 
-    def generation_config(self, **settings: Any) -> GenerationConfig:
+    def generation_config(self, **settings: Any) -> "GenerationConfig":
         """Hugging Face's settings of ``generate``: these and our special tokens, nothing else."""
+        from transformers import GenerationConfig
+
         return GenerationConfig(**self._special_tokens, **settings)
 
     @overload
@@ -179,6 +177,8 @@ class Backbone(nn.Module):
             columns = (torch.arange(ids.size(1)) - shifts[:, None]) % ids.size(1)
             ids, mask = ids.gather(1, columns), mask.gather(1, columns)
             if ngram_size := decoding.pop("no_repeat_ngram_size", 0):
+                from parlai_prosocial.models.blocking import ReplyNgramBlocking
+
                 decoding["logits_processor"] = [ReplyNgramBlocking(ngram_size, ids.size(1))]
         output = self.lm.generate(
             input_ids=ids.to(self.device),
@@ -223,6 +223,8 @@ def weights_sha256(folder: Path) -> str:
 
 
 def _load(folder: Path, tokenizer_folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
     with loading(folder, MODEL_FILES):
         check_folder(folder)
         tokenizer = load_tokenizer(tokenizer_folder)
@@ -242,7 +244,7 @@ def _load(folder: Path, tokenizer_folder: Path) -> tuple[Any, Any]:
     return lm.float(), tokenizer
 
 
-def _named_stops(config: GenerationConfig) -> list[int]:
+def _named_stops(config: "GenerationConfig") -> list[int]:
     """The tokens that a model's own generation settings end a text at."""
     named = config.eos_token_id
     if named is None:

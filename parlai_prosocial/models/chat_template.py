@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.models.turn_format import TurnFormat
 from parlai_prosocial.util.files import read_json
@@ -26,6 +24,8 @@ def load_tokenizer(folder: Path, **settings: Any) -> Any:
     Raises:
         UserError: none of them is named ``default``.
     """
+    from transformers import AutoTokenizer  # half of what -m prosocial --help would take
+
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **settings)
     if isinstance(tokenizer.chat_template, dict):
         # Where some lie in files of their own, transformers 5 overlooks those in the configuration.

@@ -7,8 +7,6 @@ from typing import Annotated, Any, NotRequired
 import torch
 from pydantic import Field, with_config
 from torch import nn
-from transformers import AutoConfig, AutoModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from typing_extensions import TypedDict
 
 from parlai_prosocial.errors import UserError
@@ -77,6 +75,8 @@ class SafetyClassifier(nn.Module):
         super().__init__()
         self.folder = folder
         self.labels = list(labels)
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
         self.temperature = 1.0
         model, self.tokenizer = _load(folder)
         config = model.config
@@ -307,6 +307,8 @@ def set_temperature(path: str, temperature: float) -> None:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModel
+
     with loading(folder, MODEL_FILES):
         check_folder(folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

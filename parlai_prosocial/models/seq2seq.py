@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers.modeling_outputs import BaseModelOutput
 
 from parlai_prosocial.models.packing import repeat_index
 from parlai_prosocial.models.scores import (
@@ -89,6 +88,8 @@ class Seq2SeqScorer:
         )
 
     def score(self, lm: Any, batch: Seq2SeqBatch, keep_logits: bool = False) -> CandidateScores:
+        from transformers.modeling_outputs import BaseModelOutput
+
         encoded = lm.get_encoder()(
             input_ids=batch.context_ids, attention_mask=batch.context_mask
         ).last_hidden_state  # (E, context length, hidden)
