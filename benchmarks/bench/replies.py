@@ -227,7 +227,7 @@ class Ranking:
     @property
     def rows(self) -> list[Row]:
         what = f"ranking {CANDIDATES} candidates, auto"
-        return [Row(self.name, what, "a row for each candidate", shown=True)]
+        return [Row(self.name, what, "a row for each candidate")]
 
     def same(self, bench: Bench) -> list[Same]:
         return same_scores(bench)
@@ -286,7 +286,7 @@ class Judging:
     @property
     def rows(self) -> list[Row]:
         what = f"judging {JUDGED} replies with minilm_safety"
-        return [Row(self.name, what, "batches of 32 as they come", shown=True)]
+        return [Row(self.name, what, "batches of 32 as they come")]
 
     def pairs_of(self, bench: Bench, number: int) -> tuple[list[str], list[str]]:
         rows = corpus.rows(bench.datapath, (bench.pairs + 1) * JUDGED)
@@ -331,7 +331,7 @@ class Mining:
     @property
     def rows(self) -> list[Row]:
         what = f"mining, k = {SAMPLES}: sampled, scored and judged, {self.few} contexts, auto"
-        return [Row(self.name, what, "generate, passes, batches of 32", shown=True)]
+        return [Row(self.name, what, "generate, passes, batches of 32")]
 
     def same(self, bench: Bench) -> list[Same]:
         return same_scores(bench)
