@@ -213,7 +213,8 @@ def test_what_was_exported_replies_alike_here_and_in_transformers(tuned, greedy,
     again = open_generator(str(tmp_path / "out"))
     assert again.backbone.prompt.stop_ids == prompt.stop_ids
     replies = [Prosocial(again).reply(context).text for context in CONTEXTS]
-    assert replies == [" ".join(reply.split("\n")).strip() for reply in greedy]
+    # Word by word: what breaks a line may have a blank beside it, of which one is kept.
+    assert [reply.split() for reply in replies] == [reply.split() for reply in greedy]
 
     auto = AutoModelForSeq2SeqLM if prompt.is_encoder_decoder else AutoModelForCausalLM
     model = auto.from_pretrained(tmp_path / "out").eval()
