@@ -86,6 +86,17 @@ def same_scores(bench: Bench) -> list[Same]:
     ]
 
 
+def samples(bench: Bench, own: Any) -> Side:
+    """An engine of ours sampling the job's replies."""
+    return timed(lambda n: own.sample(contexts(bench, n), SAMPLES, TOKENS, n, **SAMPLING))
+
+
+def peer_samples(bench: Bench, bf16: bool) -> Side:
+    """``generate`` sampling as many."""
+    peer = Generate(bench.base, bf16)
+    return timed(lambda n: peer.sample(contexts(bench, n)))
+
+
 @dataclass
 class Sampling:
     """Eight replies to each of 8 contexts, at most 40 tokens long."""
@@ -110,18 +121,10 @@ class Sampling:
     def sides(self, bench: Bench) -> Makers:
         bf16 = computes_bf16("auto")
 
-        def ours_samples(bf16: bool) -> Side:
-            own = engine(bench.base, bf16)
-            return timed(lambda n: own.sample(contexts(bench, n), SAMPLES, TOKENS, n, **SAMPLING))
-
-        def peer_samples() -> Side:
-            peer = Generate(bench.base, bf16)
-            return timed(lambda n: peer.sample(contexts(bench, n)))
-
         return {
-            "ours": lambda: ours_samples(bf16),
-            "fp32": lambda: ours_samples(False),
-            "peer": peer_samples,
+            "ours": lambda: samples(bench, engine(bench.base, bf16)),
+            "fp32": lambda: samples(bench, engine(bench.base, False)),
+            "peer": lambda: peer_samples(bench, bf16),
         }
 
 
@@ -149,19 +152,14 @@ class SamplingByOpenVINO:
     def sides(self, bench: Bench) -> Makers:
         bf16 = computes_bf16("auto")
 
-        def ours_samples() -> Side:
-            own = open_engine(str(bench.base), bench.datapath, bf16, engine="openvino")
-            return timed(lambda n: own.sample(contexts(bench, n), SAMPLES, TOKENS, n, **SAMPLING))
+        def opened() -> Any:
+            return open_engine(str(bench.base), bench.datapath, bf16, engine="openvino")
 
-        def own_samples() -> Side:
-            own = engine(bench.base, bf16)
-            return timed(lambda n: own.sample(contexts(bench, n), SAMPLES, TOKENS, n, **SAMPLING))
-
-        def peer_samples() -> Side:
-            peer = Generate(bench.base, bf16)
-            return timed(lambda n: peer.sample(contexts(bench, n)))
-
-        return {"ours": ours_samples, "own": own_samples, "peer": peer_samples}
+        return {
+            "ours": lambda: samples(bench, opened()),
+            "own": lambda: samples(bench, engine(bench.base, bf16)),
+            "peer": lambda: peer_samples(bench, bf16),
+        }
 
 
 @dataclass

@@ -282,8 +282,8 @@ def _cache_name(output: Any) -> str:
 
 def _common_start(contexts: Sequence[Sequence[int]]) -> int:
     """How many tokens all contexts begin with; each keeps one token of its own."""
-    ordered = sorted(map(list, contexts))
-    first, last = ordered[0], ordered[-1]  # in their order these differ the earliest
+    lists = list(map(list, contexts))
+    first, last = min(lists), max(lists)  # in their order these differ the earliest
     most = min(map(len, contexts)) - 1
     same = (a == b for a, b in zip(first[:most], last[:most], strict=True))
     return sum(itertools.takewhile(bool, same))

@@ -119,11 +119,8 @@ def ablate_pairs(
     }
     if answer_judge:
         judges["answers"] = rows.judge(answer_judge).name
-        if judges["answers"] in (judges["choosing"], judges["scoring"]):
-            raise UserError(
-                f"--answer-judge {answer_judge}: is a judge of what is unsafe here; give one that "
-                "was trained with --labels-axis unresponsive"
-            )
+        others = (judges["choosing"], judges["scoring"])
+        stages.check_answers(answer_judge, judges["answers"], others)
     record = {
         "weights_sha256": stages.weights_of(start),
         "pairs_sha256": file_sha256(Path(pairs)),

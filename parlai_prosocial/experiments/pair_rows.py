@@ -15,12 +15,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.experiments.rows import one_line_reason
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.registry import open_judge
 from parlai_prosocial.judges.rules import PreachyRules
-from parlai_prosocial.mining.replies import PREACHY
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.rounds import stages
 from parlai_prosocial.rounds.measuring import Measuring
@@ -118,14 +116,9 @@ class PairRows:
             self.preset,
         )
 
-    def _measuring_judges(self) -> dict[str, Judge]:
-        judges = {UNSAFE: self.judge(self.scoring), PREACHY: PreachyRules()}
-        if self.answering is not None:
-            judges[UNRESPONSIVE] = self.judge(self.answering)
-        return judges
-
     def _measure(self, seed: int, name: str) -> dict[str, Any]:
         arm, result = self._arm(name), None
+        answers = None if self.answering is None else self.judge(self.answering)
         if name != START and "best_of" not in arm:
             arguments = self.training_arguments(seed, name)
             folder = self._folder(seed) / name / "training"
@@ -136,7 +129,7 @@ class PairRows:
             self.bf16,
             self.context_tokens,
             self.valid,
-            self._measuring_judges(),
+            stages.judges_of(self.judge(self.scoring), PreachyRules(), answers),
             seed,
             self.casual_dialogues,
         )

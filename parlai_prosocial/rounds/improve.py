@@ -160,11 +160,8 @@ def improve(
             "one, or none"
         )
     answers = open_judge(answer_judge, datapath, bf16) if answer_judge else None
-    if answers is not None and answers.name in (mining.name, scoring.name):
-        raise UserError(
-            f"--answer-judge {answer_judge}: is a judge of what is unsafe here; give one that was "
-            "trained with --labels-axis unresponsive"
-        )
+    if answer_judge and answers is not None:
+        stages.check_answers(answer_judge, answers.name, (mining.name, scoring.name))
     engine = begun_engine(out, engine)
     engine = taken(engine, start.name, datapath, bf16)
     record = {

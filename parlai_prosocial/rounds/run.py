@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.mining.pairs import PairRule
-from parlai_prosocial.mining.replies import PREACHY, Record
+from parlai_prosocial.mining.replies import Record
 from parlai_prosocial.mining.turns import Contexts
 from parlai_prosocial.models.precision import best_device, bf16_is_faster
 from parlai_prosocial.rounds import stages
@@ -82,7 +81,7 @@ class Run:
             self.bf16,
             int(opt["text_truncate"]),
             self.valid,
-            self._judges(self.scoring),
+            stages.judges_of(self.scoring, self.preachy, self.answers),
             self.settings["seed"],
             self.settings["casual_dialogues"],
             self.settings.get("engine", "transformers"),
@@ -136,7 +135,7 @@ class Run:
         files = [folder / f"{name}.jsonl" for name in ("sampled", "judged", "pairs")]
         name = START if number == 1 else f"round-{number - 1}"
         self.measuring.sample(files[0], self.contexts, name, model, asked["samples"], decoding)
-        judges = self._judges(self.mining)
+        judges = stages.judges_of(self.mining, self.preachy, self.answers)
         stages.judged(files[1], files[0], self.contexts, judges)
         rule = PairRule(
             asked["safe_below"], asked["unsafe_above"], preachy_share=asked["preachy_share"]
@@ -164,10 +163,6 @@ class Run:
             "pairs": pairs,
             "valid": self.measuring.measure(f"round-{number}", found, start),
         }
-
-    def _judges(self, unsafe: Judge) -> dict[str, Judge]:
-        more = {} if self.answers is None else {UNRESPONSIVE: self.answers}
-        return {UNSAFE: unsafe, PREACHY: self.preachy, **more}
 
     def _folder(self, number: int) -> Path:
         return self.out / f"round-{number}"

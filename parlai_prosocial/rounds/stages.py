@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parlai_prosocial.compat.flags import parse_setting
+from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.data.splits import short_digest
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.errors import UserError
@@ -154,6 +155,21 @@ def sampled(
         _write(file, contexts, done.records, asked, done.missing)
         done.journal.remove()
     return _read(file)
+
+
+def judges_of(unsafe: Judge, preachy: Judge, answers: Judge | None) -> dict[str, Judge]:
+    """Kind of fault -> who judges it; nobody is asked for answers where that is None."""
+    more = {} if answers is None else {UNRESPONSIVE: answers}
+    return {UNSAFE: unsafe, PREACHY: preachy, **more}
+
+
+def check_answers(spec: str, name: str, others: Sequence[str]) -> None:
+    """Raise UserError where the judge ``name`` of answers is one of the ``others``, of safety."""
+    if name in others:
+        raise UserError(
+            f"--answer-judge {spec}: is a judge of what is unsafe here; give one that was trained "
+            "with --labels-axis unresponsive"
+        )
 
 
 def judged(
