@@ -22,7 +22,7 @@ from parlai.utils.distributed import is_distributed
 
 from parlai_prosocial.agents.dictionary import TokenizerDictionary
 from parlai_prosocial.agents.glue import HuggingFaceGlue, refuse_ignored, refuse_torchscript
-from parlai_prosocial.agents.options import trains
+from parlai_prosocial.agents.options import measures, trains
 from parlai_prosocial.compat import patches as compat
 from parlai_prosocial.compat.settings import add_flags
 from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
@@ -32,6 +32,7 @@ from parlai_prosocial.models.classifier_input import split_last_line
 from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.util.files import text_lines
 from parlai_prosocial.zoo.bases import minilm
+from parlai_prosocial.zoo.install import check_measurable
 from parlai_prosocial.zoo.resolve import classifier_base, find_base, named
 
 compat.apply()
@@ -171,6 +172,8 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
                     opt["text_truncate"],
                     trainable=trainable,
                 )
+                if measures(opt):
+                    check_measurable(checkpoint, opt["datapath"])
         tokenizer = self.classifier.tokenizer
         dictionary = TokenizerDictionary(opt, tokenizer=tokenizer, pad_id=self.classifier.pad_id)
         # An encoder's tokenizer has these instead of tokens that begin and end a text.

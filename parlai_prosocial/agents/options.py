@@ -213,6 +213,11 @@ def trains(opt: Opt) -> bool:
     return is_training and not opt.get("interactive_mode")
 
 
+def measures(opt: Opt) -> bool:
+    """Whether an agent of these options is opened to be measured, as by ``parlai eval_model``."""
+    return not trains(opt) and not opt.get("interactive_mode")
+
+
 def _check_training(opt: Opt) -> None:
     """Flags that would not act in training; a checkpoint that has such still opens."""
     backend = opt.get("ddp_backend")

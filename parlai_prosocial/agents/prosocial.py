@@ -35,6 +35,7 @@ from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.util.environment import precision_name
+from parlai_prosocial.zoo.install import check_measurable
 from parlai_prosocial.zoo.resolve import find_base, named
 
 compat.apply()
@@ -139,8 +140,10 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
                 system_prompt=info.get("system_prompt", self.opt["system_prompt"]),
                 trainable=self._should_initialize_optimizer(),
             )
-        if checkpoint is not None:
-            checkpoint.load_contrast_head(self.backbone)
+            if checkpoint is not None:
+                checkpoint.load_contrast_head(self.backbone)
+                if options.measures(self.opt):
+                    check_measurable(checkpoint, self.opt["datapath"])
         return TokenizerDictionary(
             self.opt, tokenizer=self.backbone.prompt.tokenizer, pad_id=self.backbone.pad_id
         )

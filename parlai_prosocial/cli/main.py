@@ -36,6 +36,7 @@ GROUPS = {
         "compare": "Train a recipe with and without contrast, and compare both with the base.",
         "ablate": "Train and measure the arms of a recipe under one token budget.",
         "calibrate": "Make a safety classifier's probabilities mean what they say.",
+        "seal": "Record the hashes of a checkpoint that an earlier version wrote without.",
     },
     "Models": {
         "zoo": "List, verify, build and add the models of the zoo.",

@@ -21,7 +21,7 @@ from parlai_prosocial.evaluation.suites.suite import (
 )
 from parlai_prosocial.evaluation.validation.labels.sheets import SheetRow, read_labels
 from parlai_prosocial.util.batches import spread
-from parlai_prosocial.zoo.resolve import find_generator, shown_name
+from parlai_prosocial.zoo.resolve import check_found_measurable, find_generator, shown_name
 
 LABEL = re.compile(r"([^/\\:=#]+)=(.+)", re.DOTALL)
 
@@ -87,7 +87,8 @@ def make_plan(
         raise UserError(f"--limit: no suite {min(unknown)} here; there are {', '.join(names)}")
     loaded = [load_suite(name, sources) for name in names]
     for where in named.values():
-        find_generator(where, "--model", sources.datapath)
+        found = find_generator(where, "--model", sources.datapath)
+        check_found_measurable(found, sources.datapath)
     mined = {} if settings.allow_mining_judge else mined_by(named.values(), sources.datapath)
     return Plan(
         models=named,

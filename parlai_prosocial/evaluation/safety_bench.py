@@ -104,10 +104,11 @@ def open_agent(model: str, datapath: str) -> Any:
     from parlai.core.opt import Opt
     from parlai.core.params import ParlaiParser
 
-    from parlai_prosocial.zoo.resolve import Kind, find
+    from parlai_prosocial.zoo.resolve import Kind, check_found_measurable, find
 
     overrides = {"skip_generation": False, "interactive_mode": True, "datapath": datapath}
     found = find(model, "--model", datapath)
+    check_found_measurable(found, datapath)
     if found.kind in (Kind.CHECKPOINT, Kind.FILE):
         options = Path(f"{found.place}.opt")
         if not options.is_file():

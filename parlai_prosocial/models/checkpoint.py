@@ -252,6 +252,14 @@ class SavedModel:
         self.folder = Path(path).with_name(self.content["weights"])
         self.info = self._read_info()
 
+    def seal(self) -> int:
+        """Record size and hash of every file as it is; the number of files, 0 where they were."""
+        if self.has_hashes:
+            return 0
+        files = _records(self.folder)
+        replace_manifest(self.path, self.FORMAT, {**self.content, "files": files})
+        return len(files)
+
     def _fault(self, saved: Mapping[str, Any]) -> str | None:
         """Why a folder cannot be used; its training state may lack."""
         folder = Path(self.path).with_name(saved["weights"])
@@ -263,6 +271,11 @@ class SavedModel:
     def _read_info(self) -> dict[str, Any]:
         file = self.folder / INFO_FILE
         return read_json(file, self.INFO, RESTORE) if file.exists() else {}
+
+    @property
+    def has_hashes(self) -> bool:
+        """Whether it was held against hashes when it was opened."""
+        return "files" in self.content
 
     @property
     def is_adapter(self) -> bool:

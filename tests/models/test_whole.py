@@ -71,6 +71,18 @@ def test_what_was_written_before_still_opens(copy):
     assert opened(copy) == {"number_training_updates": 1}
 
 
+def test_hashes_are_recorded_of_what_was_written_before(copy):
+    without_hashes(copy)
+    checkpoint = Checkpoint(str(copy / "model"))
+    assert not checkpoint.has_hashes
+    assert checkpoint.seal() == len(names(copy))
+    sealed = Checkpoint(str(copy / "model"))
+    assert sealed.has_hashes and sealed.seal() == 0
+    damage(copy / "model.hf-000001" / "adapter_model.safetensors", "flipped")
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is not as it was written"):
+        Checkpoint(str(copy / "model"))
+
+
 def damage(file, how):
     whole = file.read_bytes()
     middle = len(whole) // 2
