@@ -29,7 +29,7 @@ from parlai_prosocial.data.example import BINARY_LABELS, SAFETY_LABELS
 from parlai_prosocial.errors import UserError, show_user_errors_as_one_line
 from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
 from parlai_prosocial.models.classifier_input import split_last_line
-from parlai_prosocial.models.precision import bf16_is_faster
+from parlai_prosocial.util.environment import precision_name
 from parlai_prosocial.util.files import text_lines
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.install import check_measurable
@@ -182,15 +182,15 @@ class ClassifierAgent(HuggingFaceGlue, TorchClassifierAgent):
         return dictionary
 
     def build_model(self) -> SafetyClassifier:
-        device = torch.device("cuda" if self.use_cuda else "cpu")
-        precision = self.opt["precision"]
-        self.bf16 = bf16_is_faster(device) if precision == "auto" else precision == "bf16"
+        goes_on = self._should_initialize_optimizer() and not self.is_finetune
+        self.bf16 = self.computes_in_bf16(self.checkpoint if goes_on else None)
         return self.classifier
 
     def save(self, path: str | None = None) -> None:
         path = path or self.opt.get("model_file")
         if path:
-            self.classifier.save(path, self.backbone_name, self.state_dict())
+            precision = precision_name(self.bf16)
+            self.classifier.save(path, self.backbone_name, self.state_dict(), precision)
             self.opt.save(path + ".opt")
 
     def load(self, path: str) -> dict[str, Any]:

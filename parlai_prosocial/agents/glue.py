@@ -9,9 +9,12 @@ import torch
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import TorchAgent
+from parlai.utils.distributed import is_distributed, sync_object
 
 from parlai_prosocial.agents.dictionary import DialogueHistory, TokenizerDictionary
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.models.checkpoint import SavedModel
+from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.zoo.resolve import Kind, find
 
 
@@ -85,6 +88,22 @@ class HuggingFaceGlue(TorchAgent):
                 raise found.refused(f"is {found.kind}; begin with it by --backbone")
             opt["init_model"] = str(found.place)
         return super()._get_init_model(opt, shared)
+
+    def computes_in_bf16(self, saved: SavedModel | None) -> bool:
+        """What ``--precision`` says; ``auto`` is decided where a run begins, for all processes.
+
+        Which precision is faster is measured, and a busy machine may measure otherwise.
+
+        Args:
+            saved: the checkpoint that training goes on from, None where nothing was begun.
+        """
+        precision = self.opt["precision"]
+        if precision == "auto" and saved is not None:
+            precision = saved.info.get("precision", "auto")  # checkpoints of before have none
+        if precision == "auto":
+            faster = bf16_is_faster(torch.device("cuda" if self.use_cuda else "cpu"))
+            return sync_object(faster) if is_distributed() else faster
+        return precision == "bf16"
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser and scheduler state; weights are saved in Hugging Face's own layout."""

@@ -31,7 +31,6 @@ from parlai_prosocial.models.backbone import Backbone
 from parlai_prosocial.models.checkpoint import Checkpoint, save_checkpoint
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.decoding import generation_settings
-from parlai_prosocial.models.precision import bf16_is_faster
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.util.environment import precision_name
@@ -109,9 +108,8 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
         self.resumed = checkpoint is not None and not is_finetune
         info = checkpoint.info if checkpoint else {}
         self.backbone_name = info.get("backbone", self.opt["backbone"])
-        device = torch.device("cuda" if self.use_cuda else "cpu")
-        precision = self.opt["precision"]
-        self.bf16 = bf16_is_faster(device) if precision == "auto" else precision == "bf16"
+        goes_on = self.resumed and self._should_initialize_optimizer()
+        self.bf16 = self.computes_in_bf16(checkpoint if goes_on else None)
         if checkpoint is None:
             folder, adapter = find_base(self.backbone_name, flag, self.opt["datapath"]), None
         elif checkpoint.is_adapter:
@@ -174,6 +172,7 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
             "backbone": self.backbone_name,
             "system_prompt": self.backbone.prompt.system_prompt,
             "contrast_score": self.opt["contrast_score"],
+            "precision": precision_name(self.bf16),
         }
         save_checkpoint(path, self.backbone, info, self.state_dict())
         self.opt.save(path + ".opt")

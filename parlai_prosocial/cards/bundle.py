@@ -75,7 +75,8 @@ def write_bundle(run: Checkpoint | ClassifierCheckpoint, folder: Path, opt: dict
         save_file(tensors, weights / file.name, metadata={"format": "pt"})
     config = read_json(run.folder / ADAPTER_FILE)
     write_json(weights / ADAPTER_FILE, _readable_config(config, run.info["backbone"]))
-    info = {key: value for key, value in run.info.items() if key != "base_folder"}
+    of_run = ("base_folder", "precision")
+    info = {key: value for key, value in run.info.items() if key not in of_run}
     write_json(weights / INFO_FILE, info)
     manifest: dict[str, Any] = {"format": run.FORMAT, "weights": WEIGHTS, "number": 1}
     if isinstance(run, ClassifierCheckpoint):

@@ -9,7 +9,7 @@ from typing import Any
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.training.recipe import StepResult
 from parlai_prosocial.util.environment import precision_name
-from parlai_prosocial.util.files import read_json, write_aside
+from parlai_prosocial.util.files import json_text, read_json, write_aside
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Machine:
         datapath: ParlAI's data path.
         base_folder: the untouched base.
         device: a torch device.
-        bf16: whether bfloat16 is faster there.
+        bf16: whether to compute in bfloat16.
     """
 
     datapath: str
@@ -34,17 +34,34 @@ class Machine:
         return [f"datapath={self.datapath}", f"precision={precision_name(self.bf16)}"]
 
 
-def find_machine(base: str | None, datapath: str | None) -> Machine:
-    """Resolve the base and look at the device; raises UserError where the base is missing."""
+def find_machine(base: str | None, datapath: str | None, out: Path) -> Machine:
+    """Resolve the base and look at the device.
+
+    Args:
+        base: the backbone, None for the default.
+        datapath: ParlAI's own where None.
+        out: the experiment's folder; one that was begun goes on in its precision.
+
+    Raises:
+        UserError: the base is missing.
+    """
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.compat.flags import find_datapath
-    from parlai_prosocial.models.precision import best_device, bf16_is_faster
+    from parlai_prosocial.models.precision import best_device
+    from parlai_prosocial.rounds.run import computes_in_bf16
     from parlai_prosocial.zoo.resolve import find_base
 
     datapath = find_datapath(datapath)
-    device = best_device()
     base_folder = find_base(base or DEFAULT_BACKBONE, "--base", datapath)
-    return Machine(datapath, base_folder, device, bf16_is_faster(device))
+    return Machine(datapath, base_folder, best_device(), computes_in_bf16(out))
+
+
+def keep_precision(out: Path, machine: Machine) -> None:
+    """Record for :func:`find_machine` what an experiment computes in, where it begins."""
+    from parlai_prosocial.rounds.run import SETTINGS
+
+    if not (out / SETTINGS).exists():
+        write_aside(out / SETTINGS, json_text({"precision": precision_name(machine.bf16)}))
 
 
 def read_plan(recipe: Path) -> dict[str, Any]:

@@ -16,7 +16,12 @@ from typing import Any
 
 from parlai_prosocial.data.reader import bundled
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.experiments.machine import find_machine, read_plan, write_results
+from parlai_prosocial.experiments.machine import (
+    find_machine,
+    keep_precision,
+    read_plan,
+    write_results,
+)
 from parlai_prosocial.experiments.mined import MinedData, Scoring, trains_on_mined
 from parlai_prosocial.experiments.rows import (
     Measures,
@@ -127,7 +132,7 @@ def ablate(
 
         check_baselines(baselines)
     target = Path(out) if out is not None else Path("runs") / f"ablate-{folder.name}"
-    machine = find_machine(base, datapath)
+    machine = find_machine(base, datapath, target)
     mined_data = MinedData(Path(mined), machine.datapath, target) if mined is not None else None
     rows = Rows(
         folder,
@@ -167,6 +172,7 @@ def ablate(
     awaited = {design.control, design.primary}
     awaited |= {arm["steps_of"] for arm in design.arms.values() if "steps_of" in arm}
     with Writer(target, "--out"):
+        keep_precision(target, machine)
         ordered = partial(parallel_order, arms=rows.arms, awaited=awaited)
         found = measure_rows(rows, tasks, jobs, ordered, tabulate, say)
     if found is None:
@@ -207,7 +213,7 @@ def compare(
     chosen = _compared_arms(folder, plan, design)
     target = Path(out) if out is not None else Path("runs") / f"compare-{folder.name}"
     seeds = list(folds) or list(plan["folds"])
-    machine = find_machine(base, datapath)
+    machine = find_machine(base, datapath, target)
     shown = _demo_contexts()
     rows = Rows(
         folder,
@@ -251,6 +257,7 @@ def compare(
 
     tasks = [(seed, name) for seed in seeds for name in (*chosen, BASE, BASELINES)]
     with Writer(target, "--out"):
+        keep_precision(target, machine)
         found = measure_rows(rows, tasks, 1, list, tabulate, say)
     assert found is not None  # no row is missing where measure_rows returns
     return found

@@ -26,7 +26,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NotRequired
+from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
 import numpy as np
 import torch
@@ -71,6 +71,8 @@ def _plain_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_plain_name)]
+Precision = Literal["fp32", "bf16"]
+"""In which a run computes; one that goes on computes as it began."""
 
 
 class FileRecord(TypedDict):
@@ -105,6 +107,7 @@ class Info(TypedDict):
     system_prompt: NotRequired[str]
     base_sha256: NotRequired[str | None]
     decoding: NotRequired[dict[str, Any]]
+    precision: NotRequired[Precision]
 
 
 @with_config({"extra": "allow"})

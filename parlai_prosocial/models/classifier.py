@@ -16,6 +16,7 @@ from parlai_prosocial.models.checkpoint import (
     CLASSIFIER_FORMAT,
     INFO_FILE,
     RESTORE,
+    Precision,
     SavedModel,
     read_manifest,
     replace_manifest,
@@ -201,13 +202,20 @@ class SafetyClassifier(nn.Module):
         base = checkpoint.info.get("base_folder")
         return checkpoint.classifier(Path(base) if base else None, trainable=False).eval()
 
-    def save(self, path: str, backbone: str, training: dict[str, Any]) -> None:
+    def save(
+        self,
+        path: str,
+        backbone: str,
+        training: dict[str, Any],
+        precision: Precision | None = None,
+    ) -> None:
         """Write a checkpoint.
 
         Args:
             path: the manifest's path; its folder goes beside it.
             backbone: the name under which the base was asked for.
             training: optimiser and scheduler state (tensors and plain containers only).
+            precision: fp32 or bf16, in which training computes.
         """
 
         def write_weights(folder: Path) -> None:
@@ -220,6 +228,8 @@ class SafetyClassifier(nn.Module):
             "labels": self.labels,
             "max_tokens": self.max_tokens,
         }
+        if precision is not None:
+            info["precision"] = precision
         if self.adapted:
             info["base_folder"] = str(self.folder.resolve())
             info["base_sha256"] = weights_sha256(self.folder)
@@ -237,6 +247,7 @@ class ClassifierInfo(TypedDict):
     max_tokens: Annotated[int, Field(gt=0)]
     base_folder: NotRequired[str]
     base_sha256: NotRequired[str]
+    precision: NotRequired[Precision]
 
 
 class ClassifierCheckpoint(SavedModel):

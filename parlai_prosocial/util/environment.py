@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 VERSIONS = ("parlai-prosocial", "torch", "transformers", "peft", "numpy", "parlai")
 
@@ -18,7 +18,7 @@ def device_name(device: Any) -> str:
     return platform.processor() or platform.machine()
 
 
-def precision_name(bf16: bool) -> str:
+def precision_name(bf16: bool) -> Literal["bf16", "fp32"]:
     return "bf16" if bf16 else "fp32"
 
 

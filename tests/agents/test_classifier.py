@@ -191,6 +191,17 @@ def test_stopping_and_resuming_changes_nothing(train, tmp_path):
     assert_same_weights(whole, parts)
 
 
+def test_a_run_that_goes_on_computes_as_it_began(train, monkeypatch):
+    for answer, steps in ((True, 2), (False, 4)):
+        monkeypatch.setattr(
+            "parlai_prosocial.agents.glue.bf16_is_faster", lambda device, answer=answer: answer
+        )
+        model_file, _ = train("begun", precision="auto", max_train_steps=steps)
+    saved = ClassifierCheckpoint(model_file)
+    assert saved.training_state()["number_training_updates"] == 4
+    assert saved.info["precision"] == "bf16"
+
+
 def test_training_on_drops_the_temperature(train, binary):
     continued, _ = train("continued", init_model=binary)
     assert open_classifier(binary).temperature == 1.5

@@ -140,6 +140,26 @@ def test_the_attention_kernel_is_measured_once_in_a_run(train, tmp_path, one_row
     assert len(trials) == 2
 
 
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_run_that_goes_on_computes_as_it_began(train, tmp_path, one_row, monkeypatch, faster):
+    def measures(answer):
+        monkeypatch.setattr("parlai_prosocial.agents.glue.bf16_is_faster", lambda device: answer)
+
+    settings = {"precision": "auto", "lora_rank": 2, "save_after_valid": True, **one_row}
+    settings |= {"validation_every_n_steps": 1}
+    measures(faster)
+    train(max_train_steps=2, **settings)
+    measures(not faster)
+    train(max_train_steps=4, **settings)
+    train("next/model", init_model=str(tmp_path / "run" / "model"), max_train_steps=2, **settings)
+    found = {
+        name: Checkpoint(str(tmp_path / name / "model.checkpoint")).info["precision"]
+        for name in ("run", "next")
+    }
+    begun, other = ("bf16", "fp32") if faster else ("fp32", "bf16")
+    assert found == {"run": begun, "next": other}
+
+
 def test_init_model_takes_weights_and_not_the_optimiser(train, tmp_path):
     train("first/model", max_train_steps=2)
     first = str(tmp_path / "first" / "model")

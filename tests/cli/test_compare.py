@@ -26,7 +26,11 @@ def plan():
     }
 
 
-def test_three_models_are_trained_measured_and_compared(plan, tiny_backbones, tmp_path):
+def test_three_models_are_trained_measured_and_compared(
+    plan, tiny_backbones, tmp_path, monkeypatch
+):
+    faster = "parlai_prosocial.rounds.run.bf16_is_faster"
+    monkeypatch.setattr(faster, lambda device: True)
     recipe = tmp_path / "tiny"
     recipe.mkdir()
     preset = {
@@ -71,13 +75,17 @@ def test_three_models_are_trained_measured_and_compared(plan, tiny_backbones, tm
     _, second = again.output.split("Ranking: ")
     assert first.strip() == second.strip()
 
-    # An arm that is asked for later is added; what was measured stays.
+    # An arm that is asked for later is added; what was measured stays, and so does the precision,
+    # though it would be chosen otherwise now.
+    monkeypatch.setattr(faster, lambda device: False)
     (recipe / "compare.json").write_text(
         json.dumps(plan | {"arms": [*plan["arms"], "mle-matched"]})
     )
     result = CliRunner().invoke(compare, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    more = json.loads((tmp_path / "out" / "results.json").read_text())["results"]["0"]
+    summary = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert summary["environment"]["precision"] == "bf16"
+    more = summary["results"]["0"]
     matched = more.pop(MATCHED)
     assert more == rows
     tokens = rows[NPAIR]["trained_tokens"]

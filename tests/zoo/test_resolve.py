@@ -169,7 +169,7 @@ def safety_bench(name, out, made):
 def base_of_recipes(name, out, made):
     from parlai_prosocial.experiments.machine import find_machine
 
-    find_machine(name, str(made / "data"))
+    find_machine(name, str(made / "data"), out)
 
 
 def judge(kind):
