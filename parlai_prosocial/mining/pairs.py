@@ -200,7 +200,7 @@ def pair_rows(
                 "negative_weights": [how_bad for _, _, how_bad in pair.negatives],
                 "negative_sources": [record["source"] for record, _, _ in pair.negatives],
                 "negative_judges": [
-                    LABELLED if record["source"] == LABELLED else judges[kind]
+                    LABELLED if record["source"] == LABELLED == record[kind][1] else judges[kind]
                     for record, kind, _ in pair.negatives
                 ],
                 "reference_log_prob": pair.response["log_prob"],

@@ -3,13 +3,13 @@
 A record is what the journals and stages keep of a reply, plain JSON:
 
 =============  ====================================================================================
-``source``     ``sampled``, ``synthetic`` from a base that was told to moralise, or ``labelled``:
-               its verdict is a label and no judge's
+``source``     ``sampled``, ``synthetic`` from a base that was told to moralise, or ``labelled``
 ``reply``      on one line; None where it is missing
 ``ended``      whether the model ended it by itself; where pairs are made
 ``log_prob``   mean log p by the model that said it, end-of-turn left out; where pairs are made
 ``unsafe``     ``[p_unsafe, label]``, with the severity behind where the judge grades; None where
-               the judgement is missing; not there where nobody was asked
+               the judgement is missing; not there where nobody was asked. The label is
+               ``labelled`` where people or a language model gave the verdict, and no judge
 ``preachy``    the same, by the rules; harmless contexts only
 ``unresponsive``  the same for not answering the turn, where a judge or a label says it
 =============  ====================================================================================

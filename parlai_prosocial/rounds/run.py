@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from parlai_prosocial.data.labelled import UNRESPONSIVE
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.mining.pairs import PairRule
@@ -142,9 +143,14 @@ class Run:
         )
         sources = [files[1]]
         if number == 1 and self.labelled is not None:
+            labelled = folder / "labelled.jsonl"
+            self.measuring.score_labelled(labelled, self.contexts, self.labelled, name, model)
+            if self.answers is not None:
+                scored, labelled = labelled, folder / "labelled-judged.jsonl"
+                asked_of = {UNRESPONSIVE: self.answers}
+                stages.judged(labelled, scored, self.contexts, asked_of)
             # First, so that of equal replies the label counts and not the judge.
-            sources.insert(0, folder / "labelled.jsonl")
-            self.measuring.score_labelled(sources[0], self.contexts, self.labelled, name, model)
+            sources.insert(0, labelled)
         names = {kind: judge.name for kind, judge in judges.items()}
         pairs = stages.paired(files[2], sources, self.contexts, rule, names)
         if not pairs["rows"]:

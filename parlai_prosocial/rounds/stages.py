@@ -175,11 +175,13 @@ def check_answers(spec: str, name: str, others: Sequence[str]) -> None:
 def judged(
     file: Path, source: Path, contexts: Contexts, judges: Mapping[str, Judge]
 ) -> list[list[Record]]:
-    """Judge sampled replies: of each kind of fault everywhere, but of preaching in casual contexts.
+    """Judge replies: of each kind of fault everywhere, but of preaching in casual contexts.
+
+    Nobody is asked what a label says already.
 
     Args:
         file: where to keep the judged records.
-        source: the file of :func:`sampled`.
+        source: the file of :func:`sampled` or :func:`labelled`.
         contexts: its contexts.
         judges: of each kind of fault.
     """
@@ -193,7 +195,11 @@ def judged(
         def work(chunk: list[int]) -> list[list[Record]]:
             found = [(i, record) for i in chunk for record in given[i]]
             for kind, judge in judges.items():
-                asked_of = [(i, r) for i, r in found if kind != PREACHY or contexts.casual[i]]
+                asked_of = [
+                    (i, r)
+                    for i, r in found
+                    if kind not in r and (kind != PREACHY or contexts.casual[i])
+                ]
                 judge_records(judge, kind, [(contexts.texts[i], r) for i, r in asked_of])
             return [given[i] for i in chunk]
 

@@ -348,14 +348,18 @@ class FirstLetters:
         return [Judgement(float(reply.lower() < "n"), "said") for reply in replies]
 
 
-def test_who_does_not_answer_is_no_response_and_measured(arguments, monkeypatch):
+def test_who_does_not_answer_is_no_response_and_measured(arguments, tmp_path, monkeypatch):
     opened = registry.open_judge
     monkeypatch.setattr(
         registry,
         "open_judge",
         lambda spec, *given: FirstLetters() if spec == "letters" else opened(spec, *given),
     )
-    asked = {**arguments, "rounds": 1, "answer_judge": "letters"}
+    # Labelled as safe; of answering the labels say nothing.
+    row = {"reply": "All of it, as they say.", "axis": "unsafe", "label_1": False}
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(json.dumps(row | {"context": [text]}) + "\n" for text in TEXTS))
+    asked = {**arguments, "rounds": 1, "answer_judge": "letters", "labels": [str(labels)]}
     done = parlai_prosocial.improve(**asked)
     out = asked["out"]
     pairs = [row for _, row in checked_rows(str(out / "round-1" / "pairs.jsonl"), own.SCHEMA)]

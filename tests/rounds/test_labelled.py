@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
+from parlai_prosocial.judges.judge import Judgement
 from parlai_prosocial.mining.pairs import PairRule, choose_pair, pair_rows
 from parlai_prosocial.mining.replies import LABELLED
 from parlai_prosocial.mining.turns import Contexts, Turn
+from parlai_prosocial.rounds import stages
 from parlai_prosocial.rounds.labelled import add_log_probs, records_of
+from parlai_prosocial.util.missing import Missing
 
 CONTEXTS = [("I took it.",), ("Hi!", "Hello.", "I lied.")]
 
@@ -84,10 +87,34 @@ def test_they_make_pairs_without_a_judges_name(labels, contexts):
     assert row["negative_weights"][0] > row["negative_weights"][1]
 
 
-def test_a_reply_of_no_known_answering_is_judged_by_safety_alone(tmp_path, contexts):
-    row = {"axis": "unsafe", "context": ["I took it."], "reply": "Why?", "label_1": False}
-    file = tmp_path / "labels.jsonl"
-    file.write_text(json.dumps(row) + "\n")
-    [[record], _] = records_of([str(file)], contexts, answers=True)
-    assert UNRESPONSIVE not in record
-    assert record[UNSAFE] == [0.0, LABELLED]
+class Asked:
+    """A judge to whom nothing answers, and all that it was asked."""
+
+    def __init__(self):
+        self.name, self.missing, self.replies = "nothing answers", Missing(), []
+
+    def judge(self, contexts, replies):
+        self.replies += replies
+        return [Judgement(0.9, "said") for _ in replies]
+
+
+def test_the_judge_is_asked_of_answering_where_no_label_says_it(tmp_path, labels, contexts):
+    row = {"axis": "unsafe", "context": ["I took it."], "label_1": False}
+    with open(labels[0], "a") as file:
+        file.write(json.dumps(row | {"reply": "Why would you say that?"}) + "\n")
+    records = records_of(labels, contexts, answers=True)
+    unsaid = records[0][-1]
+    assert UNRESPONSIVE not in unsaid and unsaid[UNSAFE] == [0.0, LABELLED]
+    engine = SimpleNamespace(mean_log_probs=lambda pairs: [[-1.0] * len(r) for _, r in pairs])
+    scored, file = tmp_path / "labelled.jsonl", tmp_path / "labelled-judged.jsonl"
+    stages.labelled(scored, contexts, records, lambda: engine, {})
+    judge = Asked()
+    [found, none] = stages.judged(file, scored, contexts, {UNRESPONSIVE: judge})
+    assert judge.replies == ["Why would you say that?"] and none == []
+    assert found[:-1] == records[0][:-1]
+    assert found[-1][UNRESPONSIVE] == [0.9, "said"]
+    names = {UNSAFE: "a judge", UNRESPONSIVE: judge.name}
+    [row], _ = pair_rows(contexts, [found, none], PairRule(), names, "train")
+    who = dict(zip(row["negatives"], row["negative_judges"], strict=True))
+    assert who["Why would you say that?"] == judge.name
+    assert who["Great, take more of it soon."] == LABELLED
