@@ -75,8 +75,7 @@ class Measuring:
         self.sample(sampled, self.valid, name, model, n, decoding)
         records = chosen = stages.judged(judged, sampled, self.valid, self.judges)
         if choosing is not self.judges[UNSAFE]:
-            by_it = {**self.judges, UNSAFE: choosing}
-            chosen = stages.judged(choice, sampled, self.valid, by_it)
+            chosen = stages.judged(choice, sampled, self.valid, {UNSAFE: choosing})
         best = [[of[safest(by)]] for by, of in zip(chosen, records, strict=True)]
         return self._row(name, model, best, judged, start)
 
