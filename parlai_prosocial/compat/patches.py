@@ -20,6 +20,7 @@ from types import ModuleType
 
 from parlai_prosocial.compat import card as compat_card
 from parlai_prosocial.compat import chat as compat_chat
+from parlai_prosocial.compat import flatten as compat_flatten
 from parlai_prosocial.compat import names
 from parlai_prosocial.compat import vacuum as compat_vacuum
 from parlai_prosocial.compat.downloads import mend_downloads
@@ -60,6 +61,7 @@ def apply() -> None:
     mend_chats()
     mend_model_card()
     mend_vacuum()
+    mend_flatten()
     mend_failed_downloads()
     mend_prosocial_dialog()
     mend_twitter()
@@ -272,6 +274,14 @@ def mend_model_card() -> None:
 def mend_vacuum() -> None:
     """``parlai vacuum`` unpickles every model file; see compat_vacuum. Needed in all versions."""
     when_imported("parlai.scripts.vacuum", compat_vacuum.mend)
+
+
+def mend_flatten() -> None:
+    """``--mutators flatten`` swaps the speakers at an empty turn; see compat_flatten.
+
+    Needed in all versions.
+    """
+    when_imported("parlai.mutators.flatten", compat_flatten.mend)
 
 
 def mend_failed_downloads() -> None:
