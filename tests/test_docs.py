@@ -228,6 +228,14 @@ def test_prosocial_commands_parse(page):
 
 
 @every_page
+def test_no_example_chooses_replies_by_a_judge_that_tells_nothing_of_them(page):
+    """On generated replies minilm_safety is a coin: docs/classifier.md."""
+    for command, *arguments in arguments_of("prosocial", page):
+        if command in ("mine", "improve", "ablate"):
+            assert not any("minilm_safety" in given for given in arguments), arguments
+
+
+@every_page
 def test_python_examples_import_what_exists(page):
     """Those that need trained models do not run here; their imports and syntax are checked."""
     import ast

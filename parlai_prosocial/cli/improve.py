@@ -65,6 +65,6 @@ def improve(**flags: Any) -> None:
     \b
     Example:
       prosocial improve --model zoo:prosocial/smollm2_135m_mle --task diasafety --rounds 2 \\
-          --judge classifier:zoo:prosocial/minilm_safety --out runs/improve
+          --judge classifier:zoo:prosocial/mpnet_safety --out runs/improve
     """
     click.echo(with_flags(rounds.improve)(**flags, say=click.echo))

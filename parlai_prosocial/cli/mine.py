@@ -78,7 +78,7 @@ def mine(**flags: Any) -> None:
     \b
     Examples:
       prosocial mine --model zoo:prosocial/smollm2_135m --task diasafety --limit 100 \\
-          --judge classifier:zoo:prosocial/minilm_safety --out mined.jsonl
+          --judge classifier:zoo:prosocial/mpnet_safety --out mined.jsonl
       prosocial mine --model http://localhost:8000/v1#NAME --task self_dialogue --out mined.jsonl
     """
     click.echo(with_flags(mining.mine)(**flags))

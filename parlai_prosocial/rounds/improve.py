@@ -7,7 +7,7 @@
     done = improve(
         "runs/step1/model",
         task="diasafety,self_dialogue",
-        judge="classifier:zoo:prosocial/minilm_safety",
+        judge="classifier:zoo:prosocial/mpnet_safety",
         out="runs/improved",
     )
     print(done)
