@@ -1,4 +1,4 @@
-"""Replies sampled in this process: batched, KV-cached, and the one sampler of all measurements.
+"""Replies sampled in this process: batched, cached, and the one sampler of all measurements.
 
 Mining, evaluation and comparisons sample here, so their tables come from one decoding, and a
 context gets the same replies in all of them. Only the agent that people talk to (``-m prosocial``)
@@ -6,7 +6,7 @@ decodes with Hugging Face's ``generate``, because ParlAI's flags ask for beams, 
 minimal lengths, which that has.
 """
 
-import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from parlai_prosocial.engines.nucleus import nucleus_tokens
+from parlai_prosocial.engines.refill import Draw, Refilled
 from parlai_prosocial.engines.reply_scores import (
     MAX_CONTEXT_TOKENS,
     SAMPLED_TOKENS,
@@ -24,20 +25,21 @@ from parlai_prosocial.engines.reply_scores import (
 )
 from parlai_prosocial.engines.seeds import own_seed
 from parlai_prosocial.models.backbone import Backbone
+from parlai_prosocial.models.decode_cache import decodes_alike
 from parlai_prosocial.models.rerank import choose_replies
 from parlai_prosocial.util.missing import Missing
 
+logger = logging.getLogger(__name__)
+
 ROWS_PER_BATCH = 64
 UNFINISHED_THOUGHT = "a thought without an end within --max-tokens"
-_LEAST_SHARED = 16
-"""Tokens at the beginning of a batch's contexts from which on it pays to compute them once."""
 
 
 class TransformersEngine:
-    """Our backbones, in this process: nucleus sampling, batched, KV-cached, sorted by length.
+    """Our backbones, in this process: nucleus sampling, batched, cached, sorted by length.
 
-    A context is encoded once for its n replies, what all contexts of a batch begin with (a system
-    prompt, examples) once for all, and rows that have ended leave the batch. Random
+    A context is encoded once for its n replies, what all contexts begin with (a system prompt,
+    examples) once for all, and replies that wait take the rows of those that have ended. Random
     numbers belong to (seed, context, reply) and not to the batch, so other contexts change no
     reply but by rounding: where the model is computed in fp32 that is rare, in bf16 less so. The
     same batch gives the same bits.
@@ -63,6 +65,7 @@ class TransformersEngine:
         self.bf16 = bf16
         self.max_context_tokens = max_context_tokens
         self.missing = Missing()
+        self._alike: bool | None = None
         self.prompt = backbone.prompt
         if system_prompt is not None:
             self.prompt = replace(backbone.prompt, system_prompt=system_prompt)
@@ -150,155 +153,79 @@ class TransformersEngine:
         top_p: float,
     ) -> list[list[list[int]]]:
         """For each context the token ids of n replies, end-of-turn included where reached."""
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        # Longest first: a context that does not fit into memory is found at once.
+        order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
+        uniforms: dict[tuple[int, int], list[float]] = {}
+
+        def draw(
+            logits: torch.Tensor, rows: Sequence[tuple[int, int]], ages: Sequence[int]
+        ) -> torch.Tensor:
+            for i, k in set(rows) - uniforms.keys():
+                uniforms[i, k] = _uniforms(seed, contexts[order[i]], k, max_tokens).tolist()
+            drawn = [uniforms[row][age] for row, age in zip(rows, ages, strict=True)]
+            drawn = torch.tensor(drawn, device=logits.device)
+            return nucleus_tokens(logits, drawn, temperature, top_p)
+
         sampled: list[list[list[int]]] = [[] for _ in contexts]
-        per_batch = max(1, ROWS_PER_BATCH // n)
-        # A model that takes a block mask also takes positions, so that its cache can be shared.
-        shared = getattr(self.backbone.scorer, "shares_context", False)
-        decode = self._decode_shared if shared else self._decode_each
-        for start in range(0, len(order), per_batch):
-            batch = order[start : start + per_batch]
-            uniforms = torch.stack(
-                [_uniforms(seed, contexts[i], k, max_tokens) for i in batch for k in range(n)]
-            ).to(self.backbone.device)  # (rows, max_tokens)
-            with torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self.bf16):
-                rows = decode([encoded[i] for i in batch], n, uniforms, temperature, top_p)
-            for row, ids in enumerate(rows):
-                sampled[batch[row // n]].append(ids)
+        backbone = self.backbone
+        given = [encoded[i] for i in order]
+        with torch.autocast(backbone.device.type, torch.bfloat16, enabled=self.bf16):
+            if self._refills(given, max_tokens):
+                stops = self.prompt.stop_ids
+                rows = Refilled(backbone.lm, backbone.pad_id, stops, given, n, max_tokens)
+                replies = rows.run(draw)
+            else:
+                replies = self._generate(given, n, max_tokens, draw)
+        for i, group in zip(order, replies, strict=True):
+            sampled[i] = group
         return sampled
 
-    def _decode_shared(
-        self,
-        contexts: Sequence[Sequence[int]],
-        n: int,
-        uniforms: torch.Tensor,
-        temperature: float,
-        top_p: float,
-    ) -> list[list[int]]:
-        """Token ids of each row's reply, its n rows from one pass over the context."""
-        lm, device = self.backbone.lm, self.backbone.device
-        output_layer = lm.get_output_embeddings()
-        cache_name, cache, states, mask, positions = self._prefill(contexts)
-        cache.batch_repeat_interleave(n)
-        states = states.repeat_interleave(n, 0)  # (rows, hidden)
-        mask = mask.repeat_interleave(n, 0)
-        positions = positions.repeat_interleave(n, 0)
+    def _refills(self, contexts: Sequence[Sequence[int]], max_tokens: int) -> bool:
+        scorer: Any = self.backbone.scorer
+        if not contexts or not getattr(scorer, "shares_context", False):
+            return False
+        window = scorer.window
+        if window is not None and max(map(len, contexts)) + max_tokens > window:
+            return False
+        if self._alike is None:
+            self._alike = decodes_alike(self.backbone.lm, self.backbone.pad_id)
+            if not self._alike:
+                logger.warning(
+                    "%s has attention of its own: Hugging Face's generate samples, which is slower",
+                    type(self.backbone.lm).__name__,
+                )
+        return self._alike
 
-        replies: list[list[int]] = [[] for _ in range(len(uniforms))]
-        rows = torch.arange(len(uniforms), device=device)
-        going = torch.ones_like(rows, dtype=torch.bool)
-        stops = torch.tensor(self.prompt.stop_ids, device=device)
-        for step in range(uniforms.size(1)):
-            logits = output_layer(states)  # (rows, vocabulary)
-            tokens = nucleus_tokens(logits, uniforms[rows, step], temperature, top_p)
-            for row, token, goes in zip(
-                rows.tolist(), tokens.tolist(), going.tolist(), strict=True
-            ):
-                if goes:
-                    replies[row].append(token)
-            going &= ~torch.isin(tokens, stops)
-            left = int(going.sum())
-            if not left or step + 1 == uniforms.size(1):
-                break
-            # Taking rows out copies the cache, so it waits until it pays.
-            if left <= 0.75 * len(rows):
-                kept = going.nonzero().flatten()
-                cache.batch_select_indices(kept)
-                rows, tokens, going = rows[kept], tokens[kept], going[kept]
-                mask, positions = mask[kept], positions[kept]
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            positions = positions + 1
-            output = lm.base_model(
-                input_ids=tokens[:, None],
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=True,
-                **{cache_name: cache},
+    def _generate(
+        self, contexts: Sequence[Sequence[int]], n: int, max_tokens: int, draw: Draw
+    ) -> list[list[list[int]]]:
+        """The same through Hugging Face's generate, the context encoded for every row."""
+        rows = [(i, k) for i in range(len(contexts)) for k in range(n)]
+        replies: list[list[list[int]]] = [[] for _ in contexts]
+        per_batch = n * max(1, ROWS_PER_BATCH // n)
+        for start in range(0, len(rows), per_batch):
+            batch = rows[start : start + per_batch]
+            generated = self.backbone.generate(
+                [contexts[i] for i, _ in batch],
+                max_tokens,
+                do_sample=False,
+                num_beams=1,
+                logits_processor=LogitsProcessorList([_Drawn(draw, batch)]),
             )
-            states = output.last_hidden_state[:, -1]
+            for (i, _), ids in zip(batch, generated, strict=True):
+                replies[i].append(self.backbone.reply_ids(ids))
         return replies
 
-    def _prefill(
-        self, contexts: Sequence[Sequence[int]]
-    ) -> tuple[str, Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Compute contexts, what all begin with only once.
 
-        Returns:
-            The cache's name among the model's arguments, the cache, the last states (contexts,
-            hidden), the cache's mask (contexts, length) and the last positions (contexts, 1).
-        """
-        lm, device = self.backbone.lm, self.backbone.device
-        scorer: Any = self.backbone.scorer  # a causal model's: others have no prompt to share
-        common = _common_start(contexts) if scorer.window is None else 0
-        shared: dict[str, Any] = {}
-        if common >= _LEAST_SHARED and len(contexts) > 1:
-            start = torch.tensor([contexts[0][:common]], device=device)
-            output = lm.base_model(input_ids=start, use_cache=True)
-            cache_name = _cache_name(output)
-            shared = {cache_name: getattr(output, cache_name)}
-            shared[cache_name].batch_repeat_interleave(len(contexts))
-            contexts = [context[common:] for context in contexts]
-        else:
-            common = 0
-        longest = max(map(len, contexts))
-        pads = [longest - len(context) for context in contexts]
-        ids = torch.tensor(
-            [[self.backbone.pad_id] * pad + list(c) for pad, c in zip(pads, contexts, strict=True)],
-            device=device,
-        )  # (contexts, longest)
-        mask = torch.arange(longest, device=device) >= torch.tensor(pads, device=device)[:, None]
-        mask = torch.cat([mask.new_ones(len(contexts), common), mask], 1).long()
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, common:]
-        output = lm.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **shared
-        )
-        cache_name = _cache_name(output)
-        states = output.last_hidden_state[:, -1]
-        return cache_name, getattr(output, cache_name), states, mask, positions[:, -1:]
-
-    def _decode_each(
-        self,
-        contexts: Sequence[Sequence[int]],
-        n: int,
-        uniforms: torch.Tensor,
-        temperature: float,
-        top_p: float,
-    ) -> list[list[int]]:
-        """The same through Hugging Face's generate, the context encoded for every row."""
-        generated = self.backbone.generate(
-            [context for context in contexts for _ in range(n)],
-            uniforms.size(1),
-            do_sample=False,
-            num_beams=1,
-            logits_processor=LogitsProcessorList([_Nucleus(uniforms, temperature, top_p)]),
-        )
-        return [self.backbone.reply_ids(row) for row in generated]
-
-
-def _cache_name(output: Any) -> str:
-    """Of the cache among a model's outputs and arguments; it was renamed in transformers 5.24."""
-    return "cache" if hasattr(output, "cache") else "past_key_values"
-
-
-def _common_start(contexts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all contexts begin with; each keeps one token of its own."""
-    lists = list(map(list, contexts))
-    first, last = min(lists), max(lists)  # in their order these differ the earliest
-    most = min(map(len, contexts)) - 1
-    same = (a == b for a, b in zip(first[:most], last[:most], strict=True))
-    return sum(itertools.takewhile(bool, same))
-
-
-class _Nucleus(LogitsProcessor):
+class _Drawn(LogitsProcessor):
     """Leaves Hugging Face's greedy search one token to choose: the one drawn."""
 
-    def __init__(self, uniforms: torch.Tensor, temperature: float, top_p: float):
-        self.uniforms, self.temperature, self.top_p = uniforms, temperature, top_p
+    def __init__(self, draw: Draw, rows: Sequence[tuple[int, int]]):
+        self.draw, self.rows = draw, rows
         self.step = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        uniforms = self.uniforms[:, self.step]
-        tokens = nucleus_tokens(scores, uniforms, self.temperature, self.top_p)
+        tokens = self.draw(scores, self.rows, [self.step] * len(self.rows))
         self.step += 1
         return torch.full_like(scores, float("-inf")).scatter(1, tokens[:, None], 0.0)
 

