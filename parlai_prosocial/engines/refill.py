@@ -15,8 +15,6 @@ _LEAST_SHARED = 16
 """Tokens at the beginning of all contexts from which on it pays to compute them once."""
 _REFILL = 0.25
 """Share of the rows that are refilled together: contexts are computed faster side by side."""
-_SPARE_COLUMNS = 32
-"""Least steps between two times that the rows' own tokens are moved to their buffers' beginning."""
 
 
 class Draw(Protocol):
@@ -62,13 +60,10 @@ class Refilled:
         self.here: list[int] = []  # contexts in the cache
         self.states: dict[int, torch.Tensor] = {}  # each one's last (hidden,)
         self.most_rows = min(MOST_ROWS, len(self.waiting))
-        refilled = len(self.waiting) > self.most_rows
         self.cache = DecodeCache(
             self.most_rows,
             # A context stays until the last of its replies, so there are more than rows / n.
             min(len(contexts), self.most_rows, max(2, 2 * self.most_rows // n)),
-            max(map(len, contexts)),
-            max_tokens + (_SPARE_COLUMNS if refilled else 0),
         )
         self.start = self._start()
 

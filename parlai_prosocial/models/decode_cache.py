@@ -1,9 +1,9 @@
 """Keys and values of replies under way, a context's once for all of its replies.
 
 Hugging Face's cache has the context in every row, and is copied as a whole for every token. Here
-contexts and the replies' own tokens lie apart, in buffers of a fixed size: a token is written where
-it belongs, a context is read once for all of its replies, and rows come and go. The model's own
-forward pass runs on it, with attention of ours (:func:`decode_step`).
+contexts and the replies' own tokens lie apart, in buffers that seldom grow: a token is written
+where it belongs, a context is read once for all of its replies, and rows come and go. The model's
+own forward pass runs on it, with attention of ours (:func:`decode_step`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,8 @@ import torch
 from transformers import AttentionInterface, Cache
 
 _ATTENTION = "prosocial_decoding"
+_COLUMNS = 16
+"""Columns by which buffers grow and shrink. They are read as a whole: parts would be copied."""
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "sinks")
 """What some models' attention has beside ours; a model that gives one is not decoded here."""
 
@@ -48,46 +50,41 @@ class DecodeCache(Cache):
 
     Args:
         rows, contexts: most of each at a time.
-        length: of the longest context, in tokens.
-        columns: of a row's own buffer, at least one more than the most tokens that a row gets.
     """
 
-    def __init__(self, rows: int, contexts: int, length: int, columns: int):
+    def __init__(self, rows: int, contexts: int):
         super().__init__(layers=[])
         self.most_rows, self.most_contexts = rows, contexts
-        self.length, self.columns = length, columns
         self.lengths: list[int] = []  # of each context
         self.contexts: list[int] = []  # of each row
         self.births: list[int] = []  # each row's first column
         self.end = 0  # the column that is written next
-        self.buffers: list[torch.Tensor] = []
-        """Contexts' keys and values, rows' keys and values: (layers, most_contexts or most_rows,
-        heads, length or columns, head size) each."""
+        self.before: list[torch.Tensor] = []
+        """Contexts' keys and values: (layers, most_contexts, heads, columns, head size) each."""
+        self.own: list[torch.Tensor] = []
+        """Rows' keys and values: (layers, most_rows, heads, columns, head size) each."""
 
     def add_contexts(self, filled: Filled) -> None:
         """Take over contexts that were computed together."""
-        for i, kind in enumerate(("keys", "values")):
-            new = torch.stack([getattr(layer, kind) for layer in filled.cache.layers])
-            if len(self.buffers) < 4:
-                self._allocate(new)
-            for j, length in enumerate(filled.lengths):
-                buffer = self.buffers[i][:, len(self.lengths) + j, :, self.length - length :]
-                buffer[:, :, : filled.before] = new[:, j, :, : filled.before]
-                rest = length - filled.before
-                buffer[:, :, filled.before :] = new[:, j, :, new.size(3) - rest :]
+        kinds = [
+            torch.stack([getattr(layer, kind) for layer in filled.cache.layers])
+            for kind in ("keys", "values")
+        ]  # (layers, contexts, heads, length, head size) each
+        if not self.before:
+            self.before = [_empty(new, self.most_contexts) for new in kinds]
+            self.own = [_empty(new, self.most_rows) for new in kinds]
+        first = len(self.lengths)
         self.lengths += filled.lengths
-
-    def _allocate(self, new: torch.Tensor) -> None:
-        """Make keys' buffers, then values', like new ones, in the dtype that is computed in."""
-        layers, _, heads, _, size = new.shape
-        device = new.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else new.dtype
-        # Zeros, since what is masked is multiplied too.
-        shape = (layers, self.most_contexts, heads, self.length, size)
-        self.buffers.insert(len(self.buffers) // 2, new.new_zeros(shape, dtype=dtype))
-        shape = (layers, self.most_rows, heads, self.columns, size)
-        self.buffers.append(new.new_zeros(shape, dtype=dtype))
+        longest, columns = max(self.lengths), self.before[0].size(3)
+        if not longest <= columns < longest + _COLUMNS:
+            kept = slice(max(0, columns - longest), columns)
+            self.before = [_resized(b, kept, longest - columns, longest) for b in self.before]
+        for buffer, new in zip(self.before, kinds, strict=True):
+            for i, length in enumerate(filled.lengths):
+                rest = length - filled.before
+                context = buffer[:, first + i, :, buffer.size(3) - length :]
+                context[:, :, : filled.before] = new[:, i, :, : filled.before]
+                context[:, :, filled.before :] = new[:, i, :, new.size(3) - rest :]
 
     def add_rows(self, contexts: Sequence[int]) -> None:
         """Add a row without tokens for each of these contexts."""
@@ -101,7 +98,7 @@ class DecodeCache(Cache):
             For each row from now on which one it was.
         """
         order = _gapless(kept)
-        for buffer in self.buffers[2:]:
+        for buffer in self.own:
             _move(buffer, order)
         self.contexts = [self.contexts[i] for i in order]
         self.births = [self.births[i] for i in order]
@@ -110,7 +107,7 @@ class DecodeCache(Cache):
     def keep_contexts(self, kept: Sequence[int]) -> list[int]:
         """Drop all other contexts, which have no rows; returns as :meth:`keep_rows`."""
         order = _gapless(kept)
-        for buffer in self.buffers[:2]:
+        for buffer in self.before:
             _move(buffer, order)
         self.lengths = [self.lengths[i] for i in order]
         now = {was: i for i, was in enumerate(order)}
@@ -119,15 +116,15 @@ class DecodeCache(Cache):
 
     def begin_step(self) -> None:
         """Make room for one more token of each row, and lay out the step's attention."""
-        oldest = min(self.births)
-        if self.end == self.columns:
-            for buffer in self.buffers[2:]:
-                buffer[:, :, :, : self.end - oldest] = buffer[:, :, :, oldest:].clone()
+        if self.end == self.own[0].size(3):
+            oldest = min(self.births)
+            live = self.end - oldest
+            kept = slice(oldest, self.end)
+            self.own = [_resized(buffer, kept, 0, live + _COLUMNS) for buffer in self.own]
             self.births = [birth - oldest for birth in self.births]
-            self.end -= oldest
-            oldest = 0
+            self.end = live
         self.end += 1
-        self.layout = _layout(self, oldest)
+        self.layout = _layout(self)
 
     def update(
         self,
@@ -143,9 +140,14 @@ class DecodeCache(Cache):
             What :func:`_attend` takes in place of keys and values.
         """
         rows = len(self.contexts)
-        for buffer, new in zip(self.buffers[2:], (key_states, value_states), strict=True):
+        for buffer, new in zip(self.own, (key_states, value_states), strict=True):
             buffer[layer_idx, :rows, :, self.end - 1] = new[:, :, 0]
-        layer = _Layer(self.layout, [buffer[layer_idx] for buffer in self.buffers])
+        contexts = len(self.lengths)
+        layer = _Layer(
+            self.layout,
+            *(buffer[layer_idx, :contexts].flatten(0, 1) for buffer in self.before),
+            *(buffer[layer_idx, :rows].flatten(0, 1) for buffer in self.own),
+        )
         return layer, layer
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -157,8 +159,7 @@ class _Layout:
     """What all layers of a step share.
 
     Attributes:
-        rows, contexts, length, own: how many rows and contexts there are, and the columns of
-            contexts and rows that some row sees.
+        rows, groups: how many rows and how many keys' heads there are.
         cells: index of (rows, groups, ...) that gives (contexts, groups, width, ...), the rows of
             each context side by side; filled up with row 0.
         places: index of that which gives (rows, groups, ...) again.
@@ -166,16 +167,14 @@ class _Layout:
     """
 
     rows: int
-    contexts: int
-    length: int
-    own: slice
+    groups: int
     cells: tuple[torch.Tensor, torch.Tensor]
     places: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     bias: torch.Tensor
 
 
-def _layout(cache: DecodeCache, oldest: int) -> _Layout:
-    device = cache.buffers[0].device
+def _layout(cache: DecodeCache) -> _Layout:
+    device = cache.own[0].device
     beside: list[list[int]] = [[] for _ in cache.lengths]
     places = []
     for row, context in enumerate(cache.contexts):
@@ -183,20 +182,18 @@ def _layout(cache: DecodeCache, oldest: int) -> _Layout:
         beside[context].append(row)
     width = max(map(len, beside))
     cells = [rows + [0] * (width - len(rows)) for rows in beside]
-    length = max(cache.lengths)
-    unseen = [length - cache.lengths[context] for context in cache.contexts]
+    columns = cache.before[0].size(3)
+    unseen = [columns - cache.lengths[context] for context in cache.contexts]
     numbers = torch.tensor([cache.contexts, places, unseen, cache.births], device=device)
     context, place, unseen, births = numbers[..., None]  # (rows, 1) each
-    columns = torch.arange(length, device=device)
-    own = torch.arange(oldest, cache.end, device=device)
-    group = torch.arange(cache.buffers[0].size(2), device=device)
-    hidden = torch.cat([columns < unseen, own < births], 1)
+    before = torch.arange(columns, device=device)
+    own = torch.arange(cache.own[0].size(3), device=device)
+    group = torch.arange(cache.own[0].size(2), device=device)
+    hidden = torch.cat([before < unseen, (own < births) | (own >= cache.end)], 1)
     bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
     return _Layout(
         rows=len(cache.contexts),
-        contexts=len(cells),
-        length=length,
-        own=slice(oldest, cache.end),
+        groups=len(group),
         cells=(torch.tensor(cells, device=device)[:, None], group[:, None]),
         places=(context, group, place),
         bias=bias[:, None, None],
@@ -205,10 +202,13 @@ def _layout(cache: DecodeCache, oldest: int) -> _Layout:
 
 @dataclass
 class _Layer:
-    """A layer's part of the cache's buffers, in a step."""
+    """A layer's keys and values in a step: (contexts or rows * groups, columns, head size) each."""
 
     layout: _Layout
-    buffers: list[torch.Tensor]
+    context_keys: torch.Tensor
+    context_values: torch.Tensor
+    own_keys: torch.Tensor
+    own_values: torch.Tensor
 
     def attend(self, query: torch.Tensor, scaling: float) -> torch.Tensor:
         """(rows, heads, 1, head size) -> (rows, 1, heads, head size).
@@ -216,13 +216,6 @@ class _Layer:
         The softmax runs over a context's and a row's own columns together, in float32.
         """
         step = self.layout
-        context_keys, context_values = (
-            buffer[: step.contexts, :, buffer.size(2) - step.length :].flatten(0, 1)
-            for buffer in self.buffers[:2]
-        )  # (contexts * groups, length, head size)
-        keys, values = (
-            buffer[: step.rows, :, step.own].flatten(0, 1) for buffer in self.buffers[2:]
-        )  # (rows * groups, own, head size)
 
         def of_contexts(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
             """(rows, groups, heads of a group, a) by (contexts * groups, a, b)."""
@@ -230,15 +223,16 @@ class _Layer:
             product = torch.bmm(beside.flatten(2, 3).flatten(0, 1), matrix)
             return product.view(*beside.shape[:-1], matrix.size(-1))[step.places]
 
-        query = query.to(keys.dtype)
-        query = query.reshape(step.rows, self.buffers[0].size(1), -1, query.size(-1))
-        own = torch.bmm(query.flatten(0, 1), keys.mT).view(*query.shape[:-1], -1)
-        scores = torch.cat([of_contexts(query, context_keys.mT), own], -1)
-        probs = torch.add(step.bias, scores, alpha=scaling).softmax(-1).to(keys.dtype)
-        before, own = probs[..., : step.length], probs[..., step.length :]
-        result = torch.bmm(own.flatten(0, 1), values).view(*query.shape[:-1], -1)
-        result += of_contexts(before, context_values)
-        return result.view(step.rows, 1, -1, values.size(-1))
+        query = query.to(self.own_keys.dtype)
+        query = query.reshape(step.rows, step.groups, -1, query.size(-1))
+        own = torch.bmm(query.flatten(0, 1), self.own_keys.mT).view(*query.shape[:-1], -1)
+        scores = torch.cat([of_contexts(query, self.context_keys.mT), own], -1)
+        probs = torch.add(step.bias, scores, alpha=scaling).softmax(-1).to(query.dtype)
+        columns = self.context_keys.size(1)
+        result = torch.bmm(probs[..., columns:].flatten(0, 1), self.own_values)
+        result = result.view(*query.shape[:-1], -1)
+        result += of_contexts(probs[..., :columns], self.context_values)
+        return result.view(step.rows, 1, -1, result.size(-1))
 
 
 def _attend(
@@ -345,7 +339,7 @@ def decodes_alike(lm: Any, pad_id: int) -> bool:
     continued = [0, 1, 0]
     try:
         filled = fill(lm, contexts, pad_id)
-        cache = DecodeCache(rows=3, contexts=2, length=5, columns=3)
+        cache = DecodeCache(rows=3, contexts=2)
         cache.add_contexts(filled)
         cache.add_rows(continued)
         for step in range(2):
@@ -358,6 +352,26 @@ def decodes_alike(lm: Any, pad_id: int) -> bool:
     difference = (states.float() - whole.states.float()).norm() / whole.states.float().norm()
     exact = states.dtype == torch.float32 and not torch.is_autocast_enabled(states.device.type)
     return bool(difference < (1e-4 if exact else 0.05))
+
+
+def _empty(new: torch.Tensor, count: int) -> torch.Tensor:
+    """A buffer of ``count`` like these, without columns, in the dtype that is computed in."""
+    layers, _, heads, _, size = new.shape
+    device = new.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else new.dtype
+    return new.new_empty((layers, count, heads, 0, size), dtype=dtype)
+
+
+def _resized(buffer: torch.Tensor, kept: slice, to: int, columns: int) -> torch.Tensor:
+    """A buffer with so many columns, those kept from ``to`` on (0 where that is less).
+
+    The others are 0, not just any numbers, since what is masked is multiplied too.
+    """
+    to, count = max(0, to), kept.stop - kept.start
+    resized = buffer.new_zeros((*buffer.shape[:3], columns, buffer.size(4)))
+    resized[:, :, :, to : to + count] = buffer[:, :, :, kept]
+    return resized
 
 
 def _gapless(kept: Sequence[int]) -> list[int]:

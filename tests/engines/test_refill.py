@@ -7,6 +7,7 @@ import torch
 
 from parlai_prosocial.engines import refill as module
 from parlai_prosocial.engines.refill import Refilled, common_start
+from parlai_prosocial.models import decode_cache
 from parlai_prosocial.models.backbone import Backbone
 
 STOPS = list(range(40, 80))  # of 360 tokens, so that replies end at different times
@@ -53,7 +54,7 @@ def test_replies_are_those_of_each_alone(lm, contexts, monkeypatch):
     expected = [[alone(lm, c, (i, k)) for k in range(5)] for i, c in enumerate(contexts)]
     lengths = {len(ids) for replies in expected for ids in replies}
     assert len(lengths) > 5 and MOST in lengths
-    monkeypatch.setattr(module, "_SPARE_COLUMNS", 1)
+    monkeypatch.setattr(decode_cache, "_COLUMNS", 2)
     for most in (1, 4, 7, 12, 96):
         monkeypatch.setattr(module, "MOST_ROWS", most)
         assert run(lm, contexts, 5) == expected
