@@ -44,7 +44,7 @@ def say(text: str) -> None:
 @click.option("--list", "listed", is_flag=True, help="Print the rows' names.")
 @click.option("--readme", is_flag=True, help="Make the README's and the docs' tables.")
 @click.option("--job", hidden=True, help="Measure one job in this process.")
-@click.option("--piece", hidden=True, help="JOB:SIDE, one piece in this process.")
+@click.option("--piece", hidden=True, help="JOB:SIDE:NUMBERS, pieces in this process.")
 def main(**asked: Any) -> None:
     """Measure us beside what a user would pick instead; go on where a run was stopped."""
     show_user_errors_as_one_line()
@@ -230,16 +230,17 @@ def bench_of(asked: dict[str, Any]) -> Any:
 
 
 def in_this_process(asked: dict[str, Any]) -> None:
+    from benchmarks.bench.apart import do_piece
     from benchmarks.bench.jobs import PIECES, find_jobs
-    from benchmarks.bench.measure import die_first, peak_memory, quiet
+    from benchmarks.bench.measure import die_first, quiet
 
     die_first()
     with quiet():
         bench = bench_of(asked)
         if asked["piece"]:
-            name, _, side = asked["piece"].partition(":")
-            PIECES[name].sides(bench)[side]()(0)
-            (bench.folder / "peak").write_text(str(peak_memory()), encoding="utf-8")
+            name, side, *numbers = asked["piece"].split(":")
+            found = do_piece(PIECES[name], side, ",".join(numbers), bench)
+            write_aside(asked["out"], json.dumps(found))
             return
         [job] = find_jobs([asked["job"]], asked["device"] == "cuda")
         write_aside(asked["out"], json.dumps(measured(job, bench)))
@@ -270,13 +271,14 @@ def measured(job: Any, bench: Any) -> dict[str, Any]:
     warm = any(row.measure != "peak" for row in job.rows)  # a peak has no caches to warm up
     taken = interleaved(sides, bench.pairs, say, warm)
     used = {name: as_columns(usages) for name, usages in taken.items()}
+    peaks = [usage.peak for usages in taken.values() for usage in usages if usage.peak]
     rows = {}
     for row in job.rows:
+        if any(usage.killed for usage in taken[row.ours] + taken[row.other]):
+            rows[row.name] = does_not_fit(row, taken[row.ours], taken[row.other])
+            continue
         own, other = used[row.ours], used[row.other]
         measure = "wall" if bench_on_gpu() and row.measure == "cpu" else row.measure
-        if None in own[measure] + other[measure]:
-            rows[row.name] = does_not_fit(row, own[measure], other[measure])
-            continue
         rows[row.name] = {
             "measure": measure,
             "pairs": bench.pairs,
@@ -286,7 +288,7 @@ def measured(job: Any, bench: Any) -> dict[str, Any]:
             "theirs": medians(other),
             "usage": {"ours": own, "theirs": other},
             "same": [vars(number) for number in same],
-            "peak_of_all_sides": peak_memory(),
+            "peak_of_all_sides": max([peak_memory(), *peaks]),
         }
     return {"rows": rows}
 
@@ -296,8 +298,10 @@ def does_not_fit(row: Any, ours: list[Any], theirs: list[Any]) -> dict[str, str]
     from benchmarks.bench.measure import MEMORY_ENDS
 
     taken = [
-        f"{side} {MEMORY_ENDS}" if None in peaks else f"{side} takes {max(peaks) / 1e9:.2f} GB"
-        for side, peaks in (("ours", ours), (row.peer, theirs))
+        f"{side} {MEMORY_ENDS}"
+        if any(usage.killed for usage in usages)
+        else f"{side} takes {max(usage.peak for usage in usages) / 1e9:.2f} GB"
+        for side, usages in (("ours", ours), (row.peer, theirs))
     ]
     return {"status": "does not fit", "why": ", ".join(taken)}
 

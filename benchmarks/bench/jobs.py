@@ -1,5 +1,6 @@
 """All that is measured, the most important first."""
 
+from benchmarks.bench.apart import Apart, Memory
 from benchmarks.bench.contrast import Negatives, Preferences
 from benchmarks.bench.device import MatrixRate, Packed
 from benchmarks.bench.job import Job
@@ -12,10 +13,10 @@ from benchmarks.bench.replies import (
     SamplingAgainstParlAI,
     SamplingByOpenVINO,
 )
-from benchmarks.bench.training import AgainstParlAI, Batches, Flags, Likelihood, Memory
+from benchmarks.bench.training import AgainstParlAI, Batches, Flags, Likelihood
 from parlai_prosocial.errors import UserError
 
-FULL_64 = Likelihood(lora=False, precision="auto", batchsize=64, steps=1, most_pairs=3)
+FULL_64 = Likelihood(lora=False, precision="auto", batchsize=64, steps=1)
 JOBS: list[Job] = [
     Likelihood(lora=True, precision="auto", batchsize=8, steps=2, sft=True, speed=2.0, shown=True),
     Preferences(),
@@ -38,14 +39,18 @@ JOBS: list[Job] = [
     Likelihood(lora=False, precision="fp32", batchsize=8, steps=1, gpu=False),
     Batches(),
     Likelihood(lora=True, precision="auto", batchsize=16, steps=1),
-    Likelihood(lora=True, precision="auto", batchsize=64, steps=1, speed=2.0, most_pairs=3),
+    Apart(Likelihood(lora=True, precision="auto", batchsize=64, steps=1, speed=2.0)),
     Memory(Likelihood(lora=False, precision="auto", batchsize=32, steps=1)),
     Memory(Likelihood(lora=False, precision="auto", batchsize=16, steps=1)),
     FirstStep(),
-    FULL_64,
+    Apart(FULL_64),
 ]
-PIECES = {job.of.name: job.of for job in JOBS if isinstance(job, Memory)}
-"""Jobs whose single pieces are run for their memory."""
+PIECES = {
+    of.name: of
+    for of in (job.of if isinstance(job, Apart | Memory) else job for job in JOBS)
+    if isinstance(of, Likelihood)
+}
+"""Jobs of which single pieces can be run in processes of their own."""
 
 
 def find_jobs(names: list[str], gpu: bool) -> list[Job]:

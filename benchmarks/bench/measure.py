@@ -33,11 +33,13 @@ class Usage:
         cpu: CPU seconds of this process and of those that it started.
         wall: seconds by the clock.
         peak: bytes of memory held at the worst moment; None where nobody looked.
+        killed: memory ended before the work did, so that the others say nothing.
     """
 
     cpu: float
     wall: float
     peak: float | None = None
+    killed: bool = False
 
 
 Side = Callable[[int], Usage]

@@ -1,13 +1,11 @@
-"""Training by likelihood, against Trainer, SFTTrainer and ParlAI's GPT-2; and its memory."""
+"""Training by likelihood, against Trainer, SFTTrainer and ParlAI's GPT-2."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import datasets
-import torch
 from peft.tuners.lora.layer import Linear
 
 from benchmarks.bench import corpus, ours, peers
@@ -15,11 +13,8 @@ from benchmarks.bench.job import Bench, Makers, Row, Target
 from benchmarks.bench.measure import (
     TOLERANCE,
     TOLERANCE_BF16,
-    Killed,
     Same,
     Side,
-    Usage,
-    run_command,
     timed,
 )
 from parlai_prosocial.models.attention import FUSED
@@ -67,6 +62,7 @@ class Likelihood:
         sft: time TRL's SFTTrainer too.
         speed: the target against the Trainer.
         shown: its row stands in the README.
+        pieces: which pieces of work a process has the rows of, in that order; None for all.
     """
 
     lora: bool
@@ -79,6 +75,7 @@ class Likelihood:
     gpu: bool = True
     cpu: bool = True
     most_pairs: int | None = None
+    pieces: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -111,7 +108,10 @@ class Likelihood:
         return [*flags, "--batchsize", str(self.batchsize), *ours.LIKELIHOOD]
 
     def corpus(self, bench: Bench) -> list[corpus.Row]:
-        return corpus.rows(bench.datapath, (bench.pairs + 1) * self.batchsize * self.steps)
+        size = self.batchsize * self.steps
+        pieces = by_piece(corpus.rows(bench.datapath, (bench.pairs + 1) * size), size)
+        numbers = range(len(pieces)) if self.pieces is None else self.pieces
+        return [row for number in numbers for row in pieces[number]]
 
     def agent(self, bench: Bench, precision: str) -> Any:
         return ours.build_agent(
@@ -167,65 +167,6 @@ class Likelihood:
         if self.sft:
             makers["sft"] = lambda: train_peer("sft")
         return makers
-
-
-@dataclass
-class Memory:
-    """Peak memory of a process that takes one step, against the Trainer's."""
-
-    of: Likelihood
-    target: float | None = None
-    shown: bool = False
-    gpu: bool = True
-    cpu: bool = True
-    most_pairs: int | None = 1
-
-    @property
-    def name(self) -> str:
-        return self.of.name.replace("train", "memory")
-
-    @property
-    def rows(self) -> list[Row]:
-        return [
-            Row(
-                self.name,
-                self.of.what.replace("training", "peak memory"),
-                "HF Trainer, length grouping",
-                measure="peak",
-                faster=False,
-                target=Target(most=self.target) if self.target else None,
-                shown=self.shown,
-            )
-        ]
-
-    def same(self, bench: Bench) -> list[Same]:
-        return []  # of the job whose steps these are
-
-    def sides(self, bench: Bench) -> Makers:
-        return {
-            side: lambda side=side: self._in_a_process(bench, side) for side in self.of.sides(bench)
-        }
-
-    def _in_a_process(self, bench: Bench, side: str) -> Side:
-        def piece(_number: int) -> Usage:
-            try:
-                return one_piece(bench, self.of.name, side)
-            except Killed:
-                return Usage(0, 0)  # no peak: the row says that it does not fit
-
-        return piece
-
-
-def one_piece(bench: Bench, job: str, side: str) -> Usage:
-    """One piece of a job's one side in a process of its own, for its peak memory."""
-    command = [sys.executable, "-m", "benchmarks.bench", "--piece", f"{job}:{side}"]
-    command += ["--base", str(bench.base), "--classifier", bench.classifier]
-    command += ["--datapath", bench.datapath, "--work", str(bench.folder), "--pairs", "1"]
-    if not torch.cuda.is_available():
-        return run_command(command)
-    file = bench.folder / "peak"
-    usage = run_command(command)
-    return Usage(usage.cpu, usage.wall, float(file.read_text()))
 
 
 @dataclass

@@ -13,6 +13,7 @@ from parlai_prosocial.models.causal import CausalScorer
 from parlai_prosocial.models.chat_template import load_tokenizer
 from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.finite import refuse_non_finite
+from parlai_prosocial.models.lean_block import make_lean_blocks
 from parlai_prosocial.models.pretrained import MODEL_FILES, check_folder, load_adapter, loading
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.scores import CandidateScores
@@ -62,6 +63,7 @@ class Backbone(nn.Module):
         self.folder = folder
         self.tokenizer_folder = tokenizer_folder or folder
         lm, tokenizer = _load(folder, self.tokenizer_folder)
+        make_lean_blocks(lm)
         self.is_encoder_decoder = bool(lm.config.is_encoder_decoder)
         self.prompt = Prompt(
             tokenizer, system_prompt, self.is_encoder_decoder, _named_stops(lm.generation_config)

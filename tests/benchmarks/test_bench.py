@@ -104,26 +104,91 @@ def test_a_trainer_of_other_weights_is_refused(bench, tiny_backbones, monkeypatc
     assert measured(job, bench)["status"] == "refused"
 
 
-def test_a_side_that_memory_ends_for_is_a_result(bench, monkeypatch):
-    from benchmarks.bench import training
+@pytest.fixture
+def pieces(monkeypatch):
+    """The pieces that were asked for, each of which takes 2 CPU seconds, the peer's 3."""
+    from benchmarks.bench import apart
+
+    asked = []
+
+    def in_a_process(bench, piece):
+        asked.append(piece.split(":", 1)[1])
+        if piece.endswith(":same"):
+            return [{"what": "loss", "ours": 1.0, "peer": 1.0, "tolerance": 1e-3}]
+        seconds = 3.0 if ":peer:" in piece else 2.0
+        return {"cpu": seconds, "wall": seconds, "peak": 2.5e9, "killed": False}
+
+    monkeypatch.setattr(apart, "in_a_process", in_a_process)
+    return asked
+
+
+def test_sides_apart_take_turns_and_each_process_warms_up(bench, pieces):
+    from dataclasses import replace
+
     from benchmarks.bench.__main__ import measured
-    from benchmarks.bench.measure import Killed, Usage
-    from benchmarks.bench.training import Likelihood, Memory
+    from benchmarks.bench.apart import Apart
+    from benchmarks.bench.training import Likelihood
 
-    made = []
+    job = Apart(Likelihood(lora=True, precision="auto", batchsize=64, steps=1))
+    [row] = measured(job, replace(bench, pairs=2))["rows"].values()
+    assert pieces == ["same", "ours:0,1", "peer:0,1", "peer:0,2", "ours:0,2"]
+    assert row["ratio"] == {"median": 1.5, "low": 1.5, "high": 1.5}
+    assert row["usage"]["theirs"] == {"cpu": [3.0, 3.0], "wall": [3.0, 3.0], "peak": [2.5e9, 2.5e9]}
+    assert row["same"][0]["what"] == "loss" and row["peak_of_all_sides"] >= 2.5e9
 
-    def piece(bench, job, side):
-        made.append(side)
-        if side == "peer":
+
+def test_pieces_apart_have_the_rows_that_they_have_in_one_process(bench):
+    from dataclasses import replace
+
+    from benchmarks.bench.training import Likelihood
+
+    job = Likelihood(lora=False, precision="fp32", batchsize=2, steps=2)
+    bench = replace(bench, pairs=3)
+    rows = job.corpus(bench)
+    assert len(rows) == 16
+    assert replace(job, pieces=(0, 2)).corpus(bench) == rows[:4] + rows[8:12]
+
+
+def test_a_piece_in_a_process_of_its_own(bench):
+    """Whose losses agree, and which says what the last of its pieces took."""
+    from benchmarks.bench.apart import Apart, in_a_process
+    from benchmarks.bench.training import Likelihood
+
+    job = Likelihood(lora=False, precision="fp32", batchsize=8, steps=1)
+    [same] = Apart(job).same(bench)
+    assert abs(same.ours - same.peer) < 1e-4
+    usage = in_a_process(bench, f"{job.name}:ours:0,1")
+    assert usage["cpu"] > 0 and 0 < usage["wall"] < 60 and usage["peak"] > 2e8
+
+
+@pytest.mark.parametrize("measure", ["cpu", "peak"])
+def test_a_side_that_memory_ends_for_is_a_result(bench, pieces, monkeypatch, measure):
+    from dataclasses import replace
+
+    from benchmarks.bench import apart
+    from benchmarks.bench.__main__ import measured
+    from benchmarks.bench.measure import Killed
+    from benchmarks.bench.training import Likelihood
+
+    lives = apart.in_a_process
+
+    def in_a_process(bench, piece):
+        usage = lives(bench, piece)
+        if ":peer:" in piece:
             raise Killed("killed")
-        return Usage(1.0, 1.0, 2.5e9)
+        return usage
 
-    monkeypatch.setattr(training, "one_piece", piece)
-    job = Memory(Likelihood(lora=False, precision="auto", batchsize=64, steps=1))
-    [row] = measured(job, bench)["rows"].values()
+    monkeypatch.setattr(apart, "in_a_process", in_a_process)
+    kind = apart.Memory if measure == "peak" else apart.Apart
+    job = kind(Likelihood(lora=False, precision="auto", batchsize=64, steps=1))
+    [row] = measured(job, replace(bench, pairs=2))["rows"].values()
     assert row["status"] == "does not fit"
     assert row["why"].startswith("ours takes 2.50 GB, HF Trainer, length grouping killed where ")
-    assert sorted(made) == ["ours", "peer"], "without a round that warms up"
+    sides = [piece.split(":")[0] for piece in pieces]
+    if measure == "peak":
+        assert sides == ["ours", "peer"], "without a round that warms up"
+    else:
+        assert sides == ["same", "ours", "peer", "ours"], "the peer is not tried again"
 
 
 @pytest.mark.parametrize(
