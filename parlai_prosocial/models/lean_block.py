@@ -109,9 +109,8 @@ def lean_class(lean: type[nn.Module], plain: type[nn.Module]) -> type[nn.Module]
 
 def make_lean_blocks(lm: nn.Module) -> None:
     """Have the blocks of a language model compute as this module does, where it knows them."""
-    for block in lm.modules():
-        if type(block).__name__ not in BLOCKS:
-            continue
+    known: list[Any] = [m for m in lm.modules() if type(m).__name__ in BLOCKS]
+    for block in known:
         for norm in (block.input_layernorm, block.post_attention_layernorm):
             norm.__class__ = lean_class(LeanNorm, type(norm))
         if block.mlp.config.hidden_act == "silu":
