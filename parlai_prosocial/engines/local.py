@@ -160,6 +160,8 @@ class TransformersEngine:
         def draw(
             logits: torch.Tensor, rows: Sequence[tuple[int, int]], ages: Sequence[int]
         ) -> torch.Tensor:
+            for row in uniforms.keys() - set(rows):  # replies that have ended
+                del uniforms[row]
             for i, k in set(rows) - uniforms.keys():
                 uniforms[i, k] = _uniforms(seed, contexts[order[i]], k, max_tokens).tolist()
             drawn = [uniforms[row][age] for row, age in zip(rows, ages, strict=True)]
