@@ -66,7 +66,7 @@ def main(
             model = (
                 str(ablation / f"seed-{seed}" / name / "training" / "model") if trained else start
             )
-            engine = open_engine(model, datapath, bf16)
+            engine = open_engine(model, datapath, bf16, engine="transformers")
             for first in range(0, len(rows), CHUNK):
                 part = slice(first, first + CHUNK)
                 sampled = engine.sample(texts[part], n, MAX_TOKENS, seed, TEMPERATURE, TOP_P)
