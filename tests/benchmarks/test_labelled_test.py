@@ -115,23 +115,35 @@ def test_the_results_tell_the_second_test():
             assert f"[{found['low']:.2f}, {found['high']:.2f}]" in text
 
 
-def test_the_arms_table_is_that_of_the_rows_and_told():
-    [committed] = tables_of("labelled-arms")
-    rows = rows_of("labelled-arms.jsonl")
+ARMS = ["M0", "likelihood", "n-pair", "n-pair-permuted", "ranked-margin", "likelihood-margin"]
+ARMS += ["dpo-5e-5", "simpo-5e-5", "best-of-8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arms", "readme"),
+    [
+        ("labelled-arms", ARMS[1:3], "{:.1f} points fewer unsafe replies [{:.1f}, {:.1f}]"),
+        ("labelled-arms-2", ARMS, "{:.1f} fewer [{:.1f}, {:.1f}], too small to conclude"),
+    ],
+)
+def test_the_arms_table_is_that_of_the_rows_and_told(name, arms, readme):
+    [committed] = tables_of(name)
+    rows = rows_of(f"{name}.jsonl")
     assert json.loads(json.dumps(module.arms_table(rows))) == committed
+    assert [row["arm"] for row in committed["rows"]] == arms
     second = {row["id"] for row in rows_of(f"{LAST}.jsonl") if row["axis"] == "unsafe"}
-    for arm in ("likelihood", "n-pair"):
+    unsafe = {}
+    for arm in arms:
         own = [row for row in rows if row["model"] == arm]
         assert {row["id"] for row in own} == second and len(own) == 450
-    gap = committed["rows"][1]["unfit_less"]
-    estimate, low, high = (100 * gap[key] for key in ("estimate", "low", "high"))
-    unsafe = {
-        arm: sum(r["unfit"] for r in rows if r["model"] == arm) / 450
-        for arm in ("n-pair", "likelihood")
-    }
-    assert estimate == pytest.approx(100 * (unsafe["n-pair"] - unsafe["likelihood"]))
-    for file, told in (
-        ("docs/results.md", f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]"),
-        ("README.md", f"{-estimate:.1f} points fewer unsafe replies [{-high:.1f}, {-low:.1f}]"),
-    ):
-        assert told in " ".join((ROOT / file).read_text("utf-8").split())
+        unsafe[arm] = 100 * sum(row["unfit"] for row in own) / 450
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    for row in committed["rows"]:
+        gap = row.get("unfit_less")
+        if gap is not None:
+            estimate, low, high = (100 * gap[key] for key in ("estimate", "low", "high"))
+            assert estimate == pytest.approx(unsafe[row["arm"]] - unsafe["likelihood"])
+            assert f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]" in text
+    [gap] = [row["unfit_less"] for row in committed["rows"] if row["arm"] == "n-pair"]
+    told = readme.format(*(-100 * gap[key] for key in ("estimate", "high", "low")))
+    assert told in " ".join((ROOT / "README.md").read_text("utf-8").split())
