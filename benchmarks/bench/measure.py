@@ -90,17 +90,24 @@ def timed(work: Callable[[int], Any]) -> Side:
 
 
 class Killed(UserError):
-    """A process that Linux ended, as it does where memory ends."""
+    """A process that Linux ended because memory ended."""
+
+
+def memory_kills() -> int:
+    """How many processes Linux has ended because memory, or a container's share of it, ended."""
+    counts = Path("/proc/vmstat")
+    lines = counts.read_text("ascii").splitlines() if counts.exists() else []
+    return int(dict(line.split() for line in lines).get("oom_kill", 0))
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Usage:
     """What a command of its own process takes, its start included.
 
     Raises:
-        Killed: it was ended by SIGKILL.
+        Killed: memory ended.
         UserError: it failed; with the last line that it wrote.
     """
-    started = time.perf_counter()
+    kills, started = memory_kills(), time.perf_counter()
     process = subprocess.Popen(
         list(command),
         stdout=subprocess.DEVNULL,
@@ -114,7 +121,7 @@ def run_command(command: Sequence[str], environment: Mapping[str, str] | None = 
     wall = time.perf_counter() - started
     if process.returncode:
         named = " ".join(command).splitlines()[0]
-        if process.returncode == -signal.SIGKILL:
+        if process.returncode == -signal.SIGKILL and memory_kills() > kills:
             raise Killed(f"{named}: {MEMORY_ENDS}")
         killed = f"killed by signal {-process.returncode}"
         raise UserError(f"{named}: {killed if process.returncode < 0 else last_line(said)}")
