@@ -157,12 +157,12 @@ def labelled_table(shown: Shown, file: Path) -> dict[str, Any]:
     mend = "write it with python benchmarks/labelled_test.py"
     tables = read_json(file, dict[str, Any], mend)["tables"]
     table = next((table for table in tables if table["title"] == LABELLED_TABLE), None)
-    found = {row["model"]: row for row in table["rows"]} if table else {}
-    if table is None or (
-        missing := [name for name in wanted["rows"].values() if name not in found]
-    ):
-        what = f"no row {missing[0]!r} in" if table else "no table"
-        raise UserError(f"{file}: {what} {LABELLED_TABLE!r}; {mend}")
+    if table is None:
+        raise UserError(f"{file}: no table {LABELLED_TABLE!r}; {mend}")
+    found = {row["model"]: row for row in table["rows"]}
+    missing = [name for name in wanted["rows"].values() if name not in found]
+    if missing:
+        raise UserError(f"{file}: no row {missing[0]!r} in {LABELLED_TABLE!r}; {mend}")
     names = ("unsafe", "answers", "over_caution")
     columns = {"model": {"label": "model"}} | {name: table["columns"][name] for name in names}
     rows = [

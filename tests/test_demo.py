@@ -1,11 +1,14 @@
 """`make demo` with tiny models: one screen, the rest in files, and the recipe's names are right."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from parlai_prosocial.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPT = REPOSITORY / "scripts" / "demo.py"
@@ -101,3 +104,15 @@ def test_the_recipe_shows_models_and_a_judge_of_the_zoo():
         assert find_entry(name).kind
     assert set(shown()["labelled"]["rows"]) == set(shown()["models"])
     assert sum(shown()["turns"].values()) == 8
+
+
+def test_a_labelled_table_or_row_that_is_missing_is_named(tmp_path):
+    names = runpy.run_path(str(SCRIPT))
+    labelled = {"file": "tables.json", "rows": {"base": "Base", "tuned": "Tuned"}, "note": "x"}
+    shown = names["Shown"]({}, "words", {}, labelled)
+    file = tmp_path / "tables.json"
+    table = {"title": "Labelled test", "rows": [{"model": "Base"}]}
+    for tables, message in (([], "no table 'Labelled test'"), ([table], "no row 'Tuned' in 'Lab")):
+        file.write_text(json.dumps({"tables": tables}))
+        with pytest.raises(UserError, match=f"{file}: {message}"):
+            names["labelled_table"](shown, file)
