@@ -1,4 +1,4 @@
-"""Loss, gradients and metrics of the agent against a computation by hand; what it refuses."""
+"""Loss, gradients and metrics of the agent against a computation by hand; its replies."""
 
 from math import exp, log
 
@@ -328,44 +328,6 @@ def test_history_of_a_dialogue(make_agent):
         assert said in seen
 
 
-@pytest.mark.parametrize(
-    ("opt", "message"),
-    [
-        ({"temperature": 0.0}, "--temperature 0.0: must be above 0"),
-        ({"contrast_weight": -1.0}, "--contrast-weight -1.0: must not be negative"),
-        ({"negatives": -1}, "--negatives -1: must not be negative"),
-        ({"in_batch_negatives": -2}, "--in-batch-negatives -2: must not be negative"),
-        ({"lora_rank": -4}, "--lora-rank -4: must not be negative"),
-        ({"contrast_loss": "ranked-margin", "margin": -0.5}, "--margin -0.5: must not be negative"),
-        (
-            {"contrast_loss": "likelihood-margin", "contrast_score": "likelihood+cosine"},
-            "--contrast-score likelihood+cosine: likelihood-margin compares likelihoods only",
-        ),
-        ({"contrast_loss": "simpo", "beta": 0.0}, "--beta 0.0: must be above 0"),
-        ({"beta": 1.0}, "--beta 1.0: is of dpo, simpo; leave it out"),
-        ({"contrast_loss": "dpo"}, "--contrast-loss dpo: is relative to a reference"),
-        (
-            {"contrast_loss": "simpo", "contrast_reference": "init"},
-            "--contrast-loss simpo: has no reference",
-        ),
-        ({"sampling_temperature": 0.0}, "--sampling-temperature 0.0: must be above 0"),
-        ({"temperature": float("nan")}, "--temperature nan: must be above 0"),
-        ({"contrast_weight": float("nan")}, "--contrast-weight nan"),
-        ({"backbone": "./no/such/folder"}, "--backbone ./no/such/folder: no such model"),
-        (
-            {"backbone": "zoo:prosocial/nothing"},
-            "--backbone zoo:prosocial/nothing: no such",
-        ),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
-)
-def test_mistakes_are_named(make_agent, opt, message):
-    with pytest.raises(UserError) as error:
-        make_agent(**opt)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 def test_a_head_that_gets_no_gradient_asks_for_none(make_agent):
     for settings, trains in (
         ({"contrast_score": "cosine"}, True),
@@ -384,47 +346,6 @@ def test_reranked_replies(make_agent, talk):
         make_agent(inference="nucleus", rerank=3)
     with pytest.raises(UserError, match="--inference greedy: gives --rerank nothing"):
         make_agent(contrast_score="cosine", inference="greedy", rerank=3)
-
-
-def test_drift_of_the_fitting_replies_is_told_once(make_agent, monkeypatch):
-    from parlai.utils import logging
-
-    told = []
-    monkeypatch.setattr(logging, "warning", told.append)
-    agent = make_agent()
-    for step in range(60):
-        agent._watch_drift(-1.0 - 0.01 * step)
-    assert len(told) == 1
-    assert "mean log p of the fitting replies fell from -1.095 to" in told[0]
-
-
-def test_drift_is_told_in_a_run_of_16_steps(make_agent, monkeypatch):
-    from parlai.utils import logging
-
-    told = []
-    monkeypatch.setattr(logging, "warning", told.append)
-    agent = make_agent()
-    agent.opt["max_train_steps"] = 16
-    for step in range(16):
-        agent._watch_drift(-1.0 - 0.01 * step)
-    assert len(told) == 1
-    # Batches that differ are none.
-    agent = make_agent()
-    agent.opt["max_train_steps"] = 16
-    for step in range(16):
-        agent._watch_drift(-1.0 - 0.3 * (step % 3) - 0.001 * step)
-    assert len(told) == 1
-
-
-def test_no_drift_no_warning(make_agent, monkeypatch):
-    from parlai.utils import logging
-
-    told = []
-    monkeypatch.setattr(logging, "warning", told.append)
-    agent = make_agent()
-    for step in range(60):
-        agent._watch_drift(-1.0 + 0.01 * step)
-    assert told == []
 
 
 def test_token_losses_of_the_label_are_shown(make_agent, talk):
