@@ -8,11 +8,11 @@ from parlai_prosocial.util.files import read_json, write_json
 
 
 def make_readable_in_both_versions(folder: Path) -> None:
-    """Make what transformers 5 has written readable in 4.x too, which takes silent defaults.
+    """Make what transformers 5 has written readable in 4.56 and 4.57 too.
 
-    4.x looks for the rope's base beside, not in ``rope_parameters``, knows no
-    ``TokenizersBackend`` and no list of ``extra_special_tokens``, and 4.46 finds a chat template
-    in ``tokenizer_config.json`` only.
+    These look for the rope's base beside, not in ``rope_parameters``, and take a silent default
+    where it is missing; and they know no ``TokenizersBackend`` and no list of
+    ``extra_special_tokens``.
     """
     config_file = folder / "config.json"
     if config_file.exists():  # an adapter has none
@@ -26,10 +26,6 @@ def make_readable_in_both_versions(folder: Path) -> None:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    template = folder / "chat_template.jinja"
-    if template.exists():
-        config["chat_template"] = template.read_text("utf-8")
-        template.unlink()
     write_json(config_file, config)
 
 

@@ -14,7 +14,6 @@ def test_a_folder_is_readable_in_both(tmp_path):
     tokenizer = {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<user>"]}
     (tmp_path / "config.json").write_text(json.dumps({"rope_parameters": rope}))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     make_readable_in_both_versions(tmp_path)
     drop_token_types(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == {
@@ -25,10 +24,8 @@ def test_a_folder_is_readable_in_both(tmp_path):
     assert json.loads((tmp_path / "tokenizer_config.json").read_text()) == {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "additional_special_tokens": ["<user>"],
-        "chat_template": "{{ messages }}",
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    assert not (tmp_path / "chat_template.jinja").exists()
 
 
 def test_a_rope_without_scaling_has_none():

@@ -75,14 +75,7 @@ def convert(file: Path, folder: Path) -> None:
 
 def dequantised(file: Path, auto: Any) -> Any:
     """The model of a GGUF file in float32, as one that was never quantised."""
-    from gguf import GGUFReader
-
     model = auto.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-    if all(tensor.name != "output.weight" for tensor in GGUFReader(file).tensors):
-        # transformers 4.46 overlooks that the file has no output matrix of its own, and makes a
-        # random one.
-        model.config.tie_word_embeddings = True
-        model.tie_weights()
     # transformers 5 remembers the quantisation, and then refuses to save.
     vars(model.config).pop("quantization_config", None)
     model.hf_quantizer = None

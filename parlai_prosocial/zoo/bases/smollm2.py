@@ -113,8 +113,8 @@ def _convert(hf: Path, scratch: Path, say: Say) -> None:
 def _tokenizer(gguf_file: Path):
     """SmolLM2's tokenizer, from the vocabulary and merges in the GGUF file.
 
-    Built here, because transformers 4.46 converts the file into another tokenizer (it puts a
-    space before every text and ends turns with ``<|im_start|>``).
+    Built here, because transformers 4 converts the file into another tokenizer (it puts
+    ``<|im_start|>`` before every text, and ends turns with it).
     """
     from gguf import GGUFReader, TokenType
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -193,11 +193,7 @@ def _set_defaults(hf: Path) -> None:
     )
     ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
     write_json(hf / "generation_config.json", ids)
-    template = hf / "chat_template.jinja"
     config = read_json(hf / "tokenizer_config.json")
-    if template.exists():  # transformers 4.46 reads it from tokenizer_config.json only
-        config["chat_template"] = template.read_text("utf-8")
-        template.unlink()
     for written_by_transformers_5 in ("backend", "is_local", "local_files_only"):
         config.pop(written_by_transformers_5, None)
     write_json(

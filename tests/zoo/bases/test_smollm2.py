@@ -370,7 +370,6 @@ def test_readable_by_transformers_4_and_5(base):
     assert config["rope_theta"] == 100000.0  # where 4.x looks
     tokenizer = json.loads((base / "tokenizer_config.json").read_text())
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"  # 5's own is unknown to 4.x
-    assert tokenizer["chat_template"].startswith("{% for message in messages %}")
 
 
 def test_record_has_the_hash_of_the_weights(base):
