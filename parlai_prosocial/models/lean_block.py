@@ -7,7 +7,6 @@ SiLU(gate) x up the two factors' inputs are kept, and SiLU is computed again (it
 beside that of the products around it). The forward pass gives the same numbers bit by bit.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -101,17 +100,19 @@ class LeanGatedLayer(nn.Module):
         return self.down_proj(Gated.apply(self.gate_proj(x), self.up_proj(x)))
 
 
-@cache
-def lean_class(lean: type[nn.Module], plain: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of transformers' class, with another forward pass."""
-    return type(f"Lean{plain.__name__}", (lean, plain), {})
-
-
 def make_lean_blocks(lm: nn.Module) -> None:
     """Have the blocks of a language model compute as this module does, where it knows them."""
+    classes: dict[type, type] = {}  # transformers' own to a subclass with another forward pass
+
+    def make_lean(module: nn.Module, lean: type[nn.Module]) -> None:
+        plain: type = type(module)
+        if plain not in classes:
+            classes[plain] = type(f"Lean{plain.__name__}", (lean, plain), {})
+        module.__class__ = classes[plain]
+
     known: list[Any] = [m for m in lm.modules() if type(m).__name__ in BLOCKS]
     for block in known:
         for norm in (block.input_layernorm, block.post_attention_layernorm):
-            norm.__class__ = lean_class(LeanNorm, type(norm))
+            make_lean(norm, LeanNorm)
         if block.mlp.config.hidden_act == "silu":
-            block.mlp.__class__ = lean_class(LeanGatedLayer, type(block.mlp))
+            make_lean(block.mlp, LeanGatedLayer)
