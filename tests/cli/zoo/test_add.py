@@ -68,14 +68,18 @@ def test_a_finished_run_becomes_an_entry(add, finished, datapath, tmp_path):
             assert file.is_dir() or str(datapath) not in file.read_text()
 
 
-def test_what_is_installed_scores_as_the_run_did(add, finished, datapath, tmp_path):
+def test_what_is_installed_scores_as_the_run_did(add, finished, datapath, tmp_path, of_the_package):
     add(out=tmp_path / "zoo")
-    folder = install(find_entry("tiny", tmp_path / "zoo"), datapath, print)
+    entry = find_entry("tiny", tmp_path / "zoo")
+    of_the_package(entry)
+    folder = install(entry, datapath, print)
     try:
         before, after = (
             open_generator(file, "--model", str(datapath)) for file in (finished, folder / "model")
         )
-        assert after.info == before.info
+        # In what precision a run goes on is not of the model.
+        assert before.info["precision"] == "fp32"
+        assert after.info == {k: v for k, v in before.info.items() if k != "precision"}
         assert after.backbone.contrast_head is not None
         context = before.backbone.prompt.encode_context("I feel tired today.")
         reply = before.backbone.prompt.encode_response("You could rest.")

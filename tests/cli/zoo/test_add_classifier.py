@@ -56,7 +56,7 @@ def judge(tiny_encoder, tmp_path, monkeypatch):
     return str(path)
 
 
-def test_a_classifier_is_added_with_its_head_and_temperature(add, judge, datapath, tmp_path):
+def test_a_classifier_is_added_with_its_head_and_temperature(add, judge, tmp_path, of_the_package):
     assert "give the commands with --command" in message(add("judge", judge, out=tmp_path / "zoo"))
     commands = [
         "parlai train_model -m prosocial/classifier -o parlai_prosocial/recipes/classifier/"
@@ -75,7 +75,9 @@ def test_a_classifier_is_added_with_its_head_and_temperature(add, judge, datapat
     assert "/" not in (folder / "model.opt").read_text().replace("prosocial/classifier", "")
     before, after = (open_classifier(str(f)) for f in (judge, folder / "model"))
     assert after.temperature == 1.5
-    agent = create_agent_from_model_file(str(folder / "model"))
+    of_the_package(entry)
+    opt = {"datapath": str(tmp_path / "data")}
+    agent = create_agent_from_model_file(str(folder / "model"), opt)
     agent.observe(Message({"text": "Hi!", "episode_done": True}))
     assert agent.act()["text"] in ("__ok__", "__notok__")
     lines = (["How are you?", ""], ["Go away!", "I am fine."])
