@@ -75,6 +75,7 @@ def test_the_folder_replies_as_the_model_does(trained, tmp_path):
     names = {file.name for file in (tmp_path / "mine").iterdir()}
     assert names - {"special_tokens_map.json"} == {  # which transformers 4 adds
         "README.md",
+        "chat_template.jinja",
         "config.json",
         "contrast_head.json",
         "contrast_head.safetensors",
