@@ -164,8 +164,8 @@ class TransformersEngine:
                 del uniforms[row]
             for i, k in set(rows) - uniforms.keys():
                 uniforms[i, k] = _uniforms(seed, contexts[order[i]], k, max_tokens).tolist()
-            drawn = [uniforms[row][age] for row, age in zip(rows, ages, strict=True)]
-            drawn = torch.tensor(drawn, device=logits.device)
+            numbers = [uniforms[row][age] for row, age in zip(rows, ages, strict=True)]
+            drawn = torch.tensor(numbers, device=logits.device)  # (rows,)
             return nucleus_tokens(logits, drawn, temperature, top_p)
 
         sampled: list[list[list[int]]] = [[] for _ in contexts]

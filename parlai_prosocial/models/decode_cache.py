@@ -351,7 +351,9 @@ def decodes_alike(lm: Any, pad_id: int) -> bool:
     whole = fill(lm, [contexts[i] + r for i, r in zip(continued, replies, strict=True)], pad_id)
     difference = (states.float() - whole.states.float()).norm() / whole.states.float().norm()
     exact = states.dtype == torch.float32 and not torch.is_autocast_enabled(states.device.type)
-    return bool(difference < (1e-4 if exact else 0.05))
+    # In bfloat16 the model's own passes differ from each other too; another kind of attention
+    # does so by far more.
+    return bool(difference < (1e-4 if exact else 0.15))
 
 
 def _empty(new: torch.Tensor, count: int) -> torch.Tensor:
