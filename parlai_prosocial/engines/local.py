@@ -193,8 +193,10 @@ class TransformersEngine:
             self._alike = decodes_alike(self.backbone.lm, self.backbone.pad_id)
             if not self._alike:
                 logger.warning(
-                    "%s has attention of its own: Hugging Face's generate samples, which is slower",
+                    "%s: our attention does not give its numbers in %s; Hugging Face's generate "
+                    "samples, which is slower",
                     type(self.backbone.lm).__name__,
+                    "bfloat16" if self.bf16 else "float32",
                 )
         return self._alike
 

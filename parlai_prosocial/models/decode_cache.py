@@ -351,9 +351,9 @@ def decodes_alike(lm: Any, pad_id: int) -> bool:
     whole = fill(lm, [contexts[i] + r for i, r in zip(continued, replies, strict=True)], pad_id)
     difference = (states.float() - whole.states.float()).norm() / whole.states.float().norm()
     exact = states.dtype == torch.float32 and not torch.is_autocast_enabled(states.device.type)
-    # In bfloat16 the model's own passes differ from each other too; another kind of attention
-    # does so by far more.
-    return bool(difference < (1e-4 if exact else 0.15))
+    # In bfloat16 scores are rounded here, as in eager attention, and not in fused kernels: 3 % with
+    # Qwen2.5-Coder-0.5B, 8 % with the 1.5B, whose keys are large; its own passes differ by 1 %.
+    return bool(difference < (1e-4 if exact else 0.05))
 
 
 def _empty(new: torch.Tensor, count: int) -> torch.Tensor:

@@ -109,7 +109,7 @@ def test_refilled_rows_reply_as_hugging_faces_generate(backbones, monkeypatch, n
     monkeypatch.setattr(module, "decodes_alike", lambda *_: False)
     engine = TransformersEngine(backbones[name], "tiny")
     assert [engine.sample(CONTEXTS, 4, 12, 5, *both) for both in settings] == fast
-    assert caplog.text.count("has attention of its own") == 1
+    assert caplog.text.count("our attention does not give its numbers") == 1
 
 
 def test_no_window_cuts_what_is_refilled(backbones, monkeypatch):
