@@ -6,8 +6,8 @@
         --judge "MiniLM=classifier:zoo:prosocial/minilm_safety" --judge "word list=words"
 
 The labels are those of benchmarks/results/labels/unsafe.jsonl that both passes agree on, on which
-no judge is trained. The baseline is a bag of words: logistic regression on the same labels that
-judges learn from.
+no judge is trained. The baselines are a bag of words, which is logistic regression on the same
+labels that judges learn from, and the rules of agreement.
 """
 
 import json
@@ -33,13 +33,14 @@ from parlai_prosocial.evaluation.validation.labels.sheets import read_sheet
 from parlai_prosocial.experiments.classification import area_under_curve
 from parlai_prosocial.judges.judge import THRESHOLD, judge_each
 from parlai_prosocial.judges.registry import open_judge
+from parlai_prosocial.judges.rules import AgreementRules
 from parlai_prosocial.models.precision import best_device, bf16_is_faster
 from parlai_prosocial.util.environment import environment
 from parlai_prosocial.util.files import write_aside
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = RESULTS / "labels"
-BAG_OF_WORDS = "bag of words"
+BAG_OF_WORDS, RULES = "bag of words", "rules of agreement"
 KINDS = {"all": None, "DiaSafety": "adversarial", "twins": "safe_but_scary"}
 RESAMPLES, CHUNK = 2_000, 250
 
@@ -103,11 +104,13 @@ def main(judges: tuple[str, ...], results: Path) -> None:
     unfit = np.array([row.label_1 for row in rows])
     bf16 = bf16_is_faster(best_device())
     scores = {BAG_OF_WORDS: bag_of_words(list(zip(contexts, replies, strict=True)))}
-    names = {}
+    opened: dict[str, Any] = {RULES: AgreementRules()}
     for given in judges:
         name, _, spec = given.partition("=")
-        judge = open_judge(spec, find_datapath(None), bf16)
-        click.echo(f"{name}: {spec}", err=True)
+        opened[name] = open_judge(spec, find_datapath(None), bf16)
+    names = {}
+    for name, judge in opened.items():
+        click.echo(f"{name}: {judge.name}", err=True)
         answers = judge_each(judge, contexts, replies)
         scores[name] = np.array([np.nan if a is None else a.p_unsafe for a in answers])
         names[name] = judge.name
