@@ -32,8 +32,8 @@ from parlai_prosocial.models.classifier_input import split_last_line
 from parlai_prosocial.util.environment import precision_name
 from parlai_prosocial.util.files import text_lines
 from parlai_prosocial.zoo.bases import minilm
-from parlai_prosocial.zoo.install import check_measurable
 from parlai_prosocial.zoo.resolve import classifier_base, find_base, named
+from parlai_prosocial.zoo.sealed import check_measurable
 
 compat.apply()
 show_user_errors_as_one_line()

@@ -34,8 +34,8 @@ from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.util.environment import precision_name
-from parlai_prosocial.zoo.install import check_measurable
 from parlai_prosocial.zoo.resolve import find_base, named
+from parlai_prosocial.zoo.sealed import check_measurable
 
 compat.apply()
 show_user_errors_as_one_line()

@@ -19,7 +19,7 @@ def seal(model: str, datapath: str | None) -> None:
     Examples:
       prosocial seal runs/old/model
     """
-    from parlai_prosocial.zoo.resolve import open_saved
+    from parlai_prosocial.zoo.sealed import open_saved
 
     files = open_saved(model, "MODEL", datapath).seal()
     click.echo(

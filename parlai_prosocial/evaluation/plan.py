@@ -21,7 +21,8 @@ from parlai_prosocial.evaluation.suites.suite import (
 )
 from parlai_prosocial.evaluation.validation.labels.sheets import SheetRow, read_labels
 from parlai_prosocial.util.batches import spread
-from parlai_prosocial.zoo.resolve import check_found_measurable, find_generator, shown_name
+from parlai_prosocial.zoo.resolve import find_generator, shown_name
+from parlai_prosocial.zoo.sealed import check_found_measurable
 
 LABEL = re.compile(r"([^/\\:=#]+)=(.+)", re.DOTALL)
 

@@ -104,7 +104,8 @@ def open_agent(model: str, datapath: str) -> Any:
     from parlai.core.opt import Opt
     from parlai.core.params import ParlaiParser
 
-    from parlai_prosocial.zoo.resolve import Kind, check_found_measurable, find
+    from parlai_prosocial.zoo.resolve import Kind, find
+    from parlai_prosocial.zoo.sealed import check_found_measurable
 
     overrides = {"skip_generation": False, "interactive_mode": True, "datapath": datapath}
     found = find(model, "--model", datapath)

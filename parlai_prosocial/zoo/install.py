@@ -9,12 +9,11 @@ from pathlib import Path
 from packaging.version import Version
 
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.models.checkpoint import SavedModel
 from parlai_prosocial.util.files import Say, check_sha256, write_aside, writing
 from parlai_prosocial.util.writer import made_by_one
 from parlai_prosocial.zoo.bases import smollm2
 from parlai_prosocial.zoo.bases.published import PUBLISHED
-from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile, entry_names, find_entry
+from parlai_prosocial.zoo.entry import BASES, Entry, ZooFile
 
 MAKERS: dict[str, Callable[[str | Path, Say], Path]] = {
     smollm2.NAME: smollm2.ensure_base,
@@ -69,31 +68,6 @@ def verify_installed(entry: Entry, datapath: str | Path) -> None:
     folder = installed_folder(entry, datapath)
     for file in entry.files:
         verify(folder / file.name, file, f"delete {folder} and try again")
-
-
-def check_measurable(checkpoint: SavedModel, datapath: str | Path) -> None:
-    """Refuse to measure weights that nobody can tell from those that were saved.
-
-    A checkpoint was held against its own hashes when it was opened; an installed model without them
-    is held against its entry of the zoo.
-
-    Raises:
-        UserError: there are no hashes, since an earlier version wrote it, or an installed file is
-            not the entry's.
-    """
-    if checkpoint.has_hashes:
-        return
-    path = Path(checkpoint.path)
-    if path.parent.name in entry_names():
-        entry = find_entry(path.parent.name)
-        if path.parent.resolve() == installed_folder(entry, datapath).resolve():
-            verify_installed(entry, datapath)
-            return
-    raise UserError(
-        f"{path}: an earlier version wrote it without hashes, so nobody can tell whether its "
-        "weights are those that were trained, and results would be of unknown weights; if you "
-        f"trust them, `prosocial seal {path}` records their hashes"
-    )
 
 
 def verify_bundled(entry: Entry) -> None:

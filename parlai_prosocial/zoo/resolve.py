@@ -31,7 +31,6 @@ from parlai_prosocial.models.checkpoint import (
     CLASSIFIER_FORMAT,
     FORMAT,
     Checkpoint,
-    SavedModel,
     format_of,
 )
 from parlai_prosocial.models.classifier import ClassifierCheckpoint, SafetyClassifier
@@ -42,7 +41,7 @@ from parlai_prosocial.util.files import read_json
 from parlai_prosocial.zoo.bases import minilm
 from parlai_prosocial.zoo.bases.gguf import ensure_converted
 from parlai_prosocial.zoo.entry import BASES, PREFIX, find_entry
-from parlai_prosocial.zoo.install import check_measurable, install
+from parlai_prosocial.zoo.install import install
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +58,6 @@ class Kind(StrEnum):
     ADAPTER = "a peft adapter"
     ADDRESS = "an address"
     FILE = "a file of another ParlAI agent"
-
-
-SAVED: dict[Kind, type[SavedModel]] = {
-    Kind.CHECKPOINT: Checkpoint,
-    Kind.CLASSIFIER: ClassifierCheckpoint,
-}
 
 
 @dataclass(frozen=True)
@@ -212,29 +205,6 @@ def find_generator(name: str | Path, flag: str = "model", datapath: str | None =
     if found.kind is Kind.CLASSIFIER:
         raise found.refused(f"is {found.kind}; give a model that replies")
     return found
-
-
-def check_found_measurable(found: Found, datapath: str | Path) -> None:
-    """:func:`check_measurable` where the name stands for a checkpoint of ours."""
-    if found.kind in SAVED:
-        with named(found.flag, found.name):
-            check_measurable(SAVED[found.kind](str(found.place)), datapath)
-
-
-def open_saved(name: str, flag: str, datapath: str | None = None) -> SavedModel:
-    """A checkpoint of ours, all of whose weights can be read.
-
-    Raises:
-        UserError: there is none, or it cannot be opened.
-    """
-    found = find(name, flag, datapath)
-    if found.kind not in SAVED:
-        raise found.refused(f"is {found.kind}; give a checkpoint of ours")
-    if found.kind is Kind.CLASSIFIER:
-        open_classifier(name, flag, datapath)
-    else:
-        open_generator(name, flag, datapath)
-    return SAVED[found.kind](str(found.place))
 
 
 def _opened(found: Found, datapath: str | None, bf16: bool) -> OpenedModel:

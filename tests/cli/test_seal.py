@@ -16,6 +16,7 @@ from parlai_prosocial.models.classifier import SafetyClassifier
 from parlai_prosocial.util.files import read_json, write_json
 from parlai_prosocial.zoo import install
 from parlai_prosocial.zoo.entry import find_entry
+from parlai_prosocial.zoo.sealed import check_measurable
 
 LINE = {
     "split": "valid",
@@ -102,10 +103,10 @@ def test_an_installed_model_is_held_against_its_entry(run):
     entry = find_entry("zoo:prosocial/smollm2_135m_mle")
     folder = install.installed_folder(entry, run / "data")
     install.install(entry, run / "data", lambda line: None)
-    install.check_measurable(Checkpoint(str(folder / "model")), run / "data")
+    check_measurable(Checkpoint(str(folder / "model")), run / "data")
     [file] = folder.glob("model.hf-*/adapter_model.safetensors")
     whole = bytearray(file.read_bytes())
     whole[len(whole) // 2] ^= 1
     file.write_bytes(whole)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors.*delete"):
-        install.check_measurable(Checkpoint(str(folder / "model")), run / "data")
+        check_measurable(Checkpoint(str(folder / "model")), run / "data")
