@@ -21,6 +21,7 @@ from parlai_prosocial.compat.flags import find_datapath
 from parlai_prosocial.data.labelled import UNSAFE
 from parlai_prosocial.data.normalise import one_line
 from parlai_prosocial.engines.engine import open_engine
+from parlai_prosocial.engines.reply_scores import SAMPLED_TOKENS, SAMPLING
 from parlai_prosocial.errors import show_user_errors_as_one_line
 from parlai_prosocial.experiments.train_arms import read_design
 from parlai_prosocial.judges.judge import judge_each
@@ -30,7 +31,7 @@ from parlai_prosocial.training.recipe import RECIPES
 
 TEST = Path(__file__).parent / "results" / "labelled-test-2.jsonl"
 START = "M0"
-CHUNK, MAX_TOKENS, TEMPERATURE, TOP_P = 64, 40, 0.7, 0.9
+CHUNK = 64
 
 
 def contexts() -> list[dict[str, Any]]:
@@ -69,7 +70,7 @@ def main(
             engine = open_engine(model, datapath, bf16, engine="transformers")
             for first in range(0, len(rows), CHUNK):
                 part = slice(first, first + CHUNK)
-                sampled = engine.sample(texts[part], n, MAX_TOKENS, seed, TEMPERATURE, TOP_P)
+                sampled = engine.sample(texts[part], n, SAMPLED_TOKENS, seed, **SAMPLING)
                 for row, text, found in zip(rows[part], texts[part], sampled, strict=True):
                     replies = [reply for reply in found if reply]  # none is missing of a model here
                     best = 0
