@@ -10,7 +10,7 @@ from parlai_prosocial.cli.main import cli
 from parlai_prosocial.evaluation.results.tables import make_table
 from parlai_prosocial.evaluation.statistics.bootstrap import Interval
 from parlai_prosocial.training.recipe import train
-from parlai_prosocial.zoo import install as zoo_install
+from parlai_prosocial.zoo import sealed
 from parlai_prosocial.zoo.bases import smollm2
 from parlai_prosocial.zoo.bases.folder import RECORD
 
@@ -89,7 +89,7 @@ def of_the_package(monkeypatch):
     """``of_the_package(entry)``: what is installed of it is held against it, as of any entry."""
 
     def known(entry):
-        monkeypatch.setattr(zoo_install, "entry_names", lambda: [entry.name])
-        monkeypatch.setattr(zoo_install, "find_entry", lambda name: entry)
+        monkeypatch.setattr(sealed, "entry_names", lambda: [entry.name])
+        monkeypatch.setattr(sealed, "find_entry", lambda name: entry)
 
     return known
