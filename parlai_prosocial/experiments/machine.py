@@ -10,6 +10,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.training.recipe import StepResult
 from parlai_prosocial.util.environment import precision_name
 from parlai_prosocial.util.files import json_text, read_json, write_aside
+from parlai_prosocial.util.journal import SETTINGS
 
 
 @dataclass
@@ -47,8 +48,7 @@ def find_machine(base: str | None, datapath: str | None, out: Path) -> Machine:
     """
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.compat.flags import find_datapath
-    from parlai_prosocial.models.precision import best_device
-    from parlai_prosocial.rounds.run import computes_in_bf16
+    from parlai_prosocial.models.precision import best_device, computes_in_bf16
     from parlai_prosocial.zoo.resolve import find_base
 
     datapath = find_datapath(datapath)
@@ -58,8 +58,6 @@ def find_machine(base: str | None, datapath: str | None, out: Path) -> Machine:
 
 def keep_precision(out: Path, machine: Machine) -> None:
     """Record for :func:`find_machine` what an experiment computes in, where it begins."""
-    from parlai_prosocial.rounds.run import SETTINGS
-
     if not (out / SETTINGS).exists():
         write_aside(out / SETTINGS, json_text({"precision": precision_name(machine.bf16)}))
 

@@ -15,12 +15,11 @@ from parlai_prosocial.experiments.train_arms import read_design
 from parlai_prosocial.rounds import stages
 from parlai_prosocial.rounds.measure import casual_valid
 from parlai_prosocial.rounds.results import START
-from parlai_prosocial.rounds.run import SETTINGS, computes_in_bf16
 from parlai_prosocial.training.recipe import RECIPES
 from parlai_prosocial.util.counting import counted
 from parlai_prosocial.util.environment import environment, precision_name
 from parlai_prosocial.util.files import Say, file_sha256, json_text, write_aside
-from parlai_prosocial.util.journal import check_settings, parsed
+from parlai_prosocial.util.journal import SETTINGS, check_settings, parsed
 from parlai_prosocial.util.writer import Writer
 
 
@@ -75,7 +74,7 @@ def ablate_pairs(
     from parlai.scripts.train_model import TrainModel
 
     from parlai_prosocial.compat.flags import check_flags, find_datapath
-    from parlai_prosocial.models.precision import best_device
+    from parlai_prosocial.models.precision import best_device, computes_in_bf16
 
     for flag, count in (("--valid-limit", valid_limit), ("--casual-dialogues", casual_dialogues)):
         if count is not None and count < 1:

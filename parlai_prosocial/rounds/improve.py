@@ -136,10 +136,11 @@ def improve(
     from parlai_prosocial.engines.engine import taken
     from parlai_prosocial.judges.registry import open_judge
     from parlai_prosocial.mining.turns import Contexts, task_turns
+    from parlai_prosocial.models.precision import computes_in_bf16
     from parlai_prosocial.rounds import stages
     from parlai_prosocial.rounds.labelled import records_of
     from parlai_prosocial.rounds.results import Improved
-    from parlai_prosocial.rounds.run import Run, begun_engine, computes_in_bf16
+    from parlai_prosocial.rounds.run import Run, begun_engine
     from parlai_prosocial.util.environment import precision_name
 
     out, datapath = Path(out).expanduser(), find_datapath(datapath)

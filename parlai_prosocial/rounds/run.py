@@ -10,32 +10,21 @@ from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.mining.pairs import PairRule
 from parlai_prosocial.mining.replies import Record
 from parlai_prosocial.mining.turns import Contexts
-from parlai_prosocial.models.precision import best_device, bf16_is_faster
+from parlai_prosocial.models.precision import best_device
 from parlai_prosocial.rounds import stages
 from parlai_prosocial.rounds.measuring import Measuring
 from parlai_prosocial.rounds.results import START, best_round, markdown, within_limit
-from parlai_prosocial.util.environment import environment, precision_name
+from parlai_prosocial.util.environment import environment
 from parlai_prosocial.util.files import Say, json_text, write_aside
-from parlai_prosocial.util.journal import check_settings, parsed
+from parlai_prosocial.util.journal import SETTINGS, begun_with, check_settings, parsed
 from parlai_prosocial.zoo.resolve import Found, find
-
-SETTINGS = "settings.json"
-
-
-def computes_in_bf16(out: Path) -> bool:
-    """As the run began, where it did: which precision is faster is measured."""
-    begun = parsed((out / SETTINGS).read_bytes()) if (out / SETTINGS).exists() else None
-    if isinstance(begun, dict) and "precision" in begun:
-        return begun["precision"] == precision_name(True)
-    return bf16_is_faster(best_device())
 
 
 def begun_engine(out: Path, engine: str) -> str:
     """What ``auto`` is in a run that has begun: what samples it already."""
-    begun = parsed((out / SETTINGS).read_bytes()) if (out / SETTINGS).exists() else None
-    if engine != "auto" or not isinstance(begun, dict):
+    if engine != "auto" or begun_with(out, "precision") is None:
         return engine
-    return str(begun.get("engine", "transformers"))
+    return str(begun_with(out, "engine") or "transformers")
 
 
 @dataclass

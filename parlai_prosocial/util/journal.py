@@ -12,6 +12,9 @@ from parlai_prosocial.util.files import write_aside, writing
 
 logger = logging.getLogger(__name__)
 
+SETTINGS = "settings.json"
+"""Of a run whose output is a folder: what its files depend on."""
+
 
 class Journal:
     """JSON Lines beside the output: the run's settings, then a line a finished chunk.
@@ -96,9 +99,16 @@ def summary_path(output: Path) -> Path:
 
 
 def begun_with(output: Path, key: str) -> Any:
-    """A setting of the run that was begun or finished for this output, None where none was."""
+    """A setting of the run that was begun or finished for this output, None where none was.
+
+    Args:
+        output: the run's file, or its folder, which has :data:`SETTINGS`.
+        key: the setting's name.
+    """
     path, summary = journal_path(output), summary_path(output)
-    if output.exists() and summary.exists():
+    if (output / SETTINGS).is_file():
+        settings = parsed((output / SETTINGS).read_bytes())
+    elif output.exists() and summary.exists():
         settings = _of(parsed(summary.read_bytes()), "settings")
     else:
         settings = parsed(path.read_bytes().partition(b"\n")[0]) if path.exists() else None

@@ -29,7 +29,7 @@ def plan():
 def test_three_models_are_trained_measured_and_compared(
     plan, tiny_backbones, tmp_path, monkeypatch
 ):
-    faster = "parlai_prosocial.rounds.run.bf16_is_faster"
+    faster = "parlai_prosocial.models.precision.bf16_is_faster"
     monkeypatch.setattr(faster, lambda device: True)
     recipe = tmp_path / "tiny"
     recipe.mkdir()

@@ -67,7 +67,7 @@ def arguments(data, tiny_backbones):
 @pytest.fixture(scope="module")
 def done(arguments, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("parlai_prosocial.rounds.run.bf16_is_faster", lambda device: False)
+        patch.setattr("parlai_prosocial.models.precision.bf16_is_faster", lambda device: False)
         return ablate_pairs(**arguments, out=tmp_path_factory.mktemp("out") / "arms")
 
 

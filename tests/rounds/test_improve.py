@@ -71,7 +71,7 @@ def arguments(data, tiny_backbones, tmp_path, monkeypatch):
 def be_lenient(patch):
     """Random replies are of any length and rarely end; no time for trying precisions."""
     make, reply = PairRule.__init__, TransformersEngine._reply
-    patch.setattr("parlai_prosocial.rounds.run.bf16_is_faster", lambda device: False)
+    patch.setattr("parlai_prosocial.models.precision.bf16_is_faster", lambda device: False)
     patch.setattr(
         PairRule,
         "__init__",

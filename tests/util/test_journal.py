@@ -59,6 +59,18 @@ def test_a_run_that_goes_on_computes_as_it_began(precision, tmp_path, monkeypatc
     assert precision_module.computes_in_bf16(out) == (precision == "bf16")
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_folder_that_goes_on_computes_as_it_began(precision, tmp_path, monkeypatch):
+    for faster in (True, False):
+        monkeypatch.setattr(
+            precision_module, "bf16_is_faster", lambda device, faster=faster: faster
+        )
+        assert precision_module.computes_in_bf16(tmp_path) == faster
+    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS | {"precision": precision}))
+    assert begun_with(tmp_path, "seed") == SETTINGS["seed"]
+    assert precision_module.computes_in_bf16(tmp_path) == (precision == "bf16")
+
+
 def test_other_settings_are_named(tmp_path):
     out = tmp_path / "out.jsonl"
     Journal(out, SETTINGS)
