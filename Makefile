@@ -28,7 +28,7 @@ check: $(VENV)/.installed ## ruff, ruff format and mypy
 kill-test: $(VENV)/.installed ## SIGKILL at 60 random points of training; the weights must be the same (90 minutes)
 	$(BIN)/python scripts/kill_test.py | tee benchmarks/results/kill-test.log
 
-fuzz: $(VENV)/.installed ## give the readers of our files a million mutated ones (half an hour)
+fuzz: $(VENV)/.installed ## give the readers of our files a million mutated ones (some minutes)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python scripts/fuzz.py | tee benchmarks/results/fuzz.log
 
 test-matrix: ## the test suite on Python 3.11 to 3.13 with transformers 4 and 5
