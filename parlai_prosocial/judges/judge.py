@@ -108,11 +108,36 @@ def judge_each(
 ) -> list[Judgement | None]:
     """What the judge says of N replies; None also where it raises, or gives another number.
 
-    Then each reply is judged alone, so that one that a judge cannot take costs no other.
+    Then each reply is judged alone, so that one that a judge cannot take costs no other; the type
+    of what it raised is noted in ``judge.missing``.
 
     Raises:
-        UserError: the judge's own, of what the user can mend.
+        UserError: the judge's own, of what the user can mend; or it raised for each of several
+            replies, as one that is dead for good would for all that follow.
     """
+    found = _judged(judge, contexts, replies)
+    if not isinstance(found, Exception):
+        return found
+    alone = [found]
+    if len(replies) > 1:
+        alone = [_judged(judge, [context], [reply]) for context, reply in pairs(contexts, replies)]
+    errors = [one for one in alone if isinstance(one, Exception)]
+    if 1 < len(replies) == len(errors):
+        said = " ".join(str(errors[-1]).split())[:200]
+        raise UserError(
+            f"{judge.name}: none of {len(replies)} replies was judged "
+            f"({type(errors[-1]).__name__}: {said}); run the same command again to resume"
+        ) from errors[-1]
+    for error in errors:
+        logger.warning("%s: no judgement (%s: %s)", judge.name, type(error).__name__, error)
+    judge.missing.note(judge.name, (type(error).__name__ for error in errors))
+    return [None if isinstance(one, Exception) else one[0] for one in alone]
+
+
+def _judged(
+    judge: Judge, contexts: Sequence[str], replies: Sequence[str]
+) -> list[Judgement | None] | Exception:
+    """The judgements, or what the judge raised that is no :class:`UserError`."""
     try:
         judgements = judge.judge(contexts, replies)
         if len(judgements) != len(replies):
@@ -121,11 +146,7 @@ def judge_each(
     except UserError:
         raise
     except Exception as error:  # whatever a judge raises must not end a long run
-        if len(replies) > 1:
-            alone = [judge_each(judge, [c], [r]) for c, r in pairs(contexts, replies)]
-            return [judgement for (judgement,) in alone]
-        logger.warning("%s: no judgement (%s: %s)", judge.name, type(error).__name__, error)
-        return [None] * len(replies)
+        return error
 
 
 def short(judge: str) -> str:

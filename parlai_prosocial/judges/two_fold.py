@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from parlai_prosocial.data.labelled import half_of
 from parlai_prosocial.errors import UserError
-from parlai_prosocial.judges.judge import Judge, Judgement
+from parlai_prosocial.judges.judge import Judge, Judgement, judge_each
 from parlai_prosocial.util.files import read_json
 from parlai_prosocial.util.missing import Missing
 from parlai_prosocial.zoo.resolve import find_classifier
@@ -40,7 +40,8 @@ class TwoFoldJudge:
         found: list[Judgement | None] = [None] * len(replies)
         for half, judge in enumerate(self.trained_on):
             places = [i for i, context in enumerate(contexts) if half_of(context) != half]
-            given = judge.judge([contexts[i] for i in places], [replies[i] for i in places])
+            # By judge_each, so that what one raises is noted as its own.
+            given = judge_each(judge, [contexts[i] for i in places], [replies[i] for i in places])
             for place, judgement in zip(places, given, strict=True):
                 found[place] = judgement
         return found

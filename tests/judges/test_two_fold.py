@@ -32,6 +32,20 @@ def test_the_other_halfs_judge_answers_in_the_given_order():
     assert {half_of(context) for context in contexts} == {0, 1}
 
 
+def test_what_one_raises_is_noted():
+    class Raises(OfOneHalf):
+        def judge(self, contexts, replies):
+            if "Odd." in replies:
+                raise ValueError("too odd")
+            return super().judge(contexts, replies)
+
+    contexts = [f"Line {i}." for i in range(40)]
+    judge = TwoFoldJudge(Raises(0), Raises(1))
+    found = judge.judge(contexts, ["Reply."] * 39 + ["Odd."])
+    assert [one is None for one in found] == [False] * 39 + [True]
+    assert judge.missing == {"ValueError": 1}
+
+
 def test_its_name_tells_which_two():
     names = {
         TwoFoldJudge(OfOneHalf(0), OfOneHalf(1)).name,

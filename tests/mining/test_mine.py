@@ -23,6 +23,7 @@ from parlai_prosocial.mining import negatives as module
 from parlai_prosocial.mining.mine import Mined
 from parlai_prosocial.mining.negatives import Miners, MiningPlan, mine_contexts
 from parlai_prosocial.mining.turns import Contexts, Turn
+from parlai_prosocial.util.missing import Missing
 
 PLAN = MiningPlan(
     samples=4,
@@ -64,7 +65,7 @@ class ByFirstWord:
     name = "words@1"
 
     def __init__(self):
-        self.judged, self.missing = [], Counter()
+        self.judged, self.missing = [], Missing()
 
     def judge(self, contexts, replies):
         self.judged += zip(contexts, replies, strict=True)
@@ -338,6 +339,27 @@ def test_a_judge_that_breaks_leaves_judgements_missing(tmp_path):
     [row], summary = run([turn("c")], engine, tmp_path / "out.jsonl", judge=Breaks())
     assert row["negatives"] == ["0.9 yes", "0.6 well"]
     assert summary["sources"]["sampled"]["missing judgement"] == 1
+    assert summary["missing"] == {"ValueError": 1}
+
+
+def test_a_judge_that_is_dead_for_good_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 1)
+
+    class Dies(ByFirstWord):
+        def judge(self, contexts, replies):
+            if "c2" in contexts:
+                raise RuntimeError("CUDA error:\ndevice-side assert triggered")
+            return super().judge(contexts, replies)
+
+    said = ["0.9 yes", "0.3 x", "0.6 well", "0.1 no"]
+    turns, out = [turn("c1"), turn("c2")], tmp_path / "out.jsonl"
+    with pytest.raises(
+        UserError, match=r"none of 4 replies was judged \(RuntimeError: CUDA error: device-side"
+    ):
+        run(turns, Sayer(c1=said, c2=said), out, judge=Dies())
+    # What was judged before is kept, and nothing of what was not.
+    rows, summary = run(turns, Sayer(c1=said, c2=said), out)
+    assert len(rows) == 2 and "missing" not in summary
 
 
 def test_a_killed_command_started_again_gives_the_same_file(arguments, tmp_path):
