@@ -22,6 +22,7 @@ from parlai_prosocial.engines.names import ENGINES
 from parlai_prosocial.errors import UsageError, UserError, names_arguments
 from parlai_prosocial.mining.mine import check_sampling, check_thresholds
 from parlai_prosocial.util.files import Say
+from parlai_prosocial.util.writer import Writer
 
 if TYPE_CHECKING:
     from parlai_prosocial.rounds.results import Improved
@@ -183,5 +184,6 @@ def improve(
         raise UserError(f"--labels {', '.join(labels)}: no labelled reply to a context of --task")
     judges = (mining, scoring, answers)
     run = Run(out, datapath, bf16, record, start, contexts, valid, *judges, labelled, say)
-    run.begin()
-    return Improved(out, run.rounds(rounds))
+    with Writer(out, "--out"):
+        run.begin()
+        return Improved(out, run.rounds(rounds))

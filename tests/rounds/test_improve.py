@@ -22,6 +22,7 @@ from parlai_prosocial.rounds import results as results_module
 from parlai_prosocial.training import recipe
 from parlai_prosocial.util import files, journal
 from parlai_prosocial.util.missing import Missing
+from parlai_prosocial.util.writer import Writer
 
 TRAINING = (
     *("batchsize=4", "max-train-steps=3", "lora-rank=2", "text-truncate=48", "casual-kl=0"),
@@ -271,6 +272,15 @@ def test_from_python_it_resumes_and_another_configuration_is_refused(finished, m
         parlai_prosocial.improve(**{**arguments, "samples": 3})
     with pytest.raises(UserError, match=r"\(settings\)"):
         parlai_prosocial.improve(**{**arguments, "settings": TRAINING[:-1]})
+
+
+def test_a_second_run_into_one_folder_is_refused(arguments):
+    with (
+        Writer(arguments["out"], "--out"),
+        pytest.raises(UserError, match=r"^out out: process .* writes there"),
+    ):
+        parlai_prosocial.improve(**arguments)
+    assert not arguments["out"].exists()
 
 
 def test_it_stops_where_casual_perplexity_passes_the_limit(arguments):
