@@ -38,9 +38,14 @@ GPT2_TOKENS = {
 """ParlAI's own special tokens, there from the start, so that it adds none."""
 
 
-def load_model(base: Path, lora_rank: int) -> Any:
-    """The base in float32, with a new adapter as ours has it: zero, on all linear layers."""
-    lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+def load_model(base: Path, lora_rank: int, bf16: bool) -> Any:
+    """The base, with a new adapter as ours has it: zero, on all linear layers, in float32.
+
+    A base that is frozen is held in bfloat16 where products are in it, as ours is: autocast then
+    need not cast it in every pass. Weights that are trained are in float32.
+    """
+    dtype = torch.bfloat16 if bf16 and lora_rank else torch.float32
+    lm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     if torch.cuda.is_available():
         lm.to("cuda")
     if not lora_rank:
@@ -127,7 +132,7 @@ def hf_trainer(
     """Hugging Face's Trainer with dynamic padding and rows grouped by length."""
     collator = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(base), padding=True)
     return Trainer(
-        model=load_model(base, lora_rank),
+        model=load_model(base, lora_rank, bf16),
         args=TrainingArguments(
             train_sampling_strategy="group_by_length", **arguments_of(folder, batchsize, bf16)
         ),
@@ -141,7 +146,7 @@ def sft_trainer(base: Path, lora_rank: int, bf16: bool, folder: Path, rows: list
     from trl import SFTConfig, SFTTrainer
 
     return SFTTrainer(
-        model=load_model(base, lora_rank),
+        model=load_model(base, lora_rank, bf16),
         args=SFTConfig(
             packing=True,
             max_length=SFT_LENGTH,
@@ -171,7 +176,7 @@ def trainer_loss(trainer: Any, rows: Sequence[dict]) -> float:
     for start in range(0, len(rows), size):
         batch = trainer._prepare_inputs(trainer.data_collator(list(rows[start : start + size])))
         tokens = (batch["labels"] != -100).sum().item()
-        with trainer.compute_loss_context_manager():
+        with trainer.accelerator.autocast():  # only train() wraps the model in it
             total += trainer.compute_loss(model, batch).item() * tokens
         count += tokens
     model.train()
@@ -185,7 +190,7 @@ def dpo_trainer(
     from trl import DPOConfig, DPOTrainer
 
     trainer = DPOTrainer(
-        model=load_model(base, lora_rank),
+        model=load_model(base, lora_rank, bf16),
         args=DPOConfig(
             precompute_ref_log_probs=True,
             max_length=None,

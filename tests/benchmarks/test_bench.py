@@ -95,13 +95,26 @@ def test_a_trainer_of_other_weights_is_refused(bench, tiny_backbones, monkeypatc
     [same] = row["same"]
     assert abs(same["ours"] - same["peer"]) < 1e-4
 
-    def other(base, lora_rank):
+    def other(base, lora_rank, bf16):
         lm = AutoModelForCausalLM.from_pretrained(base)
         lm.model.embed_tokens.weight.data[7:].mul_(1.5)
         return lm
 
     monkeypatch.setattr(peers, "load_model", other)
     assert measured(job, bench)["status"] == "refused"
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_peers_loss_in_bf16_is_computed_in_bf16(bench, lora):
+    from benchmarks.bench import peers
+    from benchmarks.bench.training import Likelihood
+
+    job = Likelihood(lora=lora, precision="bf16", batchsize=4, steps=1)
+    losses = []
+    for bf16 in (False, True):
+        trainer, [rows, *_] = job.trainer(bench, "peer", bf16)
+        losses.append(peers.trainer_loss(trainer, rows))
+    assert 0 < abs(losses[0] - losses[1]) < 3e-2
 
 
 @pytest.fixture
