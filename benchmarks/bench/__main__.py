@@ -261,9 +261,9 @@ def measured(job: Any, bench: Any) -> dict[str, Any]:
     from benchmarks.bench.ours import free
 
     bench = replace(bench, pairs=min(bench.pairs, job.most_pairs or bench.pairs))
-    same = job.same(bench)
-    free()
     try:
+        same = job.same(bench)
+        free()
         check_same(same)
     except Refused as refusal:
         return {"status": "refused", "why": str(refusal)}

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.bench import corpus, peers
 from benchmarks.bench.job import Bench, Makers, Row, Target
-from benchmarks.bench.measure import Same, Side, timed
-from benchmarks.bench.training import computes_bf16
+from benchmarks.bench.measure import Refused, Same, Side, timed
+from benchmarks.bench.training import by_piece, computes_bf16
 from parlai_prosocial.engines.engine import open_engine
 from parlai_prosocial.engines.local import TransformersEngine
 from parlai_prosocial.models.precision import best_device
@@ -21,15 +21,27 @@ CANDIDATES = 20
 JUDGED = 128
 
 
-def contexts(bench: Bench, number: int, count: int = CONTEXTS) -> list[str]:
-    """Those of a piece of work."""
+def contexts(bench: Bench, count: int = CONTEXTS) -> list[list[str]]:
+    """Those of each piece of work; read where a side is made, so that no side's time has it."""
     rows = corpus.rows(bench.datapath, (bench.pairs + 1) * count)
-    return [corpus.text_of(row) for row in rows[number * count :][:count]]
+    return by_piece([corpus.text_of(row) for row in rows], count)
 
 
 def engine(base: Any, bf16: bool) -> TransformersEngine:
     opened = open_generator(base, "--base", None, bf16)
     return TransformersEngine(opened.backbone.to(best_device()), "bench", bf16)
+
+
+@torch.no_grad()
+def check_own_decoding(base: Any, texts: Sequence[str], *precisions: bool) -> None:
+    """Raise :class:`Refused` where ours would sample by ``generate``, which is the peer."""
+    for bf16 in dict.fromkeys(precisions):
+        own = engine(base, bf16)
+        with torch.autocast(own.backbone.device.type, torch.bfloat16, enabled=bf16):
+            refills = own._refills(own._encode(texts, TOKENS), TOKENS)
+        if not refills:
+            precision = "bf16" if bf16 else "fp32"
+            raise Refused(f"in {precision} our engine samples by generate too, so nothing differs")
 
 
 class Generate:
@@ -67,8 +79,13 @@ class Generate:
             [[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=backbone.device
         )
         with torch.autocast(backbone.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = backbone.lm(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        predicted = logits[:, len(prefix) - 1 : -1].float().log_softmax(-1)
+            logits = backbone.lm(
+                input_ids=ids,
+                attention_mask=mask,
+                use_cache=False,
+                logits_to_keep=longest - len(prefix) + 1,  # those that predict a reply's token
+            ).logits
+        predicted = logits[:, :-1].float().log_softmax(-1)
         found = predicted.gather(2, ids[:, len(prefix) :, None]).squeeze(2)
         # As ours: over the reply's own tokens, the one that ends it left out.
         lengths = [len(row) - len(prefix) - 1 for row in rows]
@@ -88,13 +105,14 @@ def same_scores(bench: Bench) -> list[Same]:
 
 def samples(bench: Bench, own: Any) -> Side:
     """An engine of ours sampling the job's replies."""
-    return timed(lambda n: own.sample(contexts(bench, n), SAMPLES, TOKENS, n, **SAMPLING))
+    texts = contexts(bench)
+    return timed(lambda n: own.sample(texts[n], SAMPLES, TOKENS, n, **SAMPLING))
 
 
 def peer_samples(bench: Bench, bf16: bool) -> Side:
     """``generate`` sampling as many."""
-    peer = Generate(bench.base, bf16)
-    return timed(lambda n: peer.sample(contexts(bench, n)))
+    peer, texts = Generate(bench.base, bf16), contexts(bench)
+    return timed(lambda n: peer.sample(texts[n]))
 
 
 @dataclass
@@ -116,6 +134,7 @@ class Sampling:
         ]
 
     def same(self, bench: Bench) -> list[Same]:
+        check_own_decoding(bench.base, contexts(bench)[0], False, computes_bf16("auto"))
         return same_scores(bench)
 
     def sides(self, bench: Bench) -> Makers:
@@ -187,10 +206,8 @@ class SamplingAgainstParlAI:
         base = peers.random_gpt2(bench.base, bench.folder)
 
         def ours_samples() -> Side:
-            own = engine(base, computes_bf16("auto"))
-            return timed(
-                lambda n: own.sample(contexts(bench, n, self.few), SAMPLES, TOKENS, n, **SAMPLING)
-            )
+            own, texts = engine(base, computes_bf16("auto")), contexts(bench, self.few)
+            return timed(lambda n: own.sample(texts[n], SAMPLES, TOKENS, n, **SAMPLING))
 
         def peer_samples() -> Side:
             flags = ["--batchsize", str(self.few), "--datatype", "valid", "--inference", "nucleus"]
@@ -199,12 +216,13 @@ class SamplingAgainstParlAI:
             flags += ["--label-truncate", str(TOKENS)]
             parlai = peers.ParlAIGpt2(base, bench.folder / self.name, flags)
             prompt = open_generator(base, "--base", None, False).backbone.prompt
+            pieces = [
+                [prompt.tokenizer.decode(prompt.encode_context(text, 256)) for text in texts]
+                for texts in contexts(bench, self.few)
+            ]
 
             def sample(number: int) -> None:
-                texts = [
-                    prompt.tokenizer.decode(prompt.encode_context(text, 256))
-                    for text in contexts(bench, number, self.few)
-                ]
+                texts = pieces[number]
                 parlai.act(parlai.batch(texts, [" "] * len(texts), "eval_labels"))
 
             return timed(sample)
@@ -233,18 +251,15 @@ class Ranking:
     def sides(self, bench: Bench) -> Makers:
         bf16 = computes_bf16("auto")
         rows = corpus.rows(bench.datapath, (bench.pairs + 1) * self.few, CANDIDATES)
-
-        def piece(number: int) -> list[tuple[str, list[str]]]:
-            chosen = rows[number * self.few :][: self.few]
-            return [(corpus.text_of(row), row["negatives"]) for row in chosen]
+        pieces = by_piece([(corpus.text_of(row), row["negatives"]) for row in rows], self.few)
 
         def ours_ranks() -> Side:
             own = engine(bench.base, bf16)
-            return timed(lambda n: own.mean_log_probs(piece(n)))
+            return timed(lambda n: own.mean_log_probs(pieces[n]))
 
         def peer_ranks() -> Side:
             peer = Generate(bench.base, bf16)
-            return timed(lambda n: [peer.candidates(*pair) for pair in piece(n)])
+            return timed(lambda n: [peer.candidates(*pair) for pair in pieces[n]])
 
         return {"ours": ours_ranks, "peer": peer_ranks}
 
@@ -286,14 +301,17 @@ class Judging:
         what = f"judging {JUDGED} replies with minilm_safety"
         return [Row(self.name, what, "batches of 32 as they come")]
 
-    def pairs_of(self, bench: Bench, number: int) -> tuple[list[str], list[str]]:
+    def pieces(self, bench: Bench) -> list[tuple[list[str], list[str]]]:
+        """Contexts and replies of each piece of work."""
         rows = corpus.rows(bench.datapath, (bench.pairs + 1) * JUDGED)
-        chosen = rows[number * JUDGED :][:JUDGED]
-        return [corpus.text_of(row) for row in chosen], [row["response"] for row in chosen]
+        return [
+            ([corpus.text_of(row) for row in chosen], [row["response"] for row in chosen])
+            for chosen in by_piece(rows, JUDGED)
+        ]
 
     def same(self, bench: Bench) -> list[Same]:
         own = open_classifier(bench.classifier, "--classifier", bench.datapath)
-        texts, replies = self.pairs_of(bench, 0)
+        texts, replies = self.pieces(bench)[0]
         short = [i for i, text in enumerate(texts) if "\n" not in text][:8]
         chosen = ([texts[i] for i in short], [replies[i] for i in short])
         one = own.probabilities(*chosen)
@@ -304,14 +322,16 @@ class Judging:
         ]
 
     def sides(self, bench: Bench) -> Makers:
+        pieces = self.pieces(bench)
+
         def ours_judges() -> Side:
             own = open_classifier(bench.classifier, "--classifier", bench.datapath)
             own = own.to(best_device())
-            return timed(lambda n: own.probabilities(*self.pairs_of(bench, n)))
+            return timed(lambda n: own.probabilities(*pieces[n]))
 
         def peer_judges() -> Side:
             peer = PlainJudge(bench.classifier, bench.datapath)
-            return timed(lambda n: peer.probabilities(*self.pairs_of(bench, n)))
+            return timed(lambda n: peer.probabilities(*pieces[n]))
 
         return {"ours": ours_judges, "peer": peer_judges}
 
@@ -332,11 +352,12 @@ class Mining:
         return [Row(self.name, what, "generate, passes, batches of 32")]
 
     def same(self, bench: Bench) -> list[Same]:
+        check_own_decoding(bench.base, contexts(bench, self.few)[0], computes_bf16("auto"))
         return same_scores(bench)
 
     def sides(self, bench: Bench) -> Makers:
         bf16 = computes_bf16("auto")
-        few = self.few
+        pieces = contexts(bench, self.few)
 
         def ours_mines() -> Side:
             own = engine(bench.base, bf16)
@@ -344,7 +365,7 @@ class Mining:
             judge = judge.to(best_device())
 
             def mine(number: int) -> None:
-                texts = contexts(bench, number, few)
+                texts = pieces[number]
                 sampled = own.sample(texts, SAMPLES, TOKENS, number, **SAMPLING)
                 replies = [[r.text for r in group if r and r.text] for group in sampled]
                 own.mean_log_probs(list(zip(texts, replies, strict=True)))
@@ -357,7 +378,7 @@ class Mining:
             judge = PlainJudge(bench.classifier, bench.datapath)
 
             def mine(number: int) -> None:
-                texts = contexts(bench, number, few)
+                texts = pieces[number]
                 replies = [[r for r in group if r.strip()] for group in peer.sample(texts)]
                 for text, group in zip(texts, replies, strict=True):
                     peer.candidates(text, group)

@@ -69,7 +69,8 @@ def test_the_engines_batches_are_its_single_replies_and_the_cpus(tiny_backbones,
     few = CONTEXTS[::8]
     drawn = {"n": 2, "max_tokens": 12, "seed": 1, "top_p": 0.9}
     expected = [reply for replies in engine.sample(few, **drawn) for reply in replies]
-    backbone.to(gpu)
+    engine = TransformersEngine(backbone.to(gpu), "tiny")  # which tries our decoding out there
+    assert engine._refills(engine._encode(few, 12), 12) == (name in ("gpt2", "llama"))
     # A reply's random numbers are its own and are drawn on the CPU.
     found = [reply for replies in engine.sample(few, **drawn) for reply in replies]
     assert share_of_equal(found, expected) >= 0.96
@@ -86,6 +87,7 @@ def test_the_engine_samples_in_bf16(tiny_backbones, gpu, name):
     replies = engine.sample(CONTEXTS[:10], **settings)
     assert replies == engine.sample(CONTEXTS[:10], **settings)
     assert len({reply.text for row in replies for reply in row}) > 10
+    assert engine._refills(engine._encode(CONTEXTS[:10], 8), 8) == (name == "llama")
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])
