@@ -46,6 +46,10 @@ def computes_bf16(precision: str) -> bool:
     return precision == "bf16" or (precision == "auto" and bf16_is_faster(best_device()))
 
 
+def on_gpu() -> bool:
+    return best_device().type == "cuda"
+
+
 def by_piece(rows: list[Any], size: int) -> list[list[Any]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -271,6 +275,9 @@ class Flags:
     def rows(self) -> list[Row]:
         what = f"training, batch {self.batchsize}, "
         freq = self.batchsize // self.few
+        attention = Row(
+            "flag-attention", what + "the kernel of the trial", "the fused one", other="fused"
+        )
         return [
             Row("flag-precision", what + "--precision auto", "--precision fp32", other="fp32"),
             Row("flag-lora", what + f"--lora-rank {LORA_RANK}", "--lora-rank 0", other="full"),
@@ -280,7 +287,7 @@ class Flags:
                 f"--batchsize {self.few} --update-freq {freq}",
                 other="few",
             ),
-            Row("flag-attention", what + "the kernel of the trial", "the fused one", other="fused"),
+            *([] if on_gpu() else [attention]),  # there is no trial there
             Row("flag-lean", what + "LoRA layers in one dtype", "peft's forward", other="peft"),
         ]
 
@@ -323,6 +330,6 @@ class Flags:
             "fp32": lambda: ours.Training(self.agent(bench, precision="fp32"), 1),
             "full": lambda: ours.Training(self.agent(bench, rank=0), 1),
             "few": few,
-            "fused": fused,
+            **({} if on_gpu() else {"fused": fused}),
             "peft": peft,
         }
