@@ -1,8 +1,10 @@
 """All that is measured, the most important first."""
 
+from dataclasses import replace
+
 from benchmarks.bench.apart import Apart, Memory
 from benchmarks.bench.contrast import Negatives, Preferences
-from benchmarks.bench.device import MatrixRate, Packed
+from benchmarks.bench.device import Flex, MatrixRate, Packed
 from benchmarks.bench.job import Job
 from benchmarks.bench.opening import FirstStep, Help, Opening
 from benchmarks.bench.replies import (
@@ -17,6 +19,7 @@ from benchmarks.bench.training import AgainstParlAI, Batches, Flags, Likelihood
 from parlai_prosocial.errors import UserError
 
 FULL_64 = Likelihood(lora=False, precision="auto", batchsize=64, steps=1)
+LORA_64 = replace(FULL_64, lora=True, speed=2.0)
 JOBS: list[Job] = [
     Likelihood(lora=True, precision="auto", batchsize=8, steps=2, sft=True, speed=2.0, shown=True),
     Preferences(),
@@ -29,21 +32,24 @@ JOBS: list[Job] = [
     SamplingAgainstParlAI(),
     Help(),
     Opening(),
+    MatrixRate(),
+    Packed(),
     Mining(),
     Ranking(),
     Judging(),
     Flags(),
-    MatrixRate(),
-    Packed(),
     Likelihood(lora=True, precision="fp32", batchsize=8, steps=1, gpu=False),
     Likelihood(lora=False, precision="fp32", batchsize=8, steps=1, gpu=False),
     Batches(),
     Likelihood(lora=True, precision="auto", batchsize=16, steps=1),
-    Apart(Likelihood(lora=True, precision="auto", batchsize=64, steps=1, speed=2.0)),
-    Memory(Likelihood(lora=False, precision="auto", batchsize=32, steps=1)),
-    Memory(Likelihood(lora=False, precision="auto", batchsize=16, steps=1)),
+    Apart(LORA_64, gpu=False),
+    replace(LORA_64, cpu=False),
+    Memory(replace(FULL_64, batchsize=32), gpu=False),
+    Memory(replace(FULL_64, batchsize=16), gpu=False),
     FirstStep(),
-    Apart(FULL_64),
+    Apart(FULL_64, gpu=False),
+    replace(FULL_64, cpu=False),
+    Flex(),
 ]
 PIECES = {
     of.name: of
@@ -56,16 +62,19 @@ PIECES = {
 def find_jobs(names: list[str], gpu: bool) -> list[Job]:
     """The jobs of the rows or jobs that are named, or all of this device.
 
+    A job that is named is found even where it is not of this device, unless another of its name is.
+
     Raises:
         UserError: there is no such row.
     """
     if not names:
         return [job for job in JOBS if (job.gpu if gpu else job.cpu)]
-    found = []
+    found: list[Job] = []
     for name in names:
         own = [job for job in JOBS if name in (job.name, *(row.name for row in job.rows))]
+        own = [job for job in own if (job.gpu if gpu else job.cpu)] or own[:1]
         if not own:
-            known = ", ".join(row.name for job in JOBS for row in job.rows)
+            known = ", ".join(dict.fromkeys(row.name for job in JOBS for row in job.rows))
             raise UserError(f"--rows {name}: no such row; there are {known}")
         found += [job for job in own if job not in found]
     return found
