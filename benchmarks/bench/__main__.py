@@ -21,6 +21,7 @@ from parlai_prosocial.util.environment import VERSIONS
 from parlai_prosocial.util.files import json_text, read_json, write_aside
 
 REPOSITORY = Path(__file__).parents[2]
+PUBLISHED = REPOSITORY / "benchmarks" / "results"
 DEFAULT_BASE = "zoo:prosocial/smollm2_135m"
 DEFAULT_CLASSIFIER = "zoo:prosocial/minilm_safety"
 
@@ -37,30 +38,42 @@ def say(text: str) -> None:
 @click.option("--classifier", default=DEFAULT_CLASSIFIER, show_default=True)
 @click.option("--datapath", default=None, help="ParlAI's data path.")
 @click.option("--threads", type=click.IntRange(1), help="Of each process; default all cores.")
-@click.option("--out", type=click.Path(path_type=Path), help="FILE.json; a .md goes beside it.")
-@click.option("--work", type=click.Path(path_type=Path), default=Path("runs/bench"))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="FILE.json; a .md goes beside it. Default bench.json, or bench-gpu.json, in --work.",
+)
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=Path("runs/bench"), show_default=True
+)
 @click.option("--note", default="", help="What ran beside, for the line on the machine.")
 @click.option("--fresh", is_flag=True, help="Measure what is in the results too.")
+@click.option("--continue", "goes_on", is_flag=True, help="Go on with results of another commit.")
 @click.option("--list", "listed", is_flag=True, help="Print the rows' names.")
+@click.option("--publish", is_flag=True, help="Copy the results to benchmarks/results; --readme.")
 @click.option("--readme", is_flag=True, help="Make the README's and the docs' tables.")
 @click.option("--job", hidden=True, help="Measure one job in this process.")
 @click.option("--piece", hidden=True, help="JOB:SIDE:NUMBERS, pieces in this process.")
 def main(**asked: Any) -> None:
     """Measure us beside what a user would pick instead; go on where a run was stopped."""
     show_user_errors_as_one_line()
-    out: Path = asked["out"] or REPOSITORY / "benchmarks" / "results" / (
+    out = asked["out"] or asked["work"] / (
         "bench-gpu.json" if asked["device"] == "cuda" else "bench.json"
     )
-    if asked["readme"]:
-        return write_parts(out)
+    if asked["publish"]:
+        publish(out)
+    if asked["publish"] or asked["readme"]:
+        return write_parts(PUBLISHED / "bench.json")
     if asked["job"] or asked["piece"]:
         return in_this_process(asked)
+    if asked["device"] == "cpu":  # before torch looks: a GPU that is not used has no rows
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from benchmarks.bench.jobs import JOBS, find_jobs
 
     if asked["listed"]:
-        for job in JOBS:
-            for row in job.rows:
-                click.echo(f"{row.name:32} {row.what}, against {row.peer}")
+        rows = {row.name: row for job in JOBS for row in job.rows}
+        for row in rows.values():
+            click.echo(f"{row.name:32} {row.what}, against {row.peer}")
         return None
     jobs = find_jobs([name for name in asked["rows"].split(",") if name], asked["device"] == "cuda")
     run_all(jobs, asked, out)
@@ -80,8 +93,8 @@ def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
     command += ["--work", str(asked["work"].absolute()), "--device", asked["device"]]
     threads = asked["threads"] or os.cpu_count()
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    environment |= {"CUDA_VISIBLE_DEVICES": ""} if asked["device"] == "cpu" else {}
-    result = beginning(asked, threads, out)
+    now = commit()
+    result = beginning(asked, threads, out, now)
     failed = []
     for job in jobs:
         named = {row.name: row for row in job.rows}
@@ -109,7 +122,7 @@ def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
         found = read_json(file) if file.exists() else failure(code, log)
         rows = [
             row_facts(row)
-            | {"commit": commit()}
+            | {"commit": now}
             | {"job_seconds": round(time.monotonic() - started), "load": [load, os.getloadavg()[0]]}
             | (found["rows"][row.name] if "rows" in found else found)
             for row in named.values()
@@ -131,9 +144,12 @@ def run_all(jobs: list[Any], asked: dict[str, Any], out: Path) -> None:
 
 
 def commit() -> str | None:
-    """Of this checkout, shortened; None where it is none."""
+    """Of this checkout, shortened; None where it is none, or git is missing."""
     command = ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True)
+    try:
+        found = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
     return found.stdout.strip() or None
 
 
@@ -150,10 +166,13 @@ def failure(code: int, log: Path) -> dict[str, str]:
 
 
 def in_order(rows: list[dict]) -> list[dict]:
+    """In the table's order, without rows that only another commit had."""
     from benchmarks.bench.jobs import JOBS
 
     order = [row.name for job in JOBS for row in job.rows]
-    return sorted(rows, key=lambda row: order.index(row["name"]))
+    return sorted(
+        (row for row in rows if row["name"] in order), key=lambda row: order.index(row["name"])
+    )
 
 
 def find_base_of(asked: dict[str, Any]) -> tuple[str, str]:
@@ -165,15 +184,24 @@ def find_base_of(asked: dict[str, Any]) -> tuple[str, str]:
     return str(folder.absolute()), str(Path(datapath).absolute())
 
 
-def beginning(asked: dict[str, Any], threads: int | None, out: Path) -> dict[str, Any]:
-    """The results so far, or none; those of other versions or settings are not mixed in."""
+def beginning(
+    asked: dict[str, Any], threads: int | None, out: Path, now: str | None
+) -> dict[str, Any]:
+    """The results so far, or none.
+
+    Those of another machine, other versions or settings are not mixed in, nor those of another
+    commit without ``--continue``; what differs is said.
+    """
     from importlib import metadata
 
     import torch
 
     from parlai_prosocial.models.precision import bf16_is_faster
 
+    hardware = machine(asked["device"])
     facts = {
+        "hardware": hardware,
+        "commit": now,
         "device": asked["device"],
         "pairs": asked["pairs"],
         "threads": threads,
@@ -182,15 +210,18 @@ def beginning(asked: dict[str, Any], threads: int | None, out: Path) -> dict[str
     }
     if out.exists() and not asked["fresh"]:
         result = read_json(out)
-        if {name: result.get(name) for name in facts} == facts:
+        differ = [name for name in facts if result.get(name) != facts[name]]
+        if not differ or (asked["goes_on"] and differ == ["commit"]):
             return result
+        hint = "; --continue would go on" if differ == ["commit"] else ""
+        say(f"{out}: measured anew, since it is of another {', '.join(differ)}{hint}")
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     auto = "bf16" if bf16_is_faster(torch.device(asked["device"])) else "fp32"
     beside = f"; {asked['note']}" if asked["note"] else ""
     words = ["python", "-m", "benchmarks.bench"]
     words += ["--device", "cuda"] if asked["device"] == "cuda" else []
     words += ["--pairs", str(asked["pairs"]), "--threads", str(threads)]
-    on = f"{machine(asked['device'])}, {threads} thread{'s' if threads != 1 else ''}"
+    on = f"{hardware}, {threads} thread{'s' if threads != 1 else ''}"
     return facts | {
         "command": shlex.join(words),
         "machine": f"{on}, `auto` is {auto}{beside}; {versions}",
@@ -318,6 +349,18 @@ def medians(columns: dict[str, list[Any]]) -> dict[str, float]:
         for name, values in columns.items()
         if all(value is not None for value in values)
     }
+
+
+def publish(out: Path) -> None:
+    """Copy a run's results to where they are committed.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not out.exists():
+        raise UserError(f"--publish: {out} is not there; make bench writes it")
+    for file in (out, out.with_suffix(".md")):
+        write_aside(PUBLISHED / file.name, file.read_text(encoding="utf-8"))
 
 
 def write_parts(out: Path) -> None:

@@ -288,10 +288,135 @@ def test_a_run_goes_on_where_it_was_stopped(tiny_backbones, own_datapath, tmp_pa
     assert "| ranking 20 candidates, auto |" in (tmp_path / "bench.md").read_text()
     again = run("--rows", "rank")
     assert again.returncode == 0 and "rank: measured before" in again.stderr
+    assert result["commit"] == result["rows"][0]["commit"]
     unknown = run("--rows", "no-such")
     assert "--rows no-such: no such row; there are " in unknown.stderr
     if not torch.cuda.is_available():
         assert "--device cuda: torch sees no GPU here" in run("--device", "cuda").stderr
+
+
+@pytest.fixture
+def beginning(tmp_path, monkeypatch, capsys):
+    """``beginning(commit, **flags)``: how many rows a run goes on with, and what it says."""
+    from benchmarks.bench import __main__ as runner
+
+    asked = {"device": "cpu", "pairs": 1, "base": "b", "note": "", "fresh": False, "goes_on": False}
+    out = tmp_path / "bench.json"
+    first = runner.beginning(asked, 2, out, "aaa")
+    out.write_text(json.dumps(first | {"rows": [{"name": "rank"}]}), "utf-8")
+
+    def begin(commit, **flags):
+        found = runner.beginning(asked | flags, 2, out, commit)
+        return len(found["rows"]), capsys.readouterr().err
+
+    return begin
+
+
+def test_only_results_of_this_machine_and_commit_are_gone_on_with(beginning, monkeypatch):
+    from benchmarks.bench import __main__ as runner
+
+    assert beginning("aaa") == (1, "")
+    assert beginning("aaa", fresh=True) == (0, "")
+    count, said = beginning("bbb")
+    assert count == 0 and "another commit; --continue would go on" in said
+    assert beginning("bbb", goes_on=True) == (1, "")
+    assert "another pairs" in beginning("aaa", pairs=2, goes_on=True)[1]
+    monkeypatch.setattr(runner, "machine", lambda device: "another processor, 2 cores")
+    count, said = beginning("aaa", goes_on=True)
+    assert count == 0 and said.rstrip().endswith("another hardware")
+
+
+def test_a_checkout_without_git_has_no_commit(monkeypatch):
+    from benchmarks.bench.__main__ import commit
+
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None
+
+
+def test_results_are_published_where_they_are_committed(tmp_path, monkeypatch):
+    from benchmarks.bench import __main__ as runner
+    from parlai_prosocial.errors import UserError
+
+    monkeypatch.setattr(runner, "PUBLISHED", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    out = tmp_path / "bench.json"
+    with pytest.raises(UserError, match=r"--publish: .* is not there"):
+        runner.publish(out)
+    out.write_text("{}", "utf-8")
+    out.with_suffix(".md").write_text("a table", "utf-8")
+    runner.publish(out)
+    assert (tmp_path / "results" / "bench.json").read_text("utf-8") == "{}"
+    assert (tmp_path / "results" / "bench.md").read_text("utf-8") == "a table"
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_each_device_has_each_row_once_and_the_gpus_are_short(gpu):
+    from benchmarks.bench.apart import Apart
+    from benchmarks.bench.jobs import find_jobs
+
+    jobs = find_jobs([], gpu)
+    names = [row.name for job in jobs for row in job.rows]
+    assert len(set(names)) == len(names)
+    assert {"train-lora-auto-64", "train-full-auto-64", "memory-full-auto-64"} <= set(names)
+    assert ("memory-full-auto-32" in names) == (not gpu)
+    assert any(isinstance(job, Apart) for job in jobs) == (not gpu)
+    [big] = find_jobs(["train-full-auto-64"], gpu)
+    assert isinstance(big, Apart) == (not gpu)
+    if gpu:
+        order = [job.name for job in jobs]
+        assert max(order.index("mfu"), order.index("packed")) < order.index("mine")
+        assert [job.name for job in find_jobs(["packed", "flex"], gpu)] == ["packed", "flex"]
+
+
+def test_no_row_times_the_kernels_of_attention_on_a_gpu(bench, monkeypatch):
+    from benchmarks.bench import training
+
+    for gpu in (False, True):
+        monkeypatch.setattr(training, "on_gpu", lambda gpu=gpu: gpu)
+        job = training.Flags()
+        assert any(row.name == "flag-attention" for row in job.rows) == (not gpu)
+        assert ("fused" in job.sides(bench)) == (not gpu)
+
+
+def test_flex_attention_that_fails_is_refused_by_itself(bench, monkeypatch):
+    from benchmarks import bench_packed
+    from benchmarks.bench.__main__ import measured
+    from benchmarks.bench.device import Flex
+
+    monkeypatch.setattr(bench_packed, "why_not_flex", lambda *_: "raises Error: no kernel")
+    found = measured(Flex(batchsize=2, negatives=1), bench)
+    assert found == {"status": "refused", "why": "FlexAttention raises Error: no kernel"}
+
+
+def test_generate_is_not_timed_against_itself(bench, monkeypatch):
+    from benchmarks.bench.__main__ import measured
+    from benchmarks.bench.replies import Mining, Sampling
+    from parlai_prosocial.engines import local
+
+    assert len(Sampling().same(bench)) == 4
+    monkeypatch.setattr(local, "decodes_alike", lambda *_: False)
+    for job in (Sampling(), Mining()):
+        found = measured(job, bench)
+        assert found["status"] == "refused" and "samples by generate too" in found["why"]
+
+
+def test_the_operations_of_a_step_are_those_of_its_products(tiny_backbones, bench):
+    """Of the forward pass, a third, as torch counts them; attention's own are left out."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from benchmarks.bench import corpus, ours
+    from benchmarks.bench.device import operations_of
+
+    rows = corpus.rows(bench.datapath, 1)
+    flags = ["--lora-rank", "0", "--batchsize", "1", "--precision", "fp32", *ours.LIKELIHOOD]
+    agent = ours.build_agent(rows, bench.folder, tiny_backbones["gpt2"], flags)
+    [batch] = ours.batches_of(agent, 1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        agent.is_training = True
+        agent.compute_loss(batch)
+    counts = counter.get_flop_counts()["Global"]
+    products = sum(n for op, n in counts.items() if "mm" in str(op) and "bmm" not in str(op))
+    assert operations_of(agent, batch) / 3 == pytest.approx(products, rel=0.1)
 
 
 def test_targets_and_the_tables_of_the_docs_come_from_the_results():
