@@ -33,6 +33,7 @@ from parlai_prosocial.models.contrast_head import ContrastHead
 from parlai_prosocial.models.decoding import generation_settings
 from parlai_prosocial.models.rerank import check_rerank, generate_replies
 from parlai_prosocial.models.scores import CandidateScores
+from parlai_prosocial.models.text_config import text_config
 from parlai_prosocial.util.environment import precision_name
 from parlai_prosocial.zoo.resolve import find_base, named
 from parlai_prosocial.zoo.sealed import check_measurable
@@ -254,9 +255,8 @@ class ProsocialAgent(HuggingFaceGlue, ContrastiveAgent):
         if self.attention_kernel is None:
             dtype = torch.bfloat16 if self.bf16 else torch.float32
             rows, length = packed.input_ids.shape
-            self.attention_kernel, why = faster_attention(
-                self.backbone.lm.config, rows, length, dtype
-            )
+            config = text_config(self.backbone.lm)
+            self.attention_kernel, why = faster_attention(config, rows, length, dtype)
             precision = precision_name(self.bf16)
             logging.info(f"precision: {precision}; attention: {self.attention_kernel}, {why}")
         return attention(self.attention_kernel)

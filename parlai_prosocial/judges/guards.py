@@ -177,7 +177,7 @@ class FolderGuard(GuardJudge):
 
         Empty, and counted as missing, where it would not show what is to be judged.
         """
-        positions = getattr(self.backbone.lm.config, "max_position_embeddings", None)
+        positions = self.backbone.positions
         while True:
             text = self._render(messages)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]

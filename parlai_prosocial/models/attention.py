@@ -118,7 +118,7 @@ def faster_attention(config: Any, rows: int, length: int, dtype: torch.dtype) ->
     is timed there.
 
     Args:
-        config: of a Hugging Face model.
+        config: of a Hugging Face text model.
         rows, length: shape of a batch of token ids.
         dtype: that attention computes in.
     """

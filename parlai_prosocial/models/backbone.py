@@ -18,6 +18,7 @@ from parlai_prosocial.models.pretrained import MODEL_FILES, check_folder, load_a
 from parlai_prosocial.models.prompt import DEFAULT_SYSTEM_PROMPT, Prompt
 from parlai_prosocial.models.scores import CandidateScores
 from parlai_prosocial.models.seq2seq import Seq2SeqScorer, pad_right
+from parlai_prosocial.models.text_config import text_config
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
         if not trainable:
             self.requires_grad_(False)
         refuse_non_finite(self.model, str(adapter or folder))
-        self.contrast_head = ContrastHead(lm.config.hidden_size) if contrast_head else None
+        self.contrast_head = ContrastHead(text_config(lm).hidden_size) if contrast_head else None
 
     @property
     def lm(self) -> Any:
@@ -100,7 +101,7 @@ class Backbone(nn.Module):
     @property
     def positions(self) -> int | None:
         """Most tokens that the model can look at; None where it has no such limit."""
-        return getattr(self.lm.config, "max_position_embeddings", None)
+        return getattr(text_config(self.lm), "max_position_embeddings", None)
 
     def generation_config(self, **settings: Any) -> "GenerationConfig":
         """Hugging Face's settings of ``generate``: these and our special tokens, nothing else."""

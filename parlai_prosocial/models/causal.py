@@ -14,6 +14,7 @@ from parlai_prosocial.models.scores import (
     reply_tokens,
     token_log_probs,
 )
+from parlai_prosocial.models.text_config import text_config
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class CausalScorer:
     def __init__(self, lm: Any, pad_id: int, end_ids: Sequence[int]):
         self.pad_id = pad_id
         self.end_ids = end_ids
-        self.window = attention_window(lm.config)
+        self.window = attention_window(text_config(lm))
         self.shares_context = self._packed_equals_separate(lm)
         if not self.shares_context:
             logger.warning(

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, Cache
 
+from parlai_prosocial.models.text_config import text_config
+
 _ATTENTION = "prosocial_decoding"
 _COLUMNS = 16
 """Columns by which buffers grow and shrink. They are read as a whole: parts would be copied."""
@@ -317,7 +319,7 @@ def decode_step(
         (rows, hidden): the states that predict what follows.
     """
     cache.begin_step()
-    with _attending(lm.config):
+    with _attending(text_config(lm)):
         output = lm.base_model(
             input_ids=tokens[:, None],
             position_ids=torch.tensor(positions, device=tokens.device)[:, None],

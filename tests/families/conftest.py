@@ -111,6 +111,29 @@ FAMILIES = {
         around=("<bos>", ""),
         generation={"do_sample": True, "top_k": 64, "cache_implementation": "hybrid"},
     ),
+    # As Gemma 3 from 4B on: its text model's settings lie apart, beside those of what sees images.
+    "gemma3-images": Family(
+        "Gemma3Config",
+        ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
+        {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
+        ("<end_of_turn>", "<eos>"),
+        "{{ bos_token }}"
+        + CHATML.replace("<|im_start|>", "<start_of_turn>").replace("<|im_end|>", "<end_of_turn>"),
+        settings={
+            "text_config": {"head_dim": 16, "sliding_window": 160, "query_pre_attn_scalar": 16},
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "mm_tokens_per_image": 4,
+        },
+        around=("<bos>", ""),
+        generation={"do_sample": True, "top_k": 64, "cache_implementation": "hybrid"},
+    ),
     # The system turn refused, strict alternation, no padding, a window.
     "mistral": Family(
         "MistralConfig",
@@ -253,13 +276,13 @@ def build(family: Family, make_tokenizer, folder: Path) -> Path:
         for name, token in family.roles.items()
         if name != "unk_token"
     }
-    config = getattr(transformers, family.config)(
-        vocab_size=len(tokenizer),
-        **{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-        | sizes
-        | ids
-        | (family.settings or {}),
-    )
+    none = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    settings = {"vocab_size": len(tokenizer)} | none | sizes | ids | (family.settings or {})
+    if "text_config" in settings:  # a composite model
+        of_text = settings.keys() - family.settings.keys()
+        text = {name: settings.pop(name) for name in of_text}
+        settings["text_config"] = text | settings["text_config"]
+    config = getattr(transformers, family.config)(**settings)
     auto = (
         transformers.AutoModelForSeq2SeqLM
         if config.is_encoder_decoder

@@ -6,11 +6,14 @@ from random import Random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config, MistralConfig, MistralForCausalLM
 
+from parlai_prosocial.engines.refill import Refilled
 from parlai_prosocial.models.causal import CausalScorer
+from parlai_prosocial.models.decode_cache import decodes_alike
 from parlai_prosocial.models.packing import pack, pack_separately
 from parlai_prosocial.models.scores import token_log_probs
+from parlai_prosocial.models.text_config import text_config
 
 CAUSAL = ["gpt2", "llama"]
 END = 2
@@ -63,7 +66,8 @@ def test_packed_scores_equal_separate_passes(lm):
 def gradients(lm, scores):
     lm.zero_grad()
     (scores * torch.linspace(-1, 2, len(scores))).sum().backward()
-    return [p.grad.clone() for p in lm.parameters()]
+    # What sees images takes no part.
+    return [p.grad.clone() for p in lm.parameters() if p.grad is not None]
 
 
 def assert_gradients_equal_separate_passes(lm, scorer, contexts, candidates):
@@ -107,19 +111,40 @@ def test_packed_scores_equal_one_batch_of_padded_rows(lm, side):
     torch.testing.assert_close(scores.token_log_probs, expected, atol=1e-5, rtol=0)
 
 
-def test_a_block_mask_does_not_widen_a_sliding_window():
+WINDOWED = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "sliding_window": 24,
+    "initializer_range": 0.2,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+@pytest.fixture(params=["text", "text and images"])
+def windowed(request):
+    """A model whose layers see a window, one whose text model's do."""
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=24,
-        initializer_range=0.2,
-    )
-    lm = MistralForCausalLM(config).eval()
+    if request.param == "text":
+        return MistralForCausalLM(MistralConfig(**WINDOWED)).eval()
+    kinds = ["sliding_attention", "full_attention"]
+    text = WINDOWED | {"head_dim": 8, "layer_types": kinds, "max_position_embeddings": 512}
+    config = Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_a_block_mask_does_not_widen_a_sliding_window(windowed):
+    lm = windowed
     scorer = CausalScorer(lm, pad_id=0, end_ids=[END])
     rng = Random(0)
     long, short = random_ids(rng, 40, 40), random_ids(rng, 3, 3)
@@ -131,6 +156,18 @@ def test_a_block_mask_does_not_widen_a_sliding_window():
         expected = one_by_one(lm, contexts, [candidates])
         torch.testing.assert_close(found.log_probs(), expected, atol=1e-4, rtol=0)
     assert_gradients_equal_separate_passes(lm, scorer, [long, short], [candidates, candidates])
+
+
+@torch.no_grad()
+def test_a_windowed_model_is_decoded_within_its_window(windowed):
+    lm, context = windowed, random_ids(Random(0), 8, 8)
+    assert decodes_alike(lm, 0)
+    assert lm.config._attn_implementation == text_config(lm)._attn_implementation == "sdpa"
+    [[reply]] = Refilled(lm, 0, [], [context], 1, 10).run(lambda logits, *_: logits.argmax(-1))
+    expected = list(context)
+    while len(expected) < 18:
+        expected.append(int(lm(torch.tensor([expected])).logits[0, -1].argmax()))
+    assert reply == expected[8:]
 
 
 def test_states_are_those_of_separate_passes(lm):
