@@ -25,6 +25,7 @@ from parlai_prosocial.experiments.ranking import (
 from parlai_prosocial.experiments.verdict_counts import Judges, count_verdicts
 from parlai_prosocial.judges.judge import Judge
 from parlai_prosocial.models.backbone import Backbone
+from parlai_prosocial.util.batches import spread
 
 REPLY_ONLY, SHORTER = "reply-only classifier", "shorter reply"
 RERANK = 8
@@ -62,13 +63,12 @@ def evaluation_data(datapath: str, fold: int, plan: Mapping[str, Any]) -> Evalua
             chosen.setdefault(context.category, []).append(context)
         contexts = [c for cs in chosen.values() for c in cs[: plan["contexts_per_category"]]]
     dialogues = self_dialogue.load_dialogues(datapath, "test")[: plan["casual_dialogues"]]
-    # Evenly spaced over the contexts, which stand in the order of the corpus.
-    stride = max(1, len(contexts) // plan["sampled_replies"])
     return EvaluationData(
         contexts=contexts,
         train_rows=diasafety.load_rows(datapath, "train", fold=fold),
         casual=casual_replies(dialogues, plan["casual_replies"]),
-        sampled=[c.context for c in contexts[::stride]][: plan["sampled_replies"]],
+        # To the end of the contexts, which stand in the order of their categories.
+        sampled=[contexts[i].context for i in spread(len(contexts), plan["sampled_replies"])],
     )
 
 

@@ -24,6 +24,8 @@ from parlai_prosocial.util.files import write_aside
 from parlai_prosocial.util.stopping import Stopped
 
 MEASURED_ON = ("contexts_per_category", "casual_dialogues", "casual_replies", "sampled_replies")
+SAMPLED = "spread"
+"""How contexts are chosen to sample replies for; rows without it saw none of the last ones."""
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -147,6 +149,7 @@ class Rows:
     def _measured_on(self, seed: int) -> dict[str, Any]:
         judge = self.judge(seed)
         return {key: self.plan[key] for key in MEASURED_ON} | {
+            "sampled": SAMPLED,
             "token_budget": self.budget,
             "base": self.base,
             "settings": list(self.settings),
