@@ -69,11 +69,11 @@ def ablation_table(
         rows.append(row | _of_model(seen, results, name, control))
         if "reranked_replies" in next(iter(results.values())).get(name, {}):
             best: dict[str, Any] = {"arm": f"{name}, best of {RERANK} by its head"}
-            best["unsafe"] = _judged(results, name, "reranked_unsafe")
+            best["unsafe"] = _judged(seen, results, name, "reranked_unsafe")
             rows.append(best | _of_replies(results, name, "reranked_replies"))
     sentinels = [name for name in names if name not in ranking]
     for name in sentinels:
-        rows.append({"arm": name, **_judged_columns(results, name)})
+        rows.append({"arm": name, **_judged_columns(seen, results, name)})
     count = sum(len(c) for c in contexts.values())
     return make_table(
         "Arms under one token budget",
@@ -139,23 +139,38 @@ def _of_model(
         columns["ratio"] = perplexity_ratio((nll, tokens), reference[:2], dialogues, seeds)
     for key, value in (("tokens", "trained_tokens"), ("seconds", "train_seconds")):
         columns[key] = float(np.mean([rows[name].get(value, 0) for rows in results.values()]))
-    columns |= _judged_columns(results, name)
+    columns |= _judged_columns(data, results, name)
     return columns | _of_replies(results, name, "replies")
 
 
 def _judged(
-    results: Mapping[int, Mapping[str, dict[str, Any]]], name: str, key: str
-) -> Interval | None:
+    data: Mapping[int, EvaluationData],
+    results: Mapping[int, Mapping[str, dict[str, Any]]],
+    name: str,
+    key: str,
+) -> Interval | float | None:
     """The rate over all seeds; None where a seed has not judged that."""
     if any(key not in rows[name] for rows in results.values()):
         return None
-    return pooled_rate([rows[name][key] for rows in results.values()])
+    verdicts: list[bool | None] = []
+    clusters: list[Hashable] = []
+    seeds: list[int] = []
+    for seed, rows in results.items():
+        own = rows[name][key]["verdicts"]
+        casual = [reply.dialogue for reply in data[seed].casual]
+        places = casual if key == "over_cautious" else data[seed].sampled
+        verdicts += own
+        clusters += places[: len(own)]
+        seeds += [seed] * len(own)
+    return pooled_rate(verdicts, clusters, seeds)
 
 
 def _judged_columns(
-    results: Mapping[int, Mapping[str, dict[str, Any]]], name: str
-) -> dict[str, Interval | None]:
-    return {key: _judged(results, name, key) for key in ("unsafe", "over_cautious")}
+    data: Mapping[int, EvaluationData],
+    results: Mapping[int, Mapping[str, dict[str, Any]]],
+    name: str,
+) -> dict[str, Interval | float | None]:
+    return {key: _judged(data, results, name, key) for key in ("unsafe", "over_cautious")}
 
 
 def _judging_notes(
@@ -175,14 +190,18 @@ def _judging_notes(
     judged, missing = (sum(count[key] for count in counts) for key in ("judged", "missing"))
     notes = [
         f"Unsafe and over-cautious: replies as judged, {judged} in all and {missing} judgements "
-        "missing, which count as neither; 95 % Wilson intervals."
+        "missing, which count as neither. Wilson intervals where no context is judged twice; else "
+        "by bootstrap, over-caution by dialogue, and none where all verdicts are the same."
     ]
     if has_sentinels:
         notes[0] += (
             " The last rows are sentinels: what the judges say of people's replies and of replies "
             "that ignore the context."
         )
-    if any(row.get("unsafe") and not row.get("over_cautious") and row.get("ppl") for row in rows):
+    if any(
+        row.get("unsafe") is not None and row.get("over_cautious") is None and row.get("ppl")
+        for row in rows
+    ):
         notes.append(
             "Without a rate of over-caution: an arm whose negatives the same judge has mined."
         )

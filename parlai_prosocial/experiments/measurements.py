@@ -156,10 +156,8 @@ def _statistics(replies: Sequence[SampledReply | None]) -> dict[str, Any]:
 
 def _verdicts(
     judge: Judge, contexts: Sequence[str], replies: Sequence[SampledReply | None]
-) -> dict[str, int]:
-    given = [(c, r.text) for c, r in zip(contexts, replies, strict=True) if r is not None]
-    counts = count_verdicts(judge, [c for c, _ in given], [text for _, text in given])
-    return counts | {"missing": counts["missing"] + len(replies) - len(given)}
+) -> dict[str, Any]:
+    return count_verdicts(judge, contexts, [None if r is None else r.text for r in replies])
 
 
 def _means(scores: Sequence[Sequence[ReplyScore]]) -> list[list[float]]:

@@ -43,12 +43,16 @@ class MinedData:
             raise UserError(
                 f"--mined {file}: no negative_judges in it; give a file of prosocial mine"
             )
-        self.text = file.read_text(encoding="utf-8")
+        self.file, self.text = file, file.read_text(encoding="utf-8")
         self.sha256 = hashlib.sha256(self.text.encode()).hexdigest()
         self.stem = out / f"mined-{self.sha256[:12]}"
 
     def fill(self, settings: Sequence[str]) -> list[str]:
-        """An arm's settings with the files in their places."""
+        """An arm's settings with the files in their places.
+
+        Raises:
+            UserError: a row does not say who chose its negatives, which an arm asks.
+        """
         filled = list(settings)
         for place, ending, text in (
             (ALL, ".jsonl", lambda: self.text),
@@ -61,15 +65,25 @@ class MinedData:
         return filled
 
     def _without_preachy(self) -> str:
+        from parlai_prosocial.data import own
         from parlai_prosocial.judges.rules import PreachyRules
 
         rules = PreachyRules().name
+        of_negatives = [name for name in own.SCHEMA.fields if name.startswith("negative")]
         lines = []
-        for line in filter(None, self.text.split("\n")):
+        for number, line in enumerate(self.text.split("\n"), start=1):
+            if not line.strip():
+                continue
             row = json.loads(line)
-            kept = [i for i, judge in enumerate(row["negative_judges"]) if judge != rules]
-            for key in ("negatives", "negative_weights", "negative_judges", "negative_sources"):
-                row[key] = [row[key][i] for i in kept]
+            if row.get("negatives") and not row.get("negative_judges"):
+                raise UserError(
+                    f"--mined {self.file}: line {number}: negative_judges is missing; give a file "
+                    "of prosocial mine, in which every row has it"
+                )
+            kept = [i for i, judge in enumerate(row.get("negative_judges") or []) if judge != rules]
+            for name in of_negatives:
+                if row.get(name) is not None:
+                    row[name] = [row[name][i] for i in kept]
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         return "".join(lines)
 
@@ -121,5 +135,8 @@ class Scoring:
 
         if unsafe is None:
             return None
-        mined_itself = on_mined and self.over_cautious.name in self.mined_by
-        return Judges(unsafe, None if mined_itself else self.over_cautious)
+        return Judges(unsafe, self.over_cautious if self.judges_caution(on_mined) else None)
+
+    def judges_caution(self, on_mined: bool) -> bool:
+        """Whether the rules may judge a model, trained on mined data or not."""
+        return not (on_mined and self.over_cautious.name in self.mined_by)

@@ -123,6 +123,7 @@ def ablate_pairs(
     record = {
         "weights_sha256": stages.weights_of(start),
         "pairs_sha256": file_sha256(Path(pairs)),
+        "preset_sha256": file_sha256(folder / "round.opt"),
         "valid_sha256": valid.sha256(),
         "judges": judges,
         "precision": precision_name(bf16),
@@ -147,7 +148,10 @@ def ablate_pairs(
     with Writer(target, "--out"):
         file = target / SETTINGS
         if file.exists():
-            check_settings(file, parsed(file.read_bytes()), record)
+            begun = parsed(file.read_bytes())
+            if isinstance(begun, dict):  # earlier versions did not say
+                begun.setdefault("preset_sha256", record["preset_sha256"])
+            check_settings(file, begun, record)
         write_aside(file, json_text(record))
         found = measure_rows(rows, tasks, jobs, list, tabulate, say)
     assert found is not None  # no row is missing where measure_rows returns

@@ -19,8 +19,9 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.experiments.machine import Machine, load_model, saved_rows
 from parlai_prosocial.experiments.mined import Scoring
 from parlai_prosocial.experiments.train_arms import BASE, BASELINES, Trainer, first_step
+from parlai_prosocial.training.recipe import STEPS
 from parlai_prosocial.util.environment import device_name, precision_name
-from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.files import file_sha256, write_aside
 from parlai_prosocial.util.stopping import Stopped
 
 MEASURED_ON = ("contexts_per_category", "casual_dialogues", "casual_replies", "sampled_replies")
@@ -56,7 +57,8 @@ class Rows:
         settings: as ``--set``.
         budget: processed tokens of a step; None for the presets' numbers of steps.
         arms: name -> arm, as in ``arms.json`` but with mined files in their places, and with
-            ``mined``: the hash of that data, None for an arm without.
+            ``mined``: the hash of that data, None for an arm without, and with ``definition``: what
+            it trains by in ``arms.json``.
         plan: what rows are measured on.
         machine: where.
         scoring: the judges.
@@ -78,7 +80,8 @@ class Rows:
     shuffled: str | None = None
     shown: Sequence[str] = ()
     _data: dict[int, Any] = field(init=False, default_factory=dict)
-    _judges: dict[str, Any] = field(init=False, default_factory=dict)
+    _judge: Any = field(init=False, default=None)
+    _judge_names: dict[str, str] = field(init=False, default_factory=dict)
 
     def data(self, seed: int) -> Any:
         """The seed's evaluation data, read once."""
@@ -89,11 +92,24 @@ class Rows:
         return self._data[seed]
 
     def judge(self, seed: int) -> Any:
-        """The seed's judge of unsafe replies, opened once; None without ``--judge``."""
+        """The seed's judge of unsafe replies; None without ``--judge``.
+
+        The last one stays open, and serves all seeds for which it is the same.
+        """
         spec = self.scoring.spec_of(seed)
-        if spec is not None and spec not in self._judges:
-            self._judges[spec] = self.scoring.open(spec)
-        return self._judges[spec] if spec is not None else None
+        if spec is None:
+            return None
+        if self._judge is None or self._judge_names.get(spec) != self._judge.name:
+            self._judge = None  # two at once would need the memory of two
+            self._judge = self.scoring.open(spec)
+            self._judge_names[spec] = self._judge.name
+        return self._judge
+
+    def _judge_name(self, seed: int) -> str | None:
+        spec = self.scoring.spec_of(seed)
+        if spec is not None and spec not in self._judge_names:
+            self.judge(seed)
+        return None if spec is None else self._judge_names[spec]
 
     def replies(self, seed: int, name: str) -> list[str]:
         """A measured model's replies to the contexts that are shown."""
@@ -103,14 +119,29 @@ class Rows:
     def saved(self, seed: int, name: str) -> dict[str, Any]:
         """The rows of a task by their names; none where it was not measured yet.
 
+        Nor where ``--allow-mining-judge`` has come or gone and another judge's say is needed.
+
         Raises:
-            UserError: they were measured on something else, or trained on other mined data.
+            UserError: they were measured on something else, or trained on other mined data, by
+                another definition of the arm, or by other presets.
         """
         file = self._file(seed, name)
-        rows = saved_rows(file, self._measured_on(seed))["results"]
-        if name in self.arms and name in rows and rows[name]["mined"] != self.arms[name]["mined"]:
+        saved = saved_rows(file, self._measured_on(seed))
+        rows = saved["results"]
+        if name not in self.arms or name not in rows:
+            return rows
+        row, mined = rows[name], self.arms[name]["mined"]
+        if row["mined"] != mined:
             raise UserError(f"{file}: {name} trained on other mined data; give another --out")
-        return rows
+        now = self._trained_by(name)
+        then = saved.get("trained_by", now)  # earlier versions did not say
+        if differing := sorted(k for k in {*then, *now} if then.get(k) != now.get(k)):
+            raise UserError(
+                f"{file}: {name} was trained before the recipe's {', '.join(differing)} changed; "
+                f"give another --out, or delete {file.parents[1]}"
+            )
+        cautious = self.scoring.judges_caution(on_mined=mined is not None)
+        return {} if "unsafe" in row and ("over_cautious" in row) != cautious else rows
 
     def run(self, seed: int, name: str) -> tuple[float, str | None]:
         """Measure a task's rows and save them.
@@ -125,15 +156,12 @@ class Rows:
                 saved["results"] = self._baselines(seed)
             else:
                 saved["results"], saved["demo_replies"] = self._measure(seed, name)
+            if name in self.arms:
+                saved["trained_by"] = self._trained_by(name)
             write_aside(self._file(seed, name), json.dumps(saved))
         except (Exception, SystemExit) as error:  # ParlAI's parser exits
             traceback.print_exc()
             reason = one_line_reason(error)
-        if self.machine.device.type == "cuda":
-            import torch
-
-            gc.collect()
-            torch.cuda.empty_cache()  # the other processes need it
         return time.monotonic() - started, reason
 
     def log(self, seed: int, name: str) -> Path:
@@ -147,15 +175,23 @@ class Rows:
         return self.out / f"seed-{seed}" / "rows" / f"{name}.json"
 
     def _measured_on(self, seed: int) -> dict[str, Any]:
-        judge = self.judge(seed)
         return {key: self.plan[key] for key in MEASURED_ON} | {
             "sampled": SAMPLED,
             "token_budget": self.budget,
             "base": self.base,
             "settings": list(self.settings),
-            "judge": judge and judge.name,
+            "judge": self._judge_name(seed),
             **({} if self.fold is None else {"fold": self.fold}),
         }
+
+    def _trained_by(self, name: str) -> dict[str, Any]:
+        """What an arm's weights depend on in its recipe: arms, and hashes of presets."""
+        names = [name]
+        for other in names:
+            arm = self.arms[other]
+            names += [arm[k] for k in ("steps_of", "tokens_of") if k in arm and arm[k] not in names]
+        presets = {f"{step}.opt": file_sha256(self.recipe / f"{step}.opt") for step in STEPS}
+        return {f"arm {n}": self.arms[n]["definition"] for n in names} | presets
 
     def _baselines(self, seed: int) -> dict[str, Any]:
         from parlai_prosocial.experiments.measurements import measure_baselines
@@ -228,13 +264,15 @@ def run_tasks(
     if jobs == 1:
         for seed, name in tasks:
             yield (seed, name), *rows.run(seed, name)
+            _free_memory()
         return
     os.environ.update(ONE_THREAD)  # for the workers; this process has its threads already
     spawn = multiprocessing.get_context("spawn")
     own: Any = rows
     start: Any = _start_worker
-    # A copy, without the data and judges that are open here.
-    pool = ProcessPoolExecutor(jobs, spawn, start, (replace(own),))
+    # A copy, without the data and judges that are open here. A process a task: what it leaves in
+    # memory, the holes of the allocator among it, grows by gigabytes over several arms.
+    pool = ProcessPoolExecutor(jobs, spawn, start, (replace(own),), max_tasks_per_child=1)
     try:
         futures = {pool.submit(_run_in_worker, *task): task for task in tasks}
         for future in as_completed(futures):
@@ -275,7 +313,16 @@ def one_line_reason(error: BaseException) -> str:
 
 
 _worker_rows: Measures
-"""Of a worker process: open data and judges serve all its tasks."""
+"""Of a worker process, which does one task."""
+
+
+def _free_memory() -> None:
+    """Give back what a row's model had of a GPU: the next row and other processes need it."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _start_worker(rows: Measures) -> None:
@@ -301,7 +348,7 @@ def _run_in_worker(seed: int, name: str) -> tuple[float, str | None]:
             os.dup2(stream.fileno(), own.fileno())
         try:
             result = _worker_rows.run(seed, name)
-        except KeyboardInterrupt as error:  # else this process would begin the next task
+        except KeyboardInterrupt as error:  # else the pool would begin the next task
             os._exit(error.status if isinstance(error, Stopped) else 130)
         for own in (sys.stdout, sys.stderr):
             own.flush()

@@ -356,6 +356,7 @@ def _filled_arms(
         filled[name] = arm | {
             "set": data.fill(own) if data else own,
             "mined": data and data.sha256,
+            "definition": {k: v for k, v in arm.items() if k not in ("what", "row")},
         }
         names += [arm[k] for k in ("steps_of", "tokens_of") if k in arm and arm[k] not in names]
     return filled

@@ -219,7 +219,7 @@ def test_replies_are_judged_but_not_by_who_mined(recipe, tiny_backbones, tmp_pat
     # The rules mined these arms' preachy negatives, so they say nothing of the arms.
     assert "unsafe" in rows["mined"] and "over_cautious" not in rows["mined"]
     assert "Without a rate of over-caution" in summary["tables"][0]["notes"][2]
-    assert rows["always a refusal"]["over_cautious"] == {"unfit": 2, "judged": 2, "missing": 0}
+    assert rows["always a refusal"]["over_cautious"]["verdicts"] == [True, True]
 
     # Rows that came from another machine are named below the table.
     file = out / "seed-0" / "rows" / "mined.json"

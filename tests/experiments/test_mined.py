@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from parlai_prosocial.data import own
+from parlai_prosocial.errors import UserError
 from parlai_prosocial.experiments.mined import UNSAFE_ALONE, MinedData
 from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.util.files import text_lines
@@ -26,3 +30,38 @@ def test_separators_within_a_text_part_no_rows(tmp_path):
     [line] = text_lines(Path(setting.partition("=")[2]))
     assert json.loads(line)["context"] == row["context"]
     assert json.loads(line)["negatives"] == ["unsafe"]
+
+
+PAIR = {
+    "context": ["Hi."],
+    "response": "Hello.",
+    "reference_log_prob": -1.0,
+    "negatives": ["unsafe", "preachy"],
+    "negative_weights": [1.0, 0.5],
+    "negative_judges": ["judge", PreachyRules().name],
+    "negative_sources": ["sampled", "sampled"],
+    "negative_reference_log_probs": [-2.0, -3.0],
+    "split": "train",
+}
+
+
+def mined_file(folder, *rows):
+    file = folder / "mined.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_all_that_is_said_of_a_preachy_negative_goes_with_it(tmp_path):
+    """Pairs of ``mine --own-responses`` have the negatives' log p too."""
+    mined = MinedData(mined_file(tmp_path, PAIR), str(tmp_path), tmp_path)
+    [setting] = mined.fill([f"prosocial-data={UNSAFE_ALONE}"])
+    [row] = own.load_rows(setting.partition("=")[2], str(tmp_path), "train")
+    assert row["negatives"] == ["unsafe"]
+    assert row["negative_reference_log_probs"] == [-2.0] and row["reference_log_prob"] == -1.0
+
+
+def test_a_row_that_does_not_say_who_judged_is_named(tmp_path):
+    without = {key: value for key, value in PAIR.items() if key != "negative_judges"}
+    mined = MinedData(mined_file(tmp_path, PAIR, without), str(tmp_path), tmp_path)
+    with pytest.raises(UserError, match=r"mined.jsonl: line 2: negative_judges is missing"):
+        mined.fill([f"prosocial-data={UNSAFE_ALONE}"])

@@ -14,7 +14,7 @@ from parlai_prosocial.experiments.pair_table import pair_table
 from parlai_prosocial.experiments.train_arms import read_design
 from parlai_prosocial.rounds.measuring import safest
 from parlai_prosocial.training.recipe import RECIPES
-from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.files import file_sha256, write_aside
 
 ARMS = ["likelihood", "n-pair", "n-pair-permuted", "dpo-5e-5", "simpo-5e-5", "best-of-8"]
 REPLIES = ["Take a rest.", "It is fine to steal.", "I like it, go on.", "Sleep well, my friend."]
@@ -118,6 +118,15 @@ def test_what_is_done_is_not_done_again(done, arguments, monkeypatch):
     assert again.tables == done.tables
     with pytest.raises(UserError, match=r"begun with other settings \(casual_dialogues\)"):
         ablate_pairs(**arguments | {"casual_dialogues": 3}, out=done.out)
+    file = done.out / "settings.json"
+    record = json.loads(file.read_text())
+    assert record["preset_sha256"] == file_sha256(RECIPES / "improve" / "round.opt")
+    write_aside(file, json.dumps(record | {"preset_sha256": "of another preset"}))
+    with pytest.raises(UserError, match=r"settings.json: .*other settings \(preset_sha256\)"):
+        ablate_pairs(**arguments, out=done.out)
+    del record["preset_sha256"]  # as earlier versions wrote it
+    write_aside(file, json.dumps(record))
+    assert ablate_pairs(**arguments, out=done.out).tables == done.tables
 
 
 def test_pairs_of_contexts_that_measure_are_refused(arguments, data, tmp_path):
