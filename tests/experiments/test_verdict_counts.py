@@ -4,6 +4,7 @@ from parlai_prosocial.evaluation.suites.ranking import RankingContext
 from parlai_prosocial.evaluation.validation.sentinels import SENTINELS
 from parlai_prosocial.experiments.verdict_counts import count_verdicts, judge_sentinels, pooled_rate
 from parlai_prosocial.judges.judge import Judgement
+from parlai_prosocial.util.missing import Missing
 
 
 class Listed:
@@ -12,7 +13,7 @@ class Listed:
     name = "listed@1"
 
     def __init__(self, unfit, silent="?"):
-        self.unfit, self.silent = unfit, silent
+        self.unfit, self.silent, self.missing = unfit, silent, Missing()
 
     def judge(self, contexts, replies):
         assert len(contexts) == len(replies)
