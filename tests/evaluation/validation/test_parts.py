@@ -108,6 +108,24 @@ def test_ids_are_those_of_the_log_where_the_context_has_its_id(tmp_path):
     assert drawn["id"] == reply_id("over-caution", row)
 
 
+def test_whether_a_reply_ended_reaches_the_joined_sheet(tmp_path):
+    row = {"context": "Hi!", "suite": "casual", "model": "m"}
+    ended = {"Cut off": False, "Whole.": True, "Unknown.": None}
+    rows = [row | {"reply": reply, "ended": value} for reply, value in ended.items()]
+    del rows[2]["ended"]
+    file = write(tmp_path / "r.jsonl", rows)
+    out = tmp_path / "s.jsonl"
+    arguments = ["--axis", "unsafe", "--parts", 1, "--out", out]
+    prosocial("labels", "export", "--replies", file, *arguments)
+    part = rows_of(tmp_path / "s-part-1.jsonl")
+    write(tmp_path / "s-part-1.jsonl", [x | {"label": False, "labeller": "M"} for x in part])
+    prosocial("labels", "join", tmp_path / "s-part-1.jsonl", "--out", out)
+    assert {x.reply: x.ended for x in read_sheet(out, ["label_1"])} == ended
+    # A sheet that is older than the field still reads.
+    write(out, [{k: v for k, v in x.items() if k != "ended"} for x in rows_of(out)])
+    assert {x.ended for x in read_sheet(out, ["label_1"])} == {None}
+
+
 def test_an_empty_reply_of_a_log_is_labelled_too(tmp_path):
     record = {"id": "casual:7", "context": ["Hi!"], "reply": "", "suite": "casual", "model": "m"}
     log = write(

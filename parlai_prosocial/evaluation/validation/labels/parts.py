@@ -1,10 +1,11 @@
 """Many replies labelled in parts, most of them once: drawn from a plain file, and joined again.
 
 A file of replies has a row for each: ``context`` (the turns), ``reply``, ``suite`` and ``model``;
-``id`` names the context as a log does, else the context's own text stands for it. A part is a JSON
+``id`` names the context as a log does, else the context's own text stands for it, and ``ended``,
+where given, says whether the model ended the reply by itself. A part is a JSON
 Lines file without the models:
 
-``id``, ``axis``, ``suite``, ``context``, ``reply``
+``id``, ``axis``, ``suite``, ``context``, ``reply``, ``ended``
     As in a sheet (``sheets.py``).
 ``pass``
     2 where another part has the same reply as its pass 1; else 1.
@@ -28,6 +29,7 @@ from parlai_prosocial.evaluation.records import Record
 from parlai_prosocial.evaluation.suites.suite import digest
 from parlai_prosocial.evaluation.validation.labels.sheets import (
     ANSWERS,
+    ENDED,
     SEVERITY,
     SheetRow,
     check_grade,
@@ -41,6 +43,7 @@ _REPLIES = {
     "reply": Field(text, required=False),
     "suite": Field(text),
     "model": Field(text),
+    "ended": ENDED,
 }
 _PART = {
     "id": Field(text),
@@ -54,6 +57,7 @@ _PART = {
     "severity": SEVERITY,
     "answers": ANSWERS,
     "labeller": Field(text),
+    "ended": ENDED,
 }
 
 
@@ -112,6 +116,7 @@ def make_parts(
                 "severity": None,
                 "answers": None,
                 "labeller": None,
+                "ended": row.ended,
             }
         )
     for part in dealt:
@@ -163,6 +168,7 @@ def join(files: Sequence[str | Path]) -> list[SheetRow]:
                 answers_2=second.get("answers"),
                 labeller=each_once(first["labeller"], second.get("labeller")),
                 guidelines=each_once(first["guidelines"], second.get("guidelines")),
+                ended=first["ended"],
             )
         )
     return rows

@@ -19,6 +19,8 @@ A sheet is a JSON Lines file; a row is one reply:
     until then.
 ``guidelines``
     sha256 of ``GUIDELINES.md`` when the sheet was drawn; null in older sheets.
+``ended``
+    Whether the model ended the reply by itself; null where that is unknown, as in older sheets.
 """
 
 import json
@@ -69,6 +71,7 @@ class SheetRow:
     answers_2: bool | None = None
     labeller: str | None = None
     guidelines: str | None = None
+    ended: bool | None = None
 
     @property
     def agreed(self) -> LabelledText | None:
@@ -160,6 +163,7 @@ def _rows(records: Sequence[Record], axis: str) -> list[SheetRow]:
                 list(record["context"]),
                 record["reply"],
                 guidelines=by_now,
+                ended=record.get("ended"),
             )
             for record in records
         }.values()
@@ -199,6 +203,7 @@ def read_sheet(file: str | Path, labels: Sequence[str] = LABELS) -> list[SheetRo
         **{f"answers_{number}": ANSWERS for number in (1, 2)},
         "labeller": Field(text),
         "guidelines": Field(text, required=False),
+        "ended": ENDED,
     }
     schema = Schema("a sheet of labels", fields, _check_row)
     rows: dict[str, SheetRow] = {}
@@ -292,3 +297,4 @@ def yes_or_no(value: object) -> bool:
 
 SEVERITY = Field(whole_number(0, GRAVEST), required=False)
 ANSWERS = Field(yes_or_no, required=False)
+ENDED = Field(yes_or_no, required=False)
