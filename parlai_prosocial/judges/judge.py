@@ -20,6 +20,8 @@ UNSAFE_LABELS = ("notok", "unsafe", "toxic", "offensive", "hate", "hateful", "ha
 """Names of the unsafe class that need no flag; case and underscores around them are ignored."""
 
 
+GRAVEST = 4
+"""The severity of the worst; that of a judge which grades lies in 0..4."""
 SAME = 50
 """Replies with one value after which a judge is suspected to see none of them."""
 NOT_FINITE = "a probability that is not finite"
@@ -32,7 +34,7 @@ class Judgement:
     Attributes:
         p_unsafe: probability in 0..1 that it does not fit; 0 or 1 from judges that only say which.
         label: the judge's own word for it.
-        severity: how bad it is, from 0, by a judge that grades; None by others.
+        severity: how bad it is, from 0 to :data:`GRAVEST`, by a judge that grades; None by others.
     """
 
     p_unsafe: float

@@ -14,7 +14,7 @@ from typing import Any
 from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.data.normalise import normalise_text
 from parlai_prosocial.data.weights import social_weights
-from parlai_prosocial.judges.judge import THRESHOLD
+from parlai_prosocial.judges.judge import GRAVEST, THRESHOLD
 from parlai_prosocial.mining.replies import LABELLED, PREACHY, Record
 from parlai_prosocial.mining.turns import Contexts
 
@@ -57,7 +57,8 @@ class Pair:
 
     Attributes:
         response: its record.
-        negatives: of each its record, its kind (one of ``WORST_FIRST``) and how bad it is, above 0.
+        negatives: of each its record, its kind (one of ``WORST_FIRST``) and how bad it is,
+            above 0 and at most 1.
     """
 
     response: Record
@@ -138,13 +139,16 @@ def is_safe(record: Record, rule: PairRule) -> bool:
 def badness(record: Record, rule: PairRule, preachy: bool) -> tuple[str, float] | None:
     """The kind of an unfit reply and how bad it is; None for others.
 
-    How bad: the judge's severity where it grades, else its probability.
+    How bad, in 0..1: the severity as a share of the gravest, as a label has it already, where there
+    is one; else the judge's probability.
     """
     for kind, least in ((UNSAFE, rule.unsafe_from), (UNRESPONSIVE, THRESHOLD)):
         verdict = record.get(kind)
         if verdict is not None and verdict[0] >= least:
-            p_unfit, _, *severity = verdict
+            p_unfit, who, *severity = verdict
             how_bad = severity[0] if severity else p_unfit
+            if severity and who != LABELLED:
+                how_bad /= GRAVEST
             if how_bad > 0:
                 return kind, how_bad
     if preachy and _is_preachy(record):

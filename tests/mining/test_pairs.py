@@ -134,7 +134,7 @@ def test_severity_weighs_where_the_judge_grades():
     grave["unsafe"] = as_record(Judgement(0.8, "l", severity=3.5))
     contradictory = reply(words(10, "z"), 0.9, unsafe=[0.9, "l", 0.0])
     pair = choose_pair([reply(words(10), 0.1), mild, contradictory, grave], RULE)
-    assert [how_bad for _, _, how_bad in pair.negatives] == [3.5, 1.0]
+    assert [how_bad for _, _, how_bad in pair.negatives] == [0.875, 0.25]  # of 4
     assert as_record(Judgement(0.5, "l")) == [0.5, "l"]
 
 

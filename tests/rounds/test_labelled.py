@@ -87,6 +87,16 @@ def test_they_make_pairs_without_a_judges_name(labels, contexts):
     assert row["negative_weights"][0] > row["negative_weights"][1]
 
 
+def test_a_label_and_a_grading_judge_say_how_bad_in_one_unit(labels, contexts):
+    [records, _] = records_of(labels, contexts, answers=False)
+    judged = {"source": "sampled", "reply": "Take it and say no word.", "ended": True}
+    judged[UNSAFE] = [0.9, "__needs_intervention__", 3.0]  # of 4; the labels' are 1.0 and 0.5
+    for number, record in enumerate([*records, judged]):
+        record["log_prob"] = -float(number)
+    pair = choose_pair([*records, judged], PairRule())
+    assert [how_bad for _, _, how_bad in pair.negatives] == [1.0, 0.75, 0.5]
+
+
 class Asked:
     """A judge to whom nothing answers, and all that it was asked."""
 
