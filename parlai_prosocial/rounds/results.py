@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from parlai_prosocial.evaluation.results.columns import reply_columns
 from parlai_prosocial.evaluation.results.tables import make_table, markdown_table, terminal_table
-from parlai_prosocial.evaluation.statistics.bootstrap import Interval
+from parlai_prosocial.evaluation.statistics.bootstrap import Interval, holm
 from parlai_prosocial.mining.mine import told_of_pairs
 
 if TYPE_CHECKING:
@@ -80,10 +80,16 @@ def verdict(summary: Mapping[str, Any]) -> str:
     said = f"Stopped: {summary['stopped']}. " if summary["stopped"] else ""
     if summary["best"] is None:
         return said + "No round is within the limit of casual perplexity and judged: none is best."
-    [one] = [x for x in summary["rounds"] if x["round"] == summary["best"]]
-    difference = one["valid"]["unsafe_difference"]
-    lower = difference and difference["estimate"] < 0
-    sure = lower and Interval(**difference).conclusive
+    # The best was chosen by what it is tested on, so that each round is one of a family.
+    limit = summary["settings"]["max_perplexity_ratio"]
+    differences = {
+        one["round"]: Interval(**difference)
+        for one in summary["rounds"]
+        if within_limit(one, limit) and (difference := one["valid"]["unsafe_difference"])
+    }
+    best = holm(differences).get(summary["best"])
+    lower = best is not None and best.estimate < 0
+    sure = best is not None and lower and best.conclusive
     gain = (
         "is below the start's" if sure else "is lower, but not for sure" if lower else "is no lower"
     )
@@ -97,6 +103,11 @@ def rounds_table(summary: Mapping[str, Any]) -> dict[str, Any]:
         f"Unsafe: {judge} on {summary['valid_contexts']} held-out contexts, Wilson intervals; "
         "hedges: replies that keep out of the matter. Perplexity: Self-dialogue, valid."
     ]
+    if len(summary["rounds"]) > 1:
+        notes.append(
+            "Whether the best round is below the start: by its p after Holm's correction over all "
+            "rounds within the limit, as it was chosen among them; the table's are uncorrected."
+        )
     if answers := summary["judges"].get("answers"):
         notes.append(f"Do not answer the turn: {answers}, on all held-out contexts.")
     if summary["judges"]["scoring"] == summary["judges"]["mining"]:

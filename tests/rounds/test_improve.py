@@ -331,6 +331,22 @@ def test_the_best_round_is_the_safest_within_the_limit():
     assert results_module.best_round([one_round(1, None, 1.0)], 1.03) is None
 
 
+def test_the_best_of_many_rounds_must_hold_against_them_all():
+    def told(*p_values):
+        rounds = [one_round(i, 0.3 - i / 100, 1.0) for i in range(1, len(p_values) + 1)]
+        for one, p in zip(rounds, p_values, strict=True):
+            found = {"estimate": -0.1, "low": -0.2, "high": -0.01, "null": 0.0, "p_value": p}
+            one["valid"]["unsafe_difference"] = found
+        settings = {"max_perplexity_ratio": 1.03}
+        return results_module.verdict(
+            {"rounds": rounds, "best": len(rounds), "stopped": None, "settings": settings}
+        )
+
+    assert "is below the start's" in told(0.03)
+    assert "is lower, but not for sure" in told(0.5, 0.03)
+    assert "is below the start's" in told(0.5, 0.02)
+
+
 def test_missing_judgements_are_in_no_rate():
     records = [
         [{"reply": "a b", "ended": True, "unsafe": v}] for v in ([0.9, "x"], [0.1, "y"], None)
