@@ -10,7 +10,7 @@ from parlai_prosocial.data.labelled import AXES
 from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.records import read_log
 from parlai_prosocial.util.counting import counted
-from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.files import check_jsonl, write_aside
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _OUT = click.option(
@@ -170,5 +170,6 @@ def _records(log: Path) -> list[Mapping[str, Any]]:
 
 
 def _check_new(out: Path) -> None:
+    check_jsonl(out)
     if out.exists():
         raise UserError(f"--out {out}: is there already and may hold labels; name another file")

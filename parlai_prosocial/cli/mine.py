@@ -47,11 +47,17 @@ def _option(flag: str, help: str | None = None, **more: Any) -> Any:
     "Rows are pairs of the model's own replies: a clearly safe one, and unsafe ones of its length.",
     is_flag=True,
 )
-@_option("--safe-below", "Most p(unsafe) of an own response.")
-@_option("--preachy-share", "Above this share, preachy replies are negatives of own responses.")
+@_option("--safe-below", "Most p(unsafe) of an own response; default 0.3.", type=float)
+@_option(
+    "--preachy-share",
+    "Above this share, preachy replies are negatives of own responses; default 0.02.",
+    type=float,
+)
 @_option(
     "--synthetic-cap",
-    "Most negatives of a casual context from --synthetic-model, told to moralise; 0: none.",
+    "Most negatives of a casual context from --synthetic-model, told to moralise; 0: none; "
+    "default 1.",
+    type=int,
 )
 @_option("--synthetic-model", "Default: the default backbone.")
 @_option("--unsafe-label", "Unsafe class of an hf or parlai judge.")

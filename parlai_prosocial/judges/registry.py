@@ -1,12 +1,12 @@
 """The judges that ``--judge KIND:WHERE`` can name, each with a line of help."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from parlai_prosocial.errors import UserError
+from parlai_prosocial.errors import UsageError, UserError
 from parlai_prosocial.judges.judge import Judge
 
 
@@ -194,6 +194,25 @@ def open_judge(
     """
     kind, where = judge_spec(spec)
     return KINDS[kind].open(where, JudgeOptions(datapath, bf16, unsafe_label, reply_only))
+
+
+def check_options(specs: Sequence[str], unsafe_label: str | None, reply_only: bool) -> None:
+    """Refuse options that no given judge takes.
+
+    Args:
+        specs: ``KIND:WHERE`` of all judges.
+        unsafe_label, reply_only: see :class:`JudgeOptions`.
+
+    Raises:
+        UserError: such an option, or an unknown kind.
+    """
+    kinds = {judge_spec(spec)[0] for spec in specs}
+    for flag, is_given, taking in (
+        ("--unsafe-label", unsafe_label is not None, ("hf", "parlai")),
+        ("--reply-only", reply_only, ("hf",)),
+    ):
+        if is_given and not kinds.intersection(taking):
+            raise UsageError(f"{flag}: needs a judge {' or '.join(map(spelled, taking))}")
 
 
 def judge_spec(spec: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from parlai_prosocial.errors import UsageError, names_arguments
 from parlai_prosocial.mining.results import WrittenRows
 from parlai_prosocial.util.counting import counted
+from parlai_prosocial.util.files import check_jsonl
 from parlai_prosocial.util.writer import Writer
 
 _NOT_RECORDED = ("out", "datapath", "concurrency", "engine")
@@ -41,7 +42,7 @@ class Annotated(WrittenRows):
         ]
         lines += [f"  {label}: {number}" for label, number in summary["labels"].items()]
         lines += [
-            f"  {name.replace('_', ' ')}: {value:.3g}"
+            f"  {name.replace('_', ' ')}: {value if isinstance(value, int) else f'{value:.3g}'}"
             for name, value in summary.get("against_own", {}).items()
         ]
         lines += self._missing()
@@ -88,6 +89,7 @@ def annotate(
     for name, count in (("limit", limit), ("concurrency", concurrency)):
         if count is not None and count < 1:
             raise UsageError(f"--{name} {count}: must be at least 1")
+    check_jsonl(Path(out))
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import as_begun, open_engine
     from parlai_prosocial.engines.reply_scores import MAX_CONTEXT_TOKENS

@@ -22,7 +22,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.mining.turns import task_turns
 from parlai_prosocial.models.prompt import split_context
 from parlai_prosocial.models.roles import Message, with_roles
-from parlai_prosocial.util.files import write_aside
+from parlai_prosocial.util.files import check_jsonl, write_aside
 
 Row = dict[str, Any]
 """A row of :data:`.own.SCHEMA`; columns without a value may be missing."""
@@ -56,8 +56,7 @@ def convert_data(
     Raises:
         UserError: a bad file or row, no such task, or nothing to write.
     """
-    if out.suffix != ".jsonl":
-        raise UserError(f"--out {out}: give a name that ends with .jsonl")
+    check_jsonl(out)
     if Path(source).expanduser().exists():
         rows = rows_of_files(source)
     else:

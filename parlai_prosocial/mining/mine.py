@@ -15,6 +15,7 @@ from pathlib import Path
 from parlai_prosocial.errors import UsageError, names_arguments
 from parlai_prosocial.mining.results import WrittenRows
 from parlai_prosocial.util.counting import counted
+from parlai_prosocial.util.files import check_jsonl
 from parlai_prosocial.util.writer import Writer
 
 _NOT_RECORDED = ("out", "datapath", "concurrency", "engine")
@@ -71,9 +72,9 @@ def mine(
     casual: bool = False,
     judge_casual: bool = False,
     own_responses: bool = False,
-    safe_below: float = 0.3,
-    preachy_share: float = 0.02,
-    synthetic_cap: int = 1,
+    safe_below: float | None = None,
+    preachy_share: float | None = None,
+    synthetic_cap: int | None = None,
     synthetic_model: str | None = None,
     unsafe_label: str | None = None,
     reply_only: bool = False,
@@ -104,11 +105,12 @@ def mine(
             (:func:`~parlai_prosocial.mining.pairs.choose_pair`), a clearly safe one as the response
             and unsafe ones of its length as negatives, with the log p that
             ``--contrast-reference init`` takes; nothing synthetic is added.
-        safe_below: most p(unsafe) of a clearly safe reply, in [0, threshold); of own responses.
+        safe_below: most p(unsafe) of a clearly safe reply, in [0, threshold); of own responses, 0.3
+            where None.
         preachy_share: preachy replies are negatives of own responses where they are more than this
-            share of those to casual contexts, in [0, 1].
+            share of those to casual contexts, in [0, 1]; 0.02 where None.
         synthetic_cap: most negatives of a casual context from ``synthetic_model``, told to
-            moralise; 0 for none.
+            moralise; 0 for none, 1 where None.
         synthetic_model: the default backbone where None.
         unsafe_label, reply_only: see :class:`~parlai_prosocial.judges.registry.JudgeOptions`.
         max_tokens: longest reply.
@@ -123,6 +125,19 @@ def mine(
         UserError: an argument that makes no sense, a model, task or judge that is not there, or
             ``out`` of another call.
     """
+    _refuse_idle(
+        own_responses,
+        needing={"--safe-below": safe_below, "--preachy-share": preachy_share},
+        # A cap of 0 says what is so anyway.
+        barred={
+            "--synthetic-cap": synthetic_cap or None,
+            "--synthetic-model": synthetic_model,
+            "--judge-casual": judge_casual or None,
+        },
+    )
+    safe_below = 0.3 if safe_below is None else safe_below
+    preachy_share = 0.02 if preachy_share is None else preachy_share
+    synthetic_cap = 1 if synthetic_cap is None else synthetic_cap
     asked = {name: value for name, value in locals().items() if name not in _NOT_RECORDED}
     if not own_responses:  # as in runs that were begun before there were these arguments
         for name in ("own_responses", "safe_below", "preachy_share"):
@@ -136,10 +151,11 @@ def mine(
         raise UsageError(f"--synthetic-cap {synthetic_cap}: must not be negative")
     if own_responses:
         check_thresholds("--threshold", safe_below, threshold, preachy_share)
+    check_jsonl(Path(out))
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import as_begun, open_engine
-    from parlai_prosocial.judges.registry import judge_spec, open_judge
+    from parlai_prosocial.judges.registry import check_options, open_judge
     from parlai_prosocial.judges.rules import PreachyRules
     from parlai_prosocial.mining.negatives import (
         MORALISER_CONTEXT_TOKENS,
@@ -154,8 +170,7 @@ def mine(
     from parlai_prosocial.models.precision import computes_in_bf16
     from parlai_prosocial.util.journal import begun_with
 
-    if judge is not None:
-        judge_spec(judge)
+    check_options([] if judge is None else [judge], unsafe_label, reply_only)
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     plan = MiningPlan(
         samples=samples,
@@ -174,6 +189,13 @@ def mine(
     needs_judge = any(map(plan.asks_judge, contexts.casual))
     if judge is None and needs_judge and own_responses:
         raise UsageError("--judge is missing: only what it calls safe can be an own response")
+    if judge is None and judge_casual:
+        raise UsageError("--judge is missing: --judge-casual needs it")
+    if judge is not None and not needs_judge:
+        raise UsageError(
+            f"--judge {judge}: is not asked, all contexts are casual; leave it, or give "
+            "--judge-casual"
+        )
     if judge is None and needs_judge:
         raise UsageError(
             "--judge is missing: some contexts are not casual (where the task says nothing but "
@@ -197,7 +219,7 @@ def mine(
             flag="--synthetic-model",
             engine=engine,
         )
-    if judge is not None and needs_judge:
+    if judge is not None:
         unsafe = open_judge(judge, datapath, bf16, unsafe_label, reply_only)
     miners = Miners(sampler, synthetic, unsafe, PreachyRules())
     record = {
@@ -211,6 +233,20 @@ def mine(
     }
     with Writer(out, "--out"):
         return Mined(out, mine_contexts(contexts, miners, plan, datatype, out, record))
+
+
+def _refuse_idle(own: bool, needing: dict[str, object], barred: dict[str, object]) -> None:
+    """Raise :class:`UsageError` for a flag that is given, but acts on nothing.
+
+    Args:
+        own: with ``--own-responses``.
+        needing: flag -> value, None where not given, of those that need it.
+        barred: the same of those that do nothing with it.
+    """
+    for flag, value in (barred if own else needing).items():
+        if value is not None:
+            way = "does nothing with" if own else "needs"
+            raise UsageError(f"{flag}: {way} --own-responses")
 
 
 def told_of_pairs(summary: dict) -> list[str]:

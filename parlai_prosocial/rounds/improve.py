@@ -154,6 +154,11 @@ def improve(
         raise UserError(f"--task {task}: every context of train is in valid too")
     contexts = Contexts(kept, limit)
     bf16 = computes_in_bf16(out)
+    # A wrong setting is found here, before judges are opened.
+    training = (out / "round-1" / "pairs.jsonl", out / "round-1" / "training", datapath)
+    context_tokens = stages.context_tokens(
+        stages.training_arguments(start, *training, precision_name(bf16), seed, settings)
+    )
     mining = open_judge(judge, datapath, bf16)
     scoring = open_judge(scoring_judge, datapath, bf16) if scoring_judge else mining
     if scoring_judge and scoring.name == mining.name:
@@ -183,7 +188,9 @@ def improve(
     if labelled is not None and not any(labelled):
         raise UserError(f"--labels {', '.join(labels)}: no labelled reply to a context of --task")
     judges = (mining, scoring, answers)
-    run = Run(out, datapath, bf16, record, start, contexts, valid, *judges, labelled, say)
+    run = Run(
+        out, datapath, bf16, context_tokens, record, start, contexts, valid, *judges, labelled, say
+    )
     with Writer(out, "--out"):
         run.begin()
         return Improved(out, run.rounds(rounds))

@@ -35,6 +35,7 @@ class Run:
         out: the folder.
         datapath: ParlAI's.
         bf16: compute in bfloat16.
+        context_tokens: longest context.
         settings: all that the files depend on, the arguments of ``improve`` among them.
         start: the model of the first round.
         contexts, valid: to learn from, and to measure on.
@@ -48,6 +49,7 @@ class Run:
     out: Path
     datapath: str
     bf16: bool
+    context_tokens: int
     settings: dict[str, Any]
     start: Found
     contexts: Contexts
@@ -64,12 +66,11 @@ class Run:
         file = self.out / SETTINGS
         if file.exists():
             check_settings(file, parsed(file.read_bytes()), self.settings)
-        opt = self._training_options()
         self.measuring = Measuring(
             self.out,
             self.datapath,
             self.bf16,
-            int(opt["text_truncate"]),
+            self.context_tokens,
             self.valid,
             stages.judges_of(self.scoring, self.preachy, self.answers),
             self.settings["seed"],
@@ -176,10 +177,3 @@ class Run:
             self.settings["seed"],
             self.settings["settings"],
         )
-
-    def _training_options(self) -> Any:
-        """Parlai's options of the first round, so that a wrong --set is found before any work."""
-        from parlai.scripts.train_model import TrainModel
-
-        arguments = self._training_arguments(self.start, 1)
-        return TrainModel.setup_args().parse_args(arguments)

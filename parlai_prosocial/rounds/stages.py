@@ -116,6 +116,19 @@ def training_arguments(
     return arguments
 
 
+def context_tokens(arguments: Sequence[str]) -> int:
+    """The longest context of a round with these arguments, which are all checked.
+
+    Raises:
+        UserError: a flag that parlai does not know, or a wrong value.
+    """
+    from parlai.scripts.train_model import TrainModel
+
+    from parlai_prosocial.compat.flags import check_flags
+
+    return int(check_flags(TrainModel.setup_args(), arguments)["text_truncate"])
+
+
 def sampled(
     file: Path,
     contexts: Contexts,

@@ -99,6 +99,12 @@ def write_aside(file: Path, text: str) -> None:
         os.replace(part, file)
 
 
+def check_jsonl(out: Path) -> None:
+    """Raise :class:`UserError` for a name that those who read JSON Lines would not open."""
+    if out.suffix != ".jsonl":
+        raise UserError(f"--out {out}: give a name that ends with .jsonl")
+
+
 def file_sha256(file: Path) -> str:
     """Hash of a file's bytes, in hexadecimal."""
     with file.open("rb") as stream:

@@ -11,6 +11,7 @@ from parlai_prosocial.cli.annotate import annotate as command
 from parlai_prosocial.data import own
 from parlai_prosocial.engines.reply_scores import SampledReply
 from parlai_prosocial.errors import UserError
+from parlai_prosocial.mining.annotate import Annotated
 from parlai_prosocial.mining.canary import (
     Annotation,
     agreement,
@@ -168,6 +169,20 @@ def test_mistakes_of_the_command(tmp_path):
     arguments = ["--task", "self_dialogue", "--rot-model", "x", "--out", str(tmp_path / "o.jsonl")]
     with pytest.raises(UserError, match="--limit 0: must be at least 1"):
         CliRunner().invoke(command, [*arguments, "--limit", "0"], catch_exceptions=False)
+
+
+def test_an_out_that_nobody_would_read_is_refused_before_the_work(tmp_path):
+    arguments = ["--task", "self_dialogue", "--rot-model", "x", "--out", str(tmp_path / "o")]
+    with pytest.raises(UserError, match=r"--out .*o: give a name that ends with \.jsonl"):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+def test_counts_are_printed_whole(tmp_path):
+    summary = {"turns": 30000, "rots": 2, "parse_failures": 0, "missing_answers": 0, "labels": {}}
+    summary |= {"seconds": 1.0, "turns_per_second": 1}
+    summary["against_own"] = {"labelled_turns": 25029, "label_accuracy": 0.123456}
+    told = str(Annotated(tmp_path / "o.jsonl", summary))
+    assert "labelled turns: 25029\n" in told and "label accuracy: 0.123\n" in told
 
 
 def test_from_python_as_by_the_command(tiny_backbones, tmp_path, monkeypatch):

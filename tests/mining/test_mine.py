@@ -205,6 +205,15 @@ def test_the_limit_spreads_over_the_task(tmp_path):
         (["--limit", "0"], "--limit 0: must be at least 1"),
         (["--synthetic-cap", "-1"], "--synthetic-cap -1: must not be negative"),
         (["--sampling-temperature", "0"], "--sampling-temperature: must be above 0"),
+        (["--judge-casual", "--casual"], "--judge is missing: --judge-casual needs it"),
+        (["--safe-below", "0.2"], "--safe-below: needs --own-responses"),
+        (["--preachy-share", "0.1"], "--preachy-share: needs --own-responses"),
+        (["--own-responses", "--judge-casual"], "--judge-casual: does nothing with --own"),
+        (["--own-responses", "--synthetic-cap", "2"], "--synthetic-cap: does nothing with --own"),
+        (["--own-responses", "--synthetic-model", "x"], "--synthetic-model: does nothing with"),
+        (["--judge", "words", "--reply-only"], "--reply-only: needs a judge hf:FOLDER"),
+        (["--unsafe-label", "x"], "--unsafe-label: needs a judge hf:FOLDER or parlai:MODEL_FILE"),
+        (["--out", "mined"], "--out mined: give a name that ends with .jsonl"),
         (["--judge", "oracle"], "--judge oracle: use classifier:MODEL_FILE"),
         (["--model", "no/such/folder"], "no/such/folder: no such model file or folder"),
     ],
@@ -259,6 +268,20 @@ def test_a_run_that_stops_asks_for_no_chunk_twice(tmp_path, monkeypatch):
     third = Sayer()
     assert run(turns, third, tmp_path / "out.jsonl")[1] == summary
     assert third.asked == []
+
+
+def test_a_judge_that_is_not_asked_is_refused(tiny_backbones, tmp_path):
+    (tmp_path / "own.jsonl").write_text(json.dumps({"context": ["Hi!"], "response": "Ho."}))
+    with pytest.raises(UserError, match=r"^judge words: is not asked, all contexts are casual"):
+        parlai_prosocial.mine(
+            str(tiny_backbones["llama"]),
+            "prosocial:Own",
+            tmp_path / "out.jsonl",
+            settings=[f"prosocial-data={tmp_path / 'own.jsonl'}"],
+            casual=True,
+            judge="words",
+            datapath=str(tmp_path),
+        )
 
 
 @pytest.fixture

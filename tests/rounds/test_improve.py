@@ -308,6 +308,10 @@ def test_it_stops_where_there_is_nothing_to_learn_from(arguments):
         ({"scoring_judge": "words"}, "^scoring_judge words: is the judge that chooses"),
         ({"answer_judge": "words"}, "^answer_judge words: is a judge of what is unsafe"),
         ({"settings": ["seed=3"]}, "sets seed itself"),
+        (
+            {"settings": ["learningrat=1e-3"], "judge": "hf:/nowhere"},
+            "^settings learningrat: parlai knows no --learningrat here",
+        ),
         ({"model": "http://localhost:1/v1#x"}, "is an address; give a model that"),
     ],
 )

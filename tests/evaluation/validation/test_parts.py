@@ -126,6 +126,13 @@ def test_whether_a_reply_ended_reaches_the_joined_sheet(tmp_path):
     assert {x.ended for x in read_sheet(out, ["label_1"])} == {None}
 
 
+def test_a_sheet_that_nobody_would_read_is_refused(replies, tmp_path):
+    exported = ["labels", "export", "--replies", replies, "--axis", "unsafe"]
+    for command in (exported, ["labels", "merge", replies, replies], ["labels", "join", replies]):
+        with pytest.raises(UserError, match=r"--out .*sheet: give a name that ends with \.jsonl"):
+            prosocial(*command, "--out", tmp_path / "sheet")
+
+
 def test_an_empty_reply_of_a_log_is_labelled_too(tmp_path):
     record = {"id": "casual:7", "context": ["Hi!"], "reply": "", "suite": "casual", "model": "m"}
     log = write(
