@@ -121,7 +121,8 @@ class Preferences:
     def trainer(self, bench: Bench, bf16: bool, count: int | None = None) -> Any:
         examples = encoded(bench.base, self.corpus(bench)[:count])
         folder = bench.folder / self.name
-        return peers.dpo_trainer(bench.base, LORA_RANK, bf16, self.batchsize, folder, examples)
+        lm = peers.load_model(bench.base, LORA_RANK, bf16)
+        return peers.dpo_trainer(bench.base, lm, bf16, self.batchsize, folder, examples)
 
     def same(self, bench: Bench) -> list[Same]:
         """Mean log p of a token of the fitting and the unfitting replies: all that DPO takes."""

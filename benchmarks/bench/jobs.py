@@ -18,7 +18,7 @@ from benchmarks.bench.replies import (
 from benchmarks.bench.training import AgainstParlAI, Batches, Flags, Likelihood
 from parlai_prosocial.errors import UserError
 
-FULL_64 = Likelihood(lora=False, precision="auto", batchsize=64, steps=1)
+FULL_64 = Likelihood(lora=False, precision="auto", batchsize=64, steps=1, lean=True)
 LORA_64 = replace(FULL_64, lora=True, speed=2.0)
 JOBS: list[Job] = [
     Likelihood(lora=True, precision="auto", batchsize=8, steps=2, sft=True, speed=2.0, shown=True),

@@ -67,6 +67,8 @@ class Likelihood:
         speed: the target against the Trainer.
         shown: its row stands in the README.
         pieces: which pieces of work a process has the rows of, in that order; None for all.
+        lean: memory is measured or short, so the peer takes the attention that holds the least and
+            not the fastest.
     """
 
     lora: bool
@@ -80,6 +82,7 @@ class Likelihood:
     cpu: bool = True
     most_pairs: int | None = None
     pieces: tuple[int, ...] | None = None
+    lean: bool = False
 
     @property
     def name(self) -> str:
@@ -126,11 +129,10 @@ class Likelihood:
         rows = [peers.as_row(example) for example in encoded(bench.base, self.corpus(bench))]
         pieces = by_piece(rows, self.batchsize * self.steps)
         folder = bench.folder / self.name
+        lm = peers.load_model(bench.base, self.rank, bf16, self.lean)
         if kind == "sft":
-            return peers.sft_trainer(bench.base, self.rank, bf16, folder, pieces[0]), pieces
-        return peers.hf_trainer(
-            bench.base, self.rank, bf16, self.batchsize, folder, pieces[0]
-        ), pieces
+            return peers.sft_trainer(bench.base, lm, bf16, folder, pieces[0]), pieces
+        return peers.hf_trainer(bench.base, lm, bf16, self.batchsize, folder, pieces[0]), pieces
 
     def same(self, bench: Bench) -> list[Same]:
         """The losses of a batch, of at most :data:`COMPARED` rows: memory in fp32 is more."""

@@ -95,7 +95,7 @@ def test_a_trainer_of_other_weights_is_refused(bench, tiny_backbones, monkeypatc
     [same] = row["same"]
     assert abs(same["ours"] - same["peer"]) < 1e-4
 
-    def other(base, lora_rank, bf16):
+    def other(base, lora_rank, bf16, lean):
         lm = AutoModelForCausalLM.from_pretrained(base)
         lm.model.embed_tokens.weight.data[7:].mul_(1.5)
         return lm
@@ -115,6 +115,23 @@ def test_the_peers_loss_in_bf16_is_computed_in_bf16(bench, lora):
         trainer, [rows, *_] = job.trainer(bench, "peer", bf16)
         losses.append(peers.trainer_loss(trainer, rows))
     assert 0 < abs(losses[0] - losses[1]) < 3e-2
+
+
+def test_the_peer_has_the_flags_that_are_best_for_it(bench, monkeypatch):
+    from benchmarks.bench import peers
+    from benchmarks.bench.jobs import PIECES
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    lm = peers.load_model(bench.base, 2, bf16=True)
+    assert lm.config._attn_implementation == "eager"
+    for name, weight in lm.named_parameters():
+        assert weight.dtype == (torch.float32 if "lora" in name else torch.bfloat16)
+        assert weight.requires_grad == ("lora" in name)
+    lm = peers.load_model(bench.base, 0, bf16=True, lean=True)
+    assert lm.config._attn_implementation == "sdpa" and lm.dtype == torch.float32
+    assert peers.attention_of(bf16=False, lean=False) == "sdpa"
+    assert {job.lean for job in PIECES.values() if job.batchsize > 16} == {True}
+    assert PIECES["train-full-auto-16"].lean and not PIECES["train-lora-auto-16"].lean
 
 
 @pytest.fixture
