@@ -273,15 +273,18 @@ class ContrastiveAgent(TorchGeneratorAgent):
         correct = scores.sum_per_candidate(scores.token_correct.float())[firsts]
         mean_of = distributed.mean_of_all if self.is_training else distributed.own_mean
         loss = mean_of(nll.sum(), token_counts.sum())
+        # Of a part of a batch, whose loss counts by its tokens: these terms count by examples.
+        per_example = batch.get("example_weight", 1.0)
         if self.opt["contrast_weight"]:
             mean_contrast = mean_of(contrast.sum(), torch.full_like(token_counts[0], len(examples)))
-            loss = loss + self.opt["contrast_weight"] * mean_contrast
+            loss = loss + self.opt["contrast_weight"] * per_example * mean_contrast
         kl = self.casual_kl(examples, scores, firsts) if self.is_training else None
         if kl is None:
             kl, is_kept = torch.zeros_like(contrast), torch.zeros_like(contrast)
         else:
             examples_of_all = torch.full_like(token_counts[0], len(examples))
-            loss = loss + self.opt["casual_kl"] * mean_of(kl.sum(), examples_of_all)
+            mean_kl = mean_of(kl.sum(), examples_of_all)
+            loss = loss + self.opt["casual_kl"] * per_example * mean_kl
             is_kept = torch.tensor([float(e.casual) for e in examples], device=kl.device)
 
         negative_log_probs = mean_log_probs[:, 1:].detach()

@@ -52,6 +52,22 @@ def _passes(agent: Any, batches: Sequence[Batch], shares: Sequence[float]) -> bo
     return True
 
 
+def _token_shares(parts: Sequence[Sequence[Any]], batches: Sequence[Batch]) -> list[float]:
+    """Each part's share of the target tokens, as a batch's loss is a mean over these.
+
+    What our agents add to it is a mean over examples: ``example_weight`` undoes the share there.
+    """
+    tokens = [
+        sum(len(part[i]["labels_vec"]) for i in batch.valid_indices)
+        for part, batch in zip(parts, batches, strict=True)
+    ]
+    shares = [count / sum(tokens) for count in tokens]
+    examples = sum(batch.batchsize for batch in batches)
+    for batch, share in zip(batches, shares, strict=True):
+        batch["example_weight"] = batch.batchsize / examples / share
+    return shares
+
+
 def _train_on_halves(agent: Any, observations: Sequence[Any]) -> bool:
     """Halve the batch until its parts fit; False where single examples do not.
 
@@ -68,7 +84,7 @@ def _train_on_halves(agent: Any, observations: Sequence[Any]) -> bool:
             torch.cuda.empty_cache()
         batches = [agent.batchify(part).to(device) for part in parts]
         agent._control_local_metrics(disabled=True)
-        fitted = _passes(agent, batches, [len(part) / size for part in parts])
+        fitted = _passes(agent, batches, _token_shares(parts, batches))
         agent._control_local_metrics(enabled=True)
         agent.pending = []  # of our agents: the statistics of the last part
         if fitted:
