@@ -29,6 +29,13 @@ def _option(flag: str, help: str | None = None, **more: Any) -> Any:
 @_option("--rounds", "Most rounds; a later call may ask for more.")
 @_option("--scoring-judge", "Measures; without it --judge does, and the result says so.")
 @_option("--answer-judge", "Judges whether a reply answers the turn; evasive ones are negatives.")
+@_option("--unsafe-label", "Unsafe class of hf and parlai judges.")
+@_option(
+    "--reply-only",
+    "Show hf judges the reply without its context.",
+    is_flag=True,
+    show_default=False,
+)
 @_option("--samples", "Replies a context.")
 @_option("--limit", "Most contexts to learn from, evenly spread; default all.", type=int)
 @_option("--valid-limit", "Most harmless and most other contexts to measure on.", type=int)

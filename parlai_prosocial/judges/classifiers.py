@@ -43,7 +43,7 @@ class ClassifierJudge(ModelJudge):
         safe = [label for label in classifier.labels if label in (CASUAL, OK_LABEL)]
         if len(safe) != 1:
             raise UserError(
-                f"--judge: the classifier's labels are {', '.join(classifier.labels)}; one of them "
+                f"the classifier's labels are {', '.join(classifier.labels)}; one of them "
                 f"must be {CASUAL} or {OK_LABEL}"
             )
         super().__init__(name)
@@ -207,16 +207,17 @@ class WordListJudge:
 
     Args:
         datapath: ParlAI's data path, which must hold the list: ParlAI would fetch it unchecked.
+        flag: by which the user named it.
     """
 
-    def __init__(self, datapath: str):
+    def __init__(self, datapath: str, flag: str = "--judge"):
         compat.apply()
         from parlai.utils.safety import OffensiveStringMatcher
 
         file = Path(datapath) / "OffensiveLanguage" / "OffensiveLanguage.txt"
         if not file.is_file():
             raise UserError(
-                f"--judge words: no word list {file}; put it there, one word or phrase a line "
+                f"{flag} words: no word list {file}; put it there, one word or phrase a line "
                 "(ParlAI's is http://parl.ai/downloads/offensive_language/OffensiveLanguage.txt)"
             )
         self.matcher: Any = OffensiveStringMatcher(str(file))
@@ -231,12 +232,12 @@ class WordListJudge:
 class ProfanityJudge(ModelJudge):
     """``alt-profanity-check``, a linear model of the reply's words. It sees no context."""
 
-    def __init__(self) -> None:
+    def __init__(self, flag: str = "--judge"):
         try:
             from profanity_check import predict_prob
         except ImportError:
             raise UserError(
-                "--judge profanity: alt-profanity-check is not installed; "
+                f"{flag} profanity: alt-profanity-check is not installed; "
                 "pip install alt-profanity-check (it holds pickles, which it loads)"
             ) from None
         super().__init__(f"profanity@{metadata.version('alt-profanity-check')}")

@@ -1,7 +1,7 @@
 """The judges that ``--judge KIND:WHERE`` can name, each with a line of help."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,14 @@ class JudgeOptions:
         bf16: compute a guard model from a folder in bfloat16.
         unsafe_label: the unsafe class of ``hf`` and ``parlai``.
         reply_only: show an ``hf`` judge the reply without its context.
+        flag: by which the user named the judge, for messages.
     """
 
     datapath: str
     bf16: bool
     unsafe_label: str | None = None
     reply_only: bool = False
+    flag: str = "--judge"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def _open_classifier(where: str, options: JudgeOptions) -> Judge:
     from parlai_prosocial.models.precision import best_device
     from parlai_prosocial.zoo.resolve import find_classifier, named, open_classifier
 
-    flag = "--judge classifier:"
+    flag = f"{options.flag} classifier:"
     file = find_classifier(where, flag, options.datapath).place
     classifier = open_classifier(where, flag, options.datapath).to(best_device())
     name = f"classifier@{weights_sha256(ClassifierCheckpoint(str(file)).folder)[:16]}"
@@ -60,7 +62,7 @@ def _open_classifier(where: str, options: JudgeOptions) -> Judge:
 def _open_two_fold(where: str, options: JudgeOptions) -> Judge:
     from parlai_prosocial.judges.two_fold import TwoFoldJudge, half_trained_on
 
-    flag = "--judge two-fold:"
+    flag = f"{options.flag} two-fold:"
     files = where.split(",")
     halves = [half_trained_on(file, flag, options.datapath) for file in files]
     if sorted(halves) != [0, 1]:
@@ -77,7 +79,7 @@ def _open_text_classifier(where: str, options: JudgeOptions) -> Judge:
     from parlai_prosocial.zoo.resolve import named
 
     folder = _folder("hf", where, options)
-    with named("--judge hf:", where):
+    with named(f"{options.flag} hf:", where):
         return TextClassifierJudge(folder, options.unsafe_label, options.reply_only)
 
 
@@ -89,7 +91,7 @@ def _open_guard(kind: str, where: str, options: JudgeOptions) -> Judge:
     if is_address(where):
         return ServedGuard(ChatClient(where), PARSERS[kind], kind)
     folder = _folder(kind, where, options)
-    with named(f"--judge {kind}:", where):
+    with named(f"{options.flag} {kind}:", where):
         return FolderGuard(folder, options.bf16, PARSERS[kind], kind)
 
 
@@ -102,7 +104,7 @@ def _open_llm(where: str, options: JudgeOptions) -> Judge:
 
     if is_address(where):
         return ServedLLMJudge(ChatClient(where))
-    flag = "--judge llm:"
+    flag = f"{options.flag} llm:"
     opened = open_generator(where, flag, options.datapath, options.bf16)
     with named(flag, where):
         backbone = opened.backbone.to(best_device())
@@ -113,7 +115,7 @@ def _open_parlai(where: str, options: JudgeOptions) -> Judge:
     from parlai_prosocial.judges.classifiers import ParlAIClassifierJudge
     from parlai_prosocial.zoo.resolve import Kind, find, named
 
-    flag = "--judge parlai:"
+    flag = f"{options.flag} parlai:"
     found = find(where, flag, options.datapath)
     if found.kind is not Kind.FILE:
         raise found.refused(f"is {found.kind}; give a model file of transformer/classifier")
@@ -124,13 +126,13 @@ def _open_parlai(where: str, options: JudgeOptions) -> Judge:
 def _open_words(where: str, options: JudgeOptions) -> Judge:
     from parlai_prosocial.judges.classifiers import WordListJudge
 
-    return WordListJudge(options.datapath)
+    return WordListJudge(options.datapath, options.flag)
 
 
 def _open_profanity(where: str, options: JudgeOptions) -> Judge:
     from parlai_prosocial.judges.classifiers import ProfanityJudge
 
-    return ProfanityJudge()
+    return ProfanityJudge(options.flag)
 
 
 KINDS = {
@@ -182,31 +184,33 @@ def open_judge(
     bf16: bool,
     unsafe_label: str | None = None,
     reply_only: bool = False,
+    flag: str = "--judge",
 ) -> Judge:
     """The judge for ``KIND:WHERE``.
 
     Args:
         spec: see :data:`KINDS`.
-        datapath, bf16, unsafe_label, reply_only: see :class:`JudgeOptions`.
+        datapath, bf16, unsafe_label, reply_only, flag: see :class:`JudgeOptions`.
 
     Raises:
         UserError: an unknown kind, or what it needs is not there.
     """
-    kind, where = judge_spec(spec)
-    return KINDS[kind].open(where, JudgeOptions(datapath, bf16, unsafe_label, reply_only))
+    kind, where = judge_spec(spec, flag)
+    options = JudgeOptions(datapath, bf16, unsafe_label, reply_only, flag)
+    return KINDS[kind].open(where, options)
 
 
-def check_options(specs: Sequence[str], unsafe_label: str | None, reply_only: bool) -> None:
+def check_options(specs: Mapping[str, str], unsafe_label: str | None, reply_only: bool) -> None:
     """Refuse options that no given judge takes.
 
     Args:
-        specs: ``KIND:WHERE`` of all judges.
+        specs: flag -> ``KIND:WHERE`` of all judges.
         unsafe_label, reply_only: see :class:`JudgeOptions`.
 
     Raises:
         UserError: such an option, or an unknown kind.
     """
-    kinds = {judge_spec(spec)[0] for spec in specs}
+    kinds = {judge_spec(spec, flag)[0] for flag, spec in specs.items()}
     for flag, is_given, taking in (
         ("--unsafe-label", unsafe_label is not None, ("hf", "parlai")),
         ("--reply-only", reply_only, ("hf",)),
@@ -215,20 +219,20 @@ def check_options(specs: Sequence[str], unsafe_label: str | None, reply_only: bo
             raise UsageError(f"{flag}: needs a judge {' or '.join(map(spelled, taking))}")
 
 
-def judge_spec(spec: str) -> tuple[str, str]:
+def judge_spec(spec: str, flag: str = "--judge") -> tuple[str, str]:
     """Kind and place of ``KIND:WHERE``; raises :class:`UserError` for an unknown kind."""
     kind, _, where = spec.partition(":")
     if kind not in KINDS or bool(where) != bool(KINDS[kind].place):
         near = difflib.get_close_matches(kind.lower(), KINDS, n=1, cutoff=0.5)
         hint = f"; did you mean {spelled(near[0])}?" if near else ""
-        raise UserError(f"--judge {spec}: use {', '.join(map(spelled, KINDS))}{hint}")
+        raise UserError(f"{flag} {spec}: use {', '.join(map(spelled, KINDS))}{hint}")
     return kind, where
 
 
 def _folder(kind: str, where: str, options: JudgeOptions) -> Path:
     from parlai_prosocial.zoo.resolve import Kind, find
 
-    found = find(where, f"--judge {kind}:", options.datapath)
+    found = find(where, f"{options.flag} {kind}:", options.datapath)
     if found.kind is not Kind.FOLDER:
         raise found.refused(f"is {found.kind}; give a Hugging Face folder or hub name")
     return found.place

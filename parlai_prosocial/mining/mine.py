@@ -170,7 +170,7 @@ def mine(
     from parlai_prosocial.models.precision import computes_in_bf16
     from parlai_prosocial.util.journal import begun_with
 
-    check_options([] if judge is None else [judge], unsafe_label, reply_only)
+    check_options({} if judge is None else {"--judge": judge}, unsafe_label, reply_only)
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     plan = MiningPlan(
         samples=samples,

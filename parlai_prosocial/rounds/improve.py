@@ -35,7 +35,7 @@ _same_names = names_arguments(
         *("model", "task", "judge", "scoring_judge", "answer_judge", "rounds", "out", "samples"),
         *("limit", "valid_limit", "seed", "safe_below", "unsafe_above", "preachy_share"),
         *("max_tokens", "sampling_temperature", "top_p", "max_perplexity_ratio"),
-        *("casual_dialogues", "datapath", "engine"),
+        *("casual_dialogues", "datapath", "engine", "unsafe_label", "reply_only"),
     ],
     settings="set",
     task_settings="task-set",
@@ -53,6 +53,8 @@ def improve(
     rounds: int = 2,
     scoring_judge: str | None = None,
     answer_judge: str | None = None,
+    unsafe_label: str | None = None,
+    reply_only: bool = False,
     samples: int = 8,
     limit: int | None = None,
     valid_limit: int | None = 300,
@@ -91,6 +93,8 @@ def improve(
         answer_judge: judges whether a reply answers the turn at all: one that clearly does not is
             never a response and may be a negative, so that evasion does not pass for safety. A
             classifier learns it with ``--labels-axis unresponsive``.
+        unsafe_label, reply_only: of all judges, see
+            :class:`~parlai_prosocial.judges.registry.JudgeOptions`.
         samples: replies a context.
         limit: most contexts to learn from, evenly spread; None for all.
         valid_limit: most harmless and most other contexts to measure on, evenly spread; None for
@@ -135,7 +139,7 @@ def improve(
         raise UsageError(f"--max-perplexity-ratio {max_perplexity_ratio}: must be above 0")
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import taken
-    from parlai_prosocial.judges.registry import open_judge
+    from parlai_prosocial.judges.registry import check_options, open_judge
     from parlai_prosocial.mining.turns import Contexts, task_turns
     from parlai_prosocial.models.precision import computes_in_bf16
     from parlai_prosocial.rounds import stages
@@ -144,6 +148,8 @@ def improve(
     from parlai_prosocial.rounds.run import Run, begun_engine
     from parlai_prosocial.util.environment import precision_name
 
+    specs = {"--judge": judge, "--scoring-judge": scoring_judge, "--answer-judge": answer_judge}
+    check_options({flag: spec for flag, spec in specs.items() if spec}, unsafe_label, reply_only)
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     start = stages.find_start(model, datapath)
     valid = stages.held_out(task, datapath, task_settings, valid_limit)
@@ -159,14 +165,16 @@ def improve(
     context_tokens = stages.context_tokens(
         stages.training_arguments(start, *training, precision_name(bf16), seed, settings)
     )
-    mining = open_judge(judge, datapath, bf16)
-    scoring = open_judge(scoring_judge, datapath, bf16) if scoring_judge else mining
+    options = (datapath, bf16, unsafe_label, reply_only)
+    mining = scoring = open_judge(judge, *options, "--judge")
+    if scoring_judge:
+        scoring = open_judge(scoring_judge, *options, "--scoring-judge")
     if scoring_judge and scoring.name == mining.name:
         raise UserError(
             f"--scoring-judge {scoring_judge}: is the judge that chooses the pairs; give another "
             "one, or none"
         )
-    answers = open_judge(answer_judge, datapath, bf16) if answer_judge else None
+    answers = open_judge(answer_judge, *options, "--answer-judge") if answer_judge else None
     if answer_judge and answers is not None:
         stages.check_answers(answer_judge, answers.name, (mining.name, scoring.name))
     engine = begun_engine(out, engine)
@@ -184,6 +192,9 @@ def improve(
     }
     if answers is None:
         del record["answer_judge"]  # as in runs that were begun before there was one
+    for name in ("unsafe_label", "reply_only"):
+        if not record[name]:
+            del record[name]  # the same
     labelled = records_of(labels, contexts, answers is not None) if labels else None
     if labelled is not None and not any(labelled):
         raise UserError(f"--labels {', '.join(labels)}: no labelled reply to a context of --task")

@@ -307,6 +307,9 @@ def test_it_stops_where_there_is_nothing_to_learn_from(arguments):
         ({"max_perplexity_ratio": 0}, "^max_perplexity_ratio 0: must"),
         ({"scoring_judge": "words"}, "^scoring_judge words: is the judge that chooses"),
         ({"answer_judge": "words"}, "^answer_judge words: is a judge of what is unsafe"),
+        ({"scoring_judge": "oracle"}, "^scoring_judge oracle: use classifier:"),
+        ({"answer_judge": "hf:/nowhere"}, "^answer_judge hf:/nowhere: "),
+        ({"reply_only": True}, "^reply_only: needs a judge hf:FOLDER"),
         ({"settings": ["seed=3"]}, "sets seed itself"),
         (
             {"settings": ["learningrat=1e-3"], "judge": "hf:/nowhere"},
@@ -319,6 +322,26 @@ def test_mistakes(arguments, change, message):
     with pytest.raises(UserError, match=message):
         parlai_prosocial.improve(**{**arguments, **change})
     assert not list(Path("out").glob("*/"))
+
+
+def test_the_options_of_judges_reach_them(arguments, monkeypatch):
+    def refuse(spec, datapath, bf16, *given):
+        asked.append((spec, *given))
+        if len(asked) == 3:
+            raise UserError("enough")
+        return FirstLetters(spec)
+
+    asked = []
+    monkeypatch.setattr(registry, "open_judge", refuse)
+    others = {"scoring_judge": "parlai:b", "answer_judge": "words"}
+    options = {"unsafe_label": "bad", "reply_only": True}
+    with pytest.raises(UserError, match="enough"):
+        parlai_prosocial.improve(**arguments | {"judge": "hf:a"} | others | options)
+    assert asked == [
+        ("hf:a", "bad", True, "--judge"),
+        ("parlai:b", "bad", True, "--scoring-judge"),
+        ("words", "bad", True, "--answer-judge"),
+    ]
 
 
 def one_round(number, unsafe, ratio):
@@ -371,8 +394,8 @@ def test_missing_judgements_are_in_no_rate():
 class FirstLetters:
     """A stand-in for a judge of what answers: replies that begin before "n" do not."""
 
-    def __init__(self):
-        self.name, self.missing = "first letters", Missing()
+    def __init__(self, name="first letters"):
+        self.name, self.missing = name, Missing()
 
     def judge(self, contexts, replies):
         return [Judgement(float(reply.lower() < "n"), "said") for reply in replies]
@@ -383,13 +406,13 @@ def test_who_does_not_answer_is_no_response_and_measured(arguments, tmp_path, mo
     monkeypatch.setattr(
         registry,
         "open_judge",
-        lambda spec, *given: FirstLetters() if spec == "letters" else opened(spec, *given),
+        lambda spec, *given: FirstLetters() if spec == "llm:letters" else opened(spec, *given),
     )
     # Labelled as safe; of answering the labels say nothing.
     row = {"reply": "All of it, as they say.", "axis": "unsafe", "label_1": False}
     labels = tmp_path / "labels.jsonl"
     labels.write_text("".join(json.dumps(row | {"context": [text]}) + "\n" for text in TEXTS))
-    asked = {**arguments, "rounds": 1, "answer_judge": "letters", "labels": [str(labels)]}
+    asked = {**arguments, "rounds": 1, "answer_judge": "llm:letters", "labels": [str(labels)]}
     done = parlai_prosocial.improve(**asked)
     out = asked["out"]
     pairs = [row for _, row in checked_rows(str(out / "round-1" / "pairs.jsonl"), own.SCHEMA)]
