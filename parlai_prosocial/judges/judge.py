@@ -120,7 +120,7 @@ def judge_each(
     found = _judged(judge, contexts, replies)
     if not isinstance(found, Exception):
         return found
-    alone = [found]
+    alone: list[list[Judgement | None] | Exception] = [found]
     if len(replies) > 1:
         alone = [_judged(judge, [context], [reply]) for context, reply in pairs(contexts, replies)]
     errors = [one for one in alone if isinstance(one, Exception)]
