@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,7 @@ def test_python_commands_name_modules_and_files_that_exist(page, monkeypatch):
             continue
         module, *arguments = arguments
         assert first == "-m" and find_spec(module), module
-        for option, value in zip(arguments[::2], arguments[1::2], strict=True):
+        for option, value in pairwise(arguments):  # some options have no value
             assert option != "--config-path" or (REPOSITORY / value).is_file(), value
 
 
