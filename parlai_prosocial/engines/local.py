@@ -66,6 +66,7 @@ class TransformersEngine:
         self.max_context_tokens = max_context_tokens
         self.missing = Missing()
         self._alike: bool | None = None
+        self._exact_scores = False
         self.prompt = backbone.prompt
         if system_prompt is not None:
             self.prompt = replace(backbone.prompt, system_prompt=system_prompt)
@@ -174,8 +175,8 @@ class TransformersEngine:
         with torch.autocast(backbone.device.type, torch.bfloat16, enabled=self.bf16):
             if self._refills(given, max_tokens):
                 stops = self.prompt.stop_ids
-                rows = Refilled(backbone.lm, backbone.pad_id, stops, given, n, max_tokens)
-                replies = rows.run(draw)
+                exact, lm, pad_id = self._exact_scores, backbone.lm, backbone.pad_id
+                replies = Refilled(lm, pad_id, stops, given, n, max_tokens, exact).run(draw)
             else:
                 replies = self._generate(given, n, max_tokens, draw)
         for i, group in zip(order, replies, strict=True):
@@ -190,12 +191,15 @@ class TransformersEngine:
         if window is not None and max(map(len, contexts)) + max_tokens > window:
             return False
         if self._alike is None:
-            self._alike = decodes_alike(self.backbone.lm, self.backbone.pad_id)
+            lm, pad_id = self.backbone.lm, self.backbone.pad_id
+            self._alike = decodes_alike(lm, pad_id)
+            if not self._alike:  # large keys: scores rounded to bfloat16 may be too far off
+                self._alike = self._exact_scores = decodes_alike(lm, pad_id, exact_scores=True)
             if not self._alike:
                 logger.warning(
                     "%s: our attention does not give its numbers in %s; Hugging Face's generate "
                     "samples, which is slower",
-                    type(self.backbone.lm).__name__,
+                    type(lm).__name__,
                     "bfloat16" if self.bf16 else "float32",
                 )
         return self._alike

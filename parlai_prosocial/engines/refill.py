@@ -41,6 +41,8 @@ class Refilled:
         contexts: token ids, in the order in which they are taken.
         n: replies to each.
         max_tokens: longest reply.
+        exact_scores: with which it decodes alike; see
+            :class:`~parlai_prosocial.models.decode_cache.DecodeCache`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Refilled:
         contexts: Sequence[Sequence[int]],
         n: int,
         max_tokens: int,
+        exact_scores: bool = False,
     ):
         self.lm, self.pad_id, self.stop_ids = lm, pad_id, set(stop_ids)
         self.contexts, self.max_tokens = contexts, max_tokens
@@ -64,6 +67,7 @@ class Refilled:
             self.most_rows,
             # A context stays until the last of its replies, so there are more than rows / n.
             min(len(contexts), self.most_rows, max(2, 2 * self.most_rows // n)),
+            exact_scores,
         )
         self.start = self._start()
 

@@ -411,7 +411,7 @@ def test_generate_is_not_timed_against_itself(bench, monkeypatch):
     from parlai_prosocial.engines import local
 
     assert len(Sampling().same(bench)) == 4
-    monkeypatch.setattr(local, "decodes_alike", lambda *_: False)
+    monkeypatch.setattr(local, "decodes_alike", lambda *_, **__: False)
     for job in (Sampling(), Mining()):
         found = measured(job, bench)
         assert found["status"] == "refused" and "samples by generate too" in found["why"]

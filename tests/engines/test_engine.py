@@ -106,10 +106,24 @@ def test_refilled_rows_reply_as_hugging_faces_generate(backbones, monkeypatch, n
     settings = [(0.0, 1.0), (0.7, 0.9)]
     engine = TransformersEngine(backbones[name], "tiny")
     fast = [engine.sample(CONTEXTS, 4, 12, 5, *both) for both in settings]
-    monkeypatch.setattr(module, "decodes_alike", lambda *_: False)
+    monkeypatch.setattr(module, "decodes_alike", lambda *_, **__: False)
     engine = TransformersEngine(backbones[name], "tiny")
     assert [engine.sample(CONTEXTS, 4, 12, 5, *both) for both in settings] == fast
     assert caplog.text.count("our attention does not give its numbers") == 1
+
+
+def test_exact_scores_come_before_hugging_faces_generate(backbones, monkeypatch, caplog):
+    fast = TransformersEngine(backbones["llama"], "tiny").sample(CONTEXTS, 2, 6, 0)
+    caches = []
+    run = Refilled.run
+    monkeypatch.setattr(
+        Refilled, "run", lambda self, draw: (caches.append(self.cache), run(self, draw))[1]
+    )
+    monkeypatch.setattr(module, "decodes_alike", lambda *_, exact_scores=False: exact_scores)
+    engine = TransformersEngine(backbones["llama"], "tiny")
+    assert engine.sample(CONTEXTS, 2, 6, 0) == fast
+    assert [cache.exact_scores for cache in caches] == [True]
+    assert "our attention does not give its numbers" not in caplog.text
 
 
 def test_no_window_cuts_what_is_refilled(backbones, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from parlai_prosocial.models import decode_cache as module
 from parlai_prosocial.models.backbone import Backbone
@@ -95,6 +95,31 @@ def test_a_model_in_bf16_is_tried_too(tiny_backbones, bf16):
     lm = Backbone(tiny_backbones["llama"], bf16=bf16, trainable=False).eval().lm
     with torch.autocast("cpu", torch.bfloat16):
         assert decodes_alike(lm, 0)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_large_keys_in_bf16_take_exact_scores(bf16):
+    """Scores of 2,000 and more, which bfloat16 has in steps of 8; as in Qwen2, from a bias."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    lm = Qwen2ForCausalLM(config).eval()
+    for layer in lm.model.layers:
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            projection.bias.data.view(-1, 8)[:, 3] = 80  # the dimension that turns most slowly
+    assert decodes_alike(lm, 0)
+    if bf16:
+        lm.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not decodes_alike(lm, 0)
+        assert decodes_alike(lm, 0, exact_scores=True)
 
 
 def test_attention_with_a_cap_is_not_ours():
