@@ -363,7 +363,7 @@ def decodes_alike(lm: Any, pad_id: int, exact_scores: bool = False) -> bool:
     whole = fill(lm, [contexts[i] + r for i, r in zip(continued, replies, strict=True)], pad_id)
     difference = (states.float() - whole.states.float()).norm() / whole.states.float().norm()
     exact = states.dtype == torch.float32 and not torch.is_autocast_enabled(states.device.type)
-    # In bfloat16 scores are rounded here, and not in fused kernels: 3 % with Qwen2.5-Coder-0.5B, 8 %
+    # In bfloat16 scores are rounded here and not in fused kernels: 3 % with Qwen2.5-Coder-0.5B, 8 %
     # with the 1.5B, whose keys are large. Exact: 1.8 % and 1.5 %; its own passes differ by 1 %.
     return bool(difference < (1e-4 if exact else 0.05))
 
