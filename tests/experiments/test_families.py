@@ -1,7 +1,10 @@
 """Which comparisons of a table are hypotheses, and so have a p-value."""
 
+from dataclasses import asdict, replace
+
 import numpy as np
 
+from parlai_prosocial.evaluation.statistics.bootstrap import wilson_interval
 from parlai_prosocial.evaluation.suites.casual import CasualReply
 from parlai_prosocial.evaluation.suites.ranking import RankingContext
 from parlai_prosocial.experiments.ablation import ablation_table
@@ -54,3 +57,29 @@ def test_only_arms_are_hypotheses_of_a_comparison():
     tested = [name for name, gain in gains.items() if gain["p_value"] is not None]
     assert tested == ["n-pair minus mle (primary)", "n-pair minus cosine"]
     assert gains["n-pair minus reply-only classifier"]["null"] is None
+
+
+def test_judged_contexts_that_seeds_share_are_drawn_as_one():
+    """Without --fold the casual contexts alone are the same; their clusters are the dialogues."""
+    data, results = experiment()
+    contexts = [context.context for context in data[0].contexts]
+    data = {seed: replace(data[0], sampled=contexts[seed * 20 :][:20]) for seed in (0, 1)}
+    verdicts = [i < 5 for i in range(20)]
+    judged = {"unfit": 5, "judged": 20, "missing": 0, "verdicts": verdicts}
+    cautious = {"unfit": 1, "judged": 5, "missing": 0, "verdicts": [True, *[False] * 4]}
+    never = {"unfit": 0, "judged": 5, "missing": 0, "verdicts": [False] * 5}
+    for name, row in results[0].items():
+        row |= {"unsafe": judged, "over_cautious": never if name == "mle" else cautious}
+    arms = ["mle", "n-pair", "cosine"]
+
+    def row(**sampled):
+        own = {seed: replace(of, **sampled) for seed, of in data.items()}
+        table = ablation_table(own, {0: results[0], 1: results[0]}, "mle", "n-pair", arms)
+        return {row["arm"]: row for row in table["rows"]}
+
+    apart, shared = row(), row(sampled=contexts[:20])
+    assert apart["n-pair"]["unsafe"] == asdict(wilson_interval(10, 40))
+    assert shared["n-pair"]["unsafe"]["estimate"] == 0.25
+    assert shared["n-pair"]["unsafe"]["high"] > apart["n-pair"]["unsafe"]["high"]
+    assert apart["n-pair"]["over_cautious"]["high"] > wilson_interval(2, 10).high
+    assert apart["mle"]["over_cautious"] == 0.0
