@@ -86,6 +86,8 @@ class Backbone(nn.Module):
         self.model = _adapt(lm, adapter, lora_rank, trainable) if self.adapted else lm
         if not trainable:
             self.requires_grad_(False)
+        elif not self.is_encoder_decoder and text_config(self.lm) is not self.lm.config:
+            _freeze_beside_text(self.lm)
         refuse_non_finite(self.model, str(adapter or folder))
         self.contrast_head = ContrastHead(text_config(lm).hidden_size) if contrast_head else None
 
@@ -253,6 +255,19 @@ def _named_stops(config: "GenerationConfig") -> list[int]:
     if named is None:
         return []
     return list(named) if isinstance(named, list | tuple) else [named]
+
+
+def _freeze_beside_text(lm: Any) -> None:
+    """What sees images or hears gets no gradient, for which distributed training would wait.
+
+    Args:
+        lm: a causal model with a text model among others.
+    """
+    reads_and_writes = (lm.get_decoder(), lm.get_output_embeddings())
+    trained = {id(p) for module in reads_and_writes for p in module.parameters()}
+    for parameter in lm.parameters():
+        if id(parameter) not in trained:
+            parameter.requires_grad_(False)
 
 
 def _adapt(lm: Any, adapter: Path | None, rank: int, trainable: bool) -> Any:

@@ -123,6 +123,18 @@ def test_all_weights_can_be_trained(family, base_of, train, tmp_path):
     assert max(moved) > 1e-3
 
 
+@pytest.mark.parametrize("family", ["gemma3-images"], scope="session")
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_sees_images_is_not_trained(family, rank, base_of):
+    """All that is trained has a gradient: distributed training waits for each."""
+    backbone = Backbone(base_of(family), lora_rank=rank)
+    batch = backbone.pack([backbone.prompt.encode_context("Hi!")], [[[5, 6, 7]]])
+    backbone(batch).log_probs().sum().backward()
+    trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in backbone.named_parameters() if p.grad is not None}
+    assert trained and not any("vision" in name for name in trained)
+
+
 def test_prompts_begin_once_and_hold_what_is_said(family, families, base_of):
     backbone = Backbone(base_of(family), trainable=False)
     prompt = backbone.prompt
