@@ -6,8 +6,8 @@
         --judge "MiniLM=classifier:zoo:prosocial/minilm_safety" --judge "word list=words"
 
 The labels are those of benchmarks/results/labels/unsafe.jsonl that both passes agree on, on which
-no judge is trained. The baselines are a bag of words, which is logistic regression on the same
-labels that judges learn from, and the rules of agreement.
+no judge is trained. The baselines are bags of words, which are logistic regressions on the labels
+that judges learn from (``--bag-of-words``), and the rules of agreement.
 """
 
 import json
@@ -40,18 +40,19 @@ from parlai_prosocial.util.files import write_aside
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = RESULTS / "labels"
-BAG_OF_WORDS, RULES = "bag of words", "rules of agreement"
+RULES = "rules of agreement"
+GENERATED = LABELS / "generated.jsonl"
 KINDS = {"all": None, "DiaSafety": "adversarial", "twins": "safe_but_scary"}
 RESAMPLES, CHUNK = 2_000, 250
 
 
-def bag_of_words(texts: list[tuple[str, str]]) -> np.ndarray:
+def bag_of_words(labels: str, texts: list[tuple[str, str]]) -> np.ndarray:
     """p(unsafe) of (context, reply) by words and pairs of words of the reply and of its context."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    rows = labelled.load_rows([str(LABELS / "generated.jsonl")], "unsafe")
+    rows = labelled.load_rows([labels], "unsafe")
 
     def words(context: str, reply: str) -> str:
         return " ".join([*(f"context_{word}" for word in context.lower().split()), reply.lower()])
@@ -94,16 +95,27 @@ def measured(scores: np.ndarray, unfit: np.ndarray, contexts: list[str]) -> dict
 
 @click.command()
 @click.option("--judge", "judges", multiple=True, metavar="NAME=KIND:WHERE", required=True)
+@click.option(
+    "--bag-of-words",
+    "bags",
+    multiple=True,
+    metavar="NAME=LABELS",
+    default=(f"bag of words={GENERATED}",),
+    help="A baseline, and the file that it learns from.",
+)
 @click.option("--results", type=click.Path(path_type=Path, file_okay=False), default=RESULTS)
-def main(judges: tuple[str, ...], results: Path) -> None:
-    """Measure judges, and the bag of words, and write the table."""
+def main(judges: tuple[str, ...], bags: tuple[str, ...], results: Path) -> None:
+    """Measure judges and baselines, and write the table."""
     show_user_errors_as_one_line()
     rows = [row for row in read_sheet(LABELS / "unsafe.jsonl") if row.agreed is not None]
     contexts = ["\n".join(row.context) for row in rows]
     replies = [row.reply for row in rows]
     unfit = np.array([row.label_1 for row in rows])
     bf16 = bf16_is_faster(best_device())
-    scores = {BAG_OF_WORDS: bag_of_words(list(zip(contexts, replies, strict=True)))}
+    scores = {}
+    for given in bags:
+        name, _, labels = given.partition("=")
+        scores[name] = bag_of_words(labels, list(zip(contexts, replies, strict=True)))
     opened: dict[str, Any] = {RULES: AgreementRules()}
     for given in judges:
         name, _, spec = given.partition("=")
