@@ -232,9 +232,8 @@ class _Layer:
 
         query = query.to(self.own_keys.dtype)
         query = query.reshape(step.rows, step.groups, -1, query.size(-1))
-        asked, context_keys, own_keys = query, self.context_keys, self.own_keys
-        if step.exact_scores:
-            asked, context_keys, own_keys = query.float(), context_keys.float(), own_keys.float()
+        multiplied = (query, self.context_keys, self.own_keys)
+        asked, context_keys, own_keys = (x.float() if step.exact_scores else x for x in multiplied)
         with torch.autocast(query.device.type, enabled=False):  # all have their dtype
             own = torch.bmm(asked.flatten(0, 1), own_keys.mT).view(*query.shape[:-1], -1)
             scores = torch.cat([of_contexts(asked, context_keys.mT), own], -1)
@@ -343,7 +342,6 @@ def decodes_alike(lm: Any, pad_id: int, exact_scores: bool = False) -> bool:
     """Whether :func:`decode_step` computes what the model itself does: tried, not looked up.
 
     Attention differs between architectures in ways that would give wrong numbers without an error.
-    ``exact_scores`` is that of the :class:`DecodeCache`.
     """
     vocabulary = lm.get_input_embeddings().weight.size(0)
     ids = [(17 + 29 * i) % vocabulary for i in range(14)]

@@ -36,7 +36,7 @@ def train(tiny_backbones, tmp_path, monkeypatch):
             gradient_clip=-1.0,
             lr_scheduler="none",
             warmup_updates=-1,
-            label_truncate=24,  # replies of different lengths
+            label_truncate=160,  # so that replies differ in length
             text_truncate=48,
             skip_generation=True,
             contrast_weight=contrast_weight,
