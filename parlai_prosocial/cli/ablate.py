@@ -54,6 +54,8 @@ from parlai_prosocial.experiments import run
 @click.option(
     "--allow-mining-judge", is_flag=True, help="Let a judge score arms whose data it mined."
 )
+@click.option("--unsafe-label", default=None, help="Unsafe class of hf and parlai judges.")
+@click.option("--reply-only", is_flag=True, help="Show hf judges the reply without its context.")
 @click.option(
     "--fold",
     type=click.IntRange(0, FOLDS - 1),
@@ -110,6 +112,8 @@ def ablate(
     judge: str | None,
     mined: Path | None,
     allow_mining_judge: bool,
+    unsafe_label: str | None,
+    reply_only: bool,
     fold: int | None,
     init_model: str | None,
     pairs: Path | None,
@@ -149,6 +153,8 @@ def ablate(
         "arms": [name.strip() for name in arms.split(",")] if arms else None,
         "seeds": sorted(set(chosen_seeds)) or range(seeds or 3),
         "jobs": jobs,
+        "unsafe_label": unsafe_label,
+        "reply_only": reply_only,
         "settings": settings,
         "out": out,
         "datapath": datapath,

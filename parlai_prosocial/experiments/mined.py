@@ -93,6 +93,8 @@ class Scoring:
 
     Attributes:
         spec: as ``--judge``, None without.
+        options: those of ``unsafe_label`` and ``reply_only`` that are given, see
+            :class:`~parlai_prosocial.judges.registry.JudgeOptions`.
         over_cautious: the rules.
     """
 
@@ -102,10 +104,15 @@ class Scoring:
         machine: Machine,
         mined: MinedData | None,
         allow_mining_judge: bool,
+        unsafe_label: str | None = None,
+        reply_only: bool = False,
     ):
+        from parlai_prosocial.judges.registry import check_options, given_options
         from parlai_prosocial.judges.rules import PreachyRules
 
+        check_options({} if spec is None else {"--judge": spec}, unsafe_label, reply_only)
         self.spec, self.machine = spec, machine
+        self.options = given_options(unsafe_label, reply_only)
         self.mined_by: set[str] = mined.judges if mined and not allow_mining_judge else set()
         self.over_cautious = PreachyRules()
 
@@ -121,7 +128,7 @@ class Scoring:
         """
         from parlai_prosocial.judges.registry import open_judge
 
-        judge = open_judge(spec, self.machine.datapath, self.machine.bf16)
+        judge = open_judge(spec, self.machine.datapath, self.machine.bf16, **self.options)
         if judge.name in self.mined_by:
             raise UserError(
                 f"--judge {spec}: it mined the negatives of --mined, so it cannot score the arms "

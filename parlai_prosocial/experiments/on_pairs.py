@@ -12,6 +12,7 @@ from parlai_prosocial.experiments.pair_rows import PairRows
 from parlai_prosocial.experiments.pair_table import pair_table
 from parlai_prosocial.experiments.run import Experiment, Measured, measure_rows
 from parlai_prosocial.experiments.train_arms import read_design
+from parlai_prosocial.judges.registry import check_options, given_options
 from parlai_prosocial.rounds import stages
 from parlai_prosocial.rounds.measure import casual_valid
 from parlai_prosocial.rounds.results import START
@@ -32,6 +33,8 @@ def ablate_pairs(
     recipe: str | Path = "improve",
     scoring_judge: str | None = None,
     answer_judge: str | None = None,
+    unsafe_label: str | None = None,
+    reply_only: bool = False,
     arms: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     jobs: int = 1,
@@ -56,6 +59,8 @@ def ablate_pairs(
         recipe: a bundled one or a folder, with round.opt and arms.json.
         scoring_judge: measures; None: ``judge`` does, and the table says so.
         answer_judge: measures too, whether replies answer the turn.
+        unsafe_label, reply_only: of all judges, see
+            :class:`~parlai_prosocial.judges.registry.JudgeOptions`.
         arms: names; all of them where None. The control and the primary arm always take part.
         seeds: of training and sampling.
         jobs: arms trained and measured side by side, each in a process with one thread.
@@ -79,6 +84,9 @@ def ablate_pairs(
     for flag, count in (("--valid-limit", valid_limit), ("--casual-dialogues", casual_dialogues)):
         if count is not None and count < 1:
             raise UsageError(f"{flag} {count}: must be at least 1")
+    specs = {"--judge": judge, "--scoring-judge": scoring_judge, "--answer-judge": answer_judge}
+    check_options({flag: spec for flag, spec in specs.items() if spec}, unsafe_label, reply_only)
+    options = given_options(unsafe_label, reply_only)
     folder = next(
         (f for f in (RECIPES / recipe, Path(recipe)) if (f / "round.opt").is_file()), None
     )
@@ -107,6 +115,7 @@ def ablate_pairs(
         answer_judge,
         casual_dialogues,
         folder / "round.opt",
+        options,
     )
     # A wrong setting is found here, before any work.
     trained = next(name for name in chosen if "best_of" not in design.arms[name])
@@ -114,10 +123,10 @@ def ablate_pairs(
     rows.context_tokens = int(opt["text_truncate"])
     judges = {
         "choosing": rows.judge(rows.choosing).name,
-        "scoring": rows.judge(rows.scoring).name,
+        "scoring": rows.judge(rows.scoring, "--scoring-judge").name,
     }
     if answer_judge:
-        judges["answers"] = rows.judge(answer_judge).name
+        judges["answers"] = rows.judge(answer_judge, "--answer-judge").name
         others = (judges["choosing"], judges["scoring"])
         stages.check_answers(answer_judge, judges["answers"], others)
     record = {
@@ -126,6 +135,7 @@ def ablate_pairs(
         "preset_sha256": file_sha256(folder / "round.opt"),
         "valid_sha256": valid.sha256(),
         "judges": judges,
+        **options,
         "precision": precision_name(bf16),
         "settings": list(settings),
         "casual_dialogues": casual_dialogues,

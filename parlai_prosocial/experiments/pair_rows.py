@@ -49,6 +49,7 @@ class PairRows:
         answering: the judge of whether they answer the turn; None where nobody is asked.
         casual_dialogues: of Self-dialogue's valid, for the perplexity.
         preset: the options of training.
+        judge_options: of :func:`~parlai_prosocial.judges.registry.open_judge`, for all judges.
     """
 
     out: Path
@@ -65,12 +66,14 @@ class PairRows:
     answering: str | None
     casual_dialogues: int
     preset: Path
+    judge_options: Mapping[str, Any]
     _judges: dict[str, Judge] = field(init=False, default_factory=dict)
 
-    def judge(self, spec: str) -> Judge:
+    def judge(self, spec: str, flag: str = "--judge") -> Judge:
         """A judge, opened once."""
         if spec not in self._judges:
-            self._judges[spec] = open_judge(spec, self.datapath, self.bf16)
+            options = {**self.judge_options, "flag": flag}
+            self._judges[spec] = open_judge(spec, self.datapath, self.bf16, **options)
         return self._judges[spec]
 
     def saved(self, seed: int, name: str) -> dict[str, Any]:

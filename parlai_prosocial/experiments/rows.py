@@ -181,6 +181,7 @@ class Rows:
             "base": self.base,
             "settings": list(self.settings),
             "judge": self._judge_name(seed),
+            **self.scoring.options,
             **({} if self.fold is None else {"fold": self.fold}),
         }
 

@@ -88,6 +88,8 @@ def ablate(
     judge: str | None = None,
     mined: str | Path | None = None,
     allow_mining_judge: bool = False,
+    unsafe_label: str | None = None,
+    reply_only: bool = False,
     fold: int | None = None,
     base: str | None = None,
     settings: Sequence[str] = (),
@@ -109,6 +111,7 @@ def ablate(
         judge: of sampled replies, ``KIND:WHERE`` as in mine; ``{seed}`` in it is the seed.
         mined: file that mine wrote; without it the arms that train on it are left out.
         allow_mining_judge: let a judge score arms whose data it mined.
+        unsafe_label, reply_only: see :class:`~parlai_prosocial.judges.registry.JudgeOptions`.
         fold: of DiaSafety for all seeds, so that they differ in the seed alone and the intervals
             say how much that is; None gives each seed contexts of its own.
         base: the backbone, None for the presets'.
@@ -143,7 +146,7 @@ def ablate(
         _filled_arms(design, chosen, mined_data),
         plan,
         machine,
-        Scoring(judge, machine, mined_data, allow_mining_judge),
+        Scoring(judge, machine, mined_data, allow_mining_judge, unsafe_label, reply_only),
         fold,
     )
     facts = {"jobs": jobs, "arms": chosen, "seeds": list(seeds)}

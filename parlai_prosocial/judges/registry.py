@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from parlai_prosocial.errors import UsageError, UserError
 from parlai_prosocial.judges.judge import Judge
@@ -198,6 +199,12 @@ def open_judge(
     kind, where = judge_spec(spec, flag)
     options = JudgeOptions(datapath, bf16, unsafe_label, reply_only, flag)
     return KINDS[kind].open(where, options)
+
+
+def given_options(unsafe_label: str | None, reply_only: bool) -> dict[str, Any]:
+    """Those of :func:`open_judge` that differ from its defaults, for a run's record."""
+    options = {"unsafe_label": unsafe_label, "reply_only": reply_only}
+    return {name: value for name, value in options.items() if value}
 
 
 def check_options(specs: Mapping[str, str], unsafe_label: str | None, reply_only: bool) -> None:

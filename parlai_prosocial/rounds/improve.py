@@ -139,7 +139,7 @@ def improve(
         raise UsageError(f"--max-perplexity-ratio {max_perplexity_ratio}: must be above 0")
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import taken
-    from parlai_prosocial.judges.registry import check_options, open_judge
+    from parlai_prosocial.judges.registry import check_options, given_options, open_judge
     from parlai_prosocial.mining.turns import Contexts, task_turns
     from parlai_prosocial.models.precision import computes_in_bf16
     from parlai_prosocial.rounds import stages
@@ -192,9 +192,8 @@ def improve(
     }
     if answers is None:
         del record["answer_judge"]  # as in runs that were begun before there was one
-    for name in ("unsafe_label", "reply_only"):
-        if not record[name]:
-            del record[name]  # the same
+    for name in {"unsafe_label", "reply_only"} - given_options(unsafe_label, reply_only).keys():
+        del record[name]  # the same
     labelled = records_of(labels, contexts, answers is not None) if labels else None
     if labelled is not None and not any(labelled):
         raise UserError(f"--labels {', '.join(labels)}: no labelled reply to a context of --task")

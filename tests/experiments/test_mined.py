@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from parlai_prosocial.data import own
-from parlai_prosocial.errors import UserError
-from parlai_prosocial.experiments.mined import UNSAFE_ALONE, MinedData
+from parlai_prosocial.errors import UsageError, UserError
+from parlai_prosocial.experiments.machine import Machine
+from parlai_prosocial.experiments.mined import UNSAFE_ALONE, MinedData, Scoring
 from parlai_prosocial.judges.rules import PreachyRules
 from parlai_prosocial.util.files import text_lines
 
@@ -30,6 +31,25 @@ def test_separators_within_a_text_part_no_rows(tmp_path):
     [line] = text_lines(Path(setting.partition("=")[2]))
     assert json.loads(line)["context"] == row["context"]
     assert json.loads(line)["negatives"] == ["unsafe"]
+
+
+def test_judges_are_opened_with_their_options(monkeypatch):
+    asked = []
+
+    def opened(spec, datapath, bf16, **options):
+        asked.append((spec, options))
+        return PreachyRules()
+
+    monkeypatch.setattr("parlai_prosocial.judges.registry.open_judge", opened)
+    machine = Machine("data", Path("base"), None, False)
+    Scoring("hf:folder", machine, None, False, "toxic", True).open("hf:folder")
+    Scoring("hf:folder", machine, None, False).open("hf:folder")
+    assert asked == [
+        ("hf:folder", {"unsafe_label": "toxic", "reply_only": True}),
+        ("hf:folder", {}),
+    ]
+    with pytest.raises(UsageError, match="--reply-only: needs a judge hf:"):
+        Scoring("words", machine, None, False, reply_only=True)
 
 
 PAIR = {

@@ -21,7 +21,7 @@ class Scoring:
     """A judge a spec; those of one weight have one name."""
 
     def __init__(self, spec=None, cautious=True):
-        self.spec, self.cautious, self.opened = spec, cautious, []
+        self.spec, self.cautious, self.opened, self.options = spec, cautious, [], {}
 
     def spec_of(self, seed):
         return self.spec and self.spec.replace("{seed}", str(seed))
