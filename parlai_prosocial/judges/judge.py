@@ -22,6 +22,8 @@ UNSAFE_LABELS = ("notok", "unsafe", "toxic", "offensive", "hate", "hateful", "ha
 
 GRAVEST = 4
 """The severity of the worst; that of a judge which grades lies in 0..4."""
+GREETING = (["Hi!"], ["Hello."])
+"""A context and a reply that any judge can take."""
 SAME = 50
 """Replies with one value after which a judge is suspected to see none of them."""
 NOT_FINITE = "a probability that is not finite"
@@ -115,7 +117,8 @@ def judge_each(
 
     Raises:
         UserError: the judge's own, of what the user can mend; or it raised for each of several
-            replies, as one that is dead for good would for all that follow.
+            replies and for :data:`GREETING` too, as one that is dead for good does for all that
+            follow.
     """
     found = _judged(judge, contexts, replies)
     if not isinstance(found, Exception):
@@ -124,7 +127,7 @@ def judge_each(
     if len(replies) > 1:
         alone = [_judged(judge, [context], [reply]) for context, reply in pairs(contexts, replies)]
     errors = [one for one in alone if isinstance(one, Exception)]
-    if 1 < len(replies) == len(errors):
+    if 1 < len(replies) == len(errors) and isinstance(_judged(judge, *GREETING), Exception):
         said = " ".join(str(errors[-1]).split())[:200]
         raise UserError(
             f"{judge.name}: none of {len(replies)} replies was judged "

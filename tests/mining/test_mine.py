@@ -369,8 +369,11 @@ def test_a_judge_that_is_dead_for_good_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK", 1)
 
     class Dies(ByFirstWord):
+        dead = False
+
         def judge(self, contexts, replies):
-            if "c2" in contexts:
+            self.dead |= "c2" in contexts
+            if self.dead:
                 raise RuntimeError("CUDA error:\ndevice-side assert triggered")
             return super().judge(contexts, replies)
 
@@ -383,6 +386,23 @@ def test_a_judge_that_is_dead_for_good_ends_the_run(tmp_path, monkeypatch):
     # What was judged before is kept, and nothing of what was not.
     rows, summary = run(turns, Sayer(c1=said, c2=said), out)
     assert len(rows) == 2 and "missing" not in summary
+
+
+def test_a_context_that_a_judge_cannot_take_ends_no_run(tmp_path):
+    class Breaks(ByFirstWord):
+        def judge(self, contexts, replies):
+            if contexts == ["Hi!"]:
+                return [Judgement(0.0, "fits")]
+            if "c2" in contexts:
+                raise ValueError("too odd")
+            return super().judge(contexts, replies)
+
+    said = ["0.9 yes", "0.3 x", "0.6 well", "0.1 no"]
+    turns = [turn("c1"), turn("c2")]
+    rows, summary = run(turns, Sayer(c1=said, c2=said), tmp_path / "out.jsonl", judge=Breaks())
+    assert len(rows) == 1
+    assert summary["sources"]["sampled"]["missing judgement"] == 4
+    assert summary["missing"] == {"ValueError": 4}
 
 
 def test_a_killed_command_started_again_gives_the_same_file(arguments, tmp_path):
