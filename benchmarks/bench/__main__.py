@@ -57,11 +57,10 @@ def say(text: str) -> None:
 def main(**asked: Any) -> None:
     """Measure us beside what a user would pick instead; go on where a run was stopped."""
     show_user_errors_as_one_line()
-    out = asked["out"] or asked["work"] / (
-        "bench-gpu.json" if asked["device"] == "cuda" else "bench.json"
-    )
+    name = "bench-gpu.json" if asked["device"] == "cuda" else "bench.json"
+    out = asked["out"] or asked["work"] / name
     if asked["publish"]:
-        publish(out)
+        publish(out, name)
     if asked["publish"] or asked["readme"]:
         return write_parts(PUBLISHED / "bench.json")
     if asked["job"] or asked["piece"]:
@@ -351,16 +350,17 @@ def medians(columns: dict[str, list[Any]]) -> dict[str, float]:
     }
 
 
-def publish(out: Path) -> None:
-    """Copy a run's results to where they are committed.
+def publish(out: Path, name: str) -> None:
+    """Copy a run's results to where they are committed, under the name that they have there.
 
     Raises:
         UserError: there are none.
     """
     if not out.exists():
         raise UserError(f"--publish: {out} is not there; make bench writes it")
-    for file in (out, out.with_suffix(".md")):
-        write_aside(PUBLISHED / file.name, file.read_text(encoding="utf-8"))
+    for suffix in (".json", ".md"):
+        text = out.with_suffix(suffix).read_text(encoding="utf-8")
+        write_aside((PUBLISHED / name).with_suffix(suffix), text)
 
 
 def write_parts(out: Path) -> None:

@@ -95,10 +95,11 @@ def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:
     content = read_json(file, dict[str, dict[str, Any]], "delete it")
     if not {"measured_on", "results", "demo_replies"} <= content.keys():
         raise UserError(f"{file}: is damaged, {', '.join(content)} is not all of it; delete it")
-    if content["measured_on"] != measured_on:
+    then = content["measured_on"]
+    if differing := sorted(k for k in {*then, *measured_on} if then.get(k) != measured_on.get(k)):
         raise UserError(
-            f"{file}: measured by another compare.json or with other flags; give another --out, "
-            "or delete it"
+            f"{file}: measured by another compare.json, with other flags or by an earlier version "
+            f"({', '.join(differing)} differ); give another --out, or delete it"
         )
     return content
 

@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 UNSAFE_LABELS = ("notok", "unsafe", "toxic", "offensive", "hate", "hateful", "harmful")
 """Names of the unsafe class that need no flag; case and underscores around them are ignored."""
 
-
 GRAVEST = 4
 """The severity of the worst; that of a judge which grades lies in 0..4."""
 GREETING = (["Hi!"], ["Hello."])

@@ -16,6 +16,7 @@ from parlai_prosocial.errors import UsageError, names_arguments
 from parlai_prosocial.mining.results import WrittenRows
 from parlai_prosocial.util.counting import counted
 from parlai_prosocial.util.files import check_jsonl
+from parlai_prosocial.util.journal import begun_with
 from parlai_prosocial.util.writer import Writer
 
 _NOT_RECORDED = ("out", "datapath", "concurrency", "engine")
@@ -125,16 +126,18 @@ def mine(
         UserError: an argument that makes no sense, a model, task or judge that is not there, or
             ``out`` of another call.
     """
-    _refuse_idle(
-        own_responses,
-        needing={"--safe-below": safe_below, "--preachy-share": preachy_share},
-        # A cap of 0 says what is so anyway.
-        barred={
-            "--synthetic-cap": synthetic_cap or None,
-            "--synthetic-model": synthetic_model,
-            "--judge-casual": judge_casual or None,
-        },
-    )
+    if _is_new(out):
+        _refuse_idle(
+            own_responses,
+            needing={"--safe-below": safe_below, "--preachy-share": preachy_share},
+            # A cap of 0 says what is so anyway.
+            barred={
+                "--synthetic-cap": synthetic_cap or None,
+                "--synthetic-model": synthetic_model,
+                "--judge-casual": judge_casual or None,
+            },
+        )
+        check_jsonl(Path(out))
     safe_below = 0.3 if safe_below is None else safe_below
     preachy_share = 0.02 if preachy_share is None else preachy_share
     synthetic_cap = 1 if synthetic_cap is None else synthetic_cap
@@ -151,11 +154,10 @@ def mine(
         raise UsageError(f"--synthetic-cap {synthetic_cap}: must not be negative")
     if own_responses:
         check_thresholds("--threshold", safe_below, threshold, preachy_share)
-    check_jsonl(Path(out))
     from parlai_prosocial.agents.options import DEFAULT_BACKBONE
     from parlai_prosocial.compat.flags import find_datapath
     from parlai_prosocial.engines.engine import as_begun, open_engine
-    from parlai_prosocial.judges.registry import check_options, open_judge
+    from parlai_prosocial.judges.registry import check_options, judge_spec, open_judge
     from parlai_prosocial.judges.rules import PreachyRules
     from parlai_prosocial.mining.negatives import (
         MORALISER_CONTEXT_TOKENS,
@@ -168,9 +170,11 @@ def mine(
     from parlai_prosocial.mining.pairs import PairRule
     from parlai_prosocial.mining.turns import Contexts, task_turns
     from parlai_prosocial.models.precision import computes_in_bf16
-    from parlai_prosocial.util.journal import begun_with
 
-    check_options({} if judge is None else {"--judge": judge}, unsafe_label, reply_only)
+    if judge is not None:
+        judge_spec(judge)
+    if _is_new(out):
+        check_options({} if judge is None else {"--judge": judge}, unsafe_label, reply_only)
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     plan = MiningPlan(
         samples=samples,
@@ -191,10 +195,10 @@ def mine(
         raise UsageError("--judge is missing: only what it calls safe can be an own response")
     if judge is None and judge_casual:
         raise UsageError("--judge is missing: --judge-casual needs it")
-    if judge is not None and not needs_judge:
+    if judge is not None and not needs_judge and _is_new(out):
         raise UsageError(
-            f"--judge {judge}: is not asked, all contexts are casual; leave it, or give "
-            "--judge-casual"
+            f"--judge {judge}: is not asked, all contexts that are mined are casual; leave it out, "
+            "or give --judge-casual"
         )
     if judge is None and needs_judge:
         raise UsageError(
@@ -219,7 +223,7 @@ def mine(
             flag="--synthetic-model",
             engine=engine,
         )
-    if judge is not None:
+    if judge is not None and needs_judge:
         unsafe = open_judge(judge, datapath, bf16, unsafe_label, reply_only)
     miners = Miners(sampler, synthetic, unsafe, PreachyRules())
     record = {
@@ -233,6 +237,14 @@ def mine(
     }
     with Writer(out, "--out"):
         return Mined(out, mine_contexts(contexts, miners, plan, datatype, out, record))
+
+
+def _is_new(out: str | Path) -> bool:
+    """Whether no run for this output has begun; one that has goes on with the flags it was given.
+
+    Earlier versions took flags that act on nothing, and the run's record refuses other ones.
+    """
+    return begun_with(Path(out).expanduser(), "contexts_sha256") is None
 
 
 def _refuse_idle(own: bool, needing: dict[str, object], barred: dict[str, object]) -> None:

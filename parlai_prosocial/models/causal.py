@@ -14,7 +14,7 @@ from parlai_prosocial.models.scores import (
     reply_tokens,
     token_log_probs,
 )
-from parlai_prosocial.models.text_config import text_config
+from parlai_prosocial.models.text_config import text_config, text_model
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class CausalScorer:
     def _score_packed(
         self, lm: Any, batch: PackedBatch, keep_logits: bool = False
     ) -> CandidateScores:
-        hidden = lm.base_model(
+        hidden = text_model(lm)(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask(),
             position_ids=batch.position_ids,

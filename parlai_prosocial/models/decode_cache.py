@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, Cache
 
-from parlai_prosocial.models.text_config import text_config
+from parlai_prosocial.models.text_config import text_config, text_model
 
 _ATTENTION = "prosocial_decoding"
 _COLUMNS = 16
@@ -298,7 +298,7 @@ def fill(
     if start:
         cache = {start.name: deepcopy(start.cache)}
         cache[start.name].batch_repeat_interleave(len(contexts))
-    output = lm.base_model(
+    output = text_model(lm)(
         input_ids=ids,
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, before:],
@@ -328,7 +328,7 @@ def decode_step(
     """
     cache.begin_step()
     with _attending(text_config(lm)):
-        output = lm.base_model(
+        output = text_model(lm)(
             input_ids=tokens[:, None],
             position_ids=torch.tensor(positions, device=tokens.device)[:, None],
             use_cache=True,

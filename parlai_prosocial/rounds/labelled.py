@@ -8,7 +8,7 @@ from parlai_prosocial.data import labelled
 from parlai_prosocial.data.labelled import UNRESPONSIVE, UNSAFE
 from parlai_prosocial.data.normalise import normalise_text, one_line
 from parlai_prosocial.engines.local import TransformersEngine
-from parlai_prosocial.evaluation.validation.labels.sheets import GRAVEST
+from parlai_prosocial.judges.judge import GRAVEST
 from parlai_prosocial.mining.replies import LABELLED, Record
 from parlai_prosocial.mining.turns import Contexts
 

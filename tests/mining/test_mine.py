@@ -272,7 +272,9 @@ def test_a_run_that_stops_asks_for_no_chunk_twice(tmp_path, monkeypatch):
 
 def test_a_judge_that_is_not_asked_is_refused(tiny_backbones, tmp_path):
     (tmp_path / "own.jsonl").write_text(json.dumps({"context": ["Hi!"], "response": "Ho."}))
-    with pytest.raises(UserError, match=r"^judge words: is not asked, all contexts are casual"):
+    with pytest.raises(
+        UserError, match=r"^judge words: is not asked, all contexts that are mined are casual"
+    ):
         parlai_prosocial.mine(
             str(tiny_backbones["llama"]),
             "prosocial:Own",

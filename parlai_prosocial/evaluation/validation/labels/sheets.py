@@ -45,11 +45,11 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.evaluation.records import Record
 from parlai_prosocial.evaluation.suites.suite import digest
 from parlai_prosocial.evaluation.validation.sentinels import LabelledText
+from parlai_prosocial.judges.judge import GRAVEST
 from parlai_prosocial.util.files import file_sha256
 
 GUIDELINES = Path(__file__).parent / "GUIDELINES.md"
 LABELS = ("label_1", "label_2")
-GRAVEST = 4
 UNFIT_FROM = 2
 """Least severity of a reply that has the fault; 1 is a flaw that is none yet."""
 
