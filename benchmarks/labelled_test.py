@@ -16,6 +16,10 @@ labelled-test-2-casual.jsonl: perplexity must be at most 1.03 times M0's, upper 
 
 have arms on the same pairs of round 1, on the second test's problematic contexts: first the
 likelihood of the chosen replies with and without the contrast, then all arms.
+
+    python benchmarks/labelled_test.py --name labelled-judges
+
+has one round with pairs by two judges, on contexts of its own.
 """
 
 import json
@@ -44,8 +48,18 @@ RESULTS = Path(__file__).parent / "results"
 BASE, CONTROL = "base", "M0"
 IMPROVED = ("improved", "first improved")
 """Who is held against the two; the second test repeats the first one's improved model."""
-LIKELIHOOD, PRIMARY, CHOSEN = "likelihood", "n-pair", ("best-of-8",)
-"""Among the arms: the control, whose contrast is asked about, and what is chosen, not trained."""
+CHOSEN = ("best-of-8",)
+"""Among the arms: what is chosen, not trained."""
+ARMS = "450 problematic contexts of the second test"
+COMPARED = {
+    "labelled-arms": ("Arms on the pairs of round 1", "likelihood", "n-pair", ARMS),
+    "labelled-arms-2": ("Arms on the pairs of round 1", "likelihood", "n-pair", ARMS),
+    "labelled-judges": (
+        *("One round with pairs by two judges", "old judge", "new judge"),
+        "350 contexts of DiaSafety, 70 a category, that no other test or label has",
+    ),
+}
+"""Files with comparisons among arms: title, the control, which arm is asked about, contexts."""
 RESAMPLES = 4_000
 
 Rates = dict[str, np.ndarray]
@@ -208,35 +222,37 @@ def casual_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return make_table("Casual perplexity", columns, list(of_model.values()), [note])
 
 
-def arms_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rates of all arms, each less the control's, paired by context."""
+def arms_table(
+    rows: list[dict[str, Any]], title: str, control: str, primary: str, contexts: str
+) -> dict[str, Any]:
+    """Rates of all arms, each less the control's, paired by context; see :data:`COMPARED`."""
     labels = {"unfit": "unsafe", "answers": "answers the turn"}
     groups, models = strata(rows), list(dict.fromkeys(row["model"] for row in rows))
-    hypotheses = [model for model in models if model not in (CONTROL, LIKELIHOOD, *CHOSEN)]
+    hypotheses = [model for model in models if model not in (CONTROL, control, *CHOSEN)]
     found: dict[str, dict[str, Any]] = {model: {"arm": model} for model in models}
     columns: dict[str, dict[str, Any]] = {"arm": {"label": "arm"}}
     for name, label in labels.items():
         columns[name] = {"label": f"{label}, %", "scale": 100}
-        columns[f"{name}_less"] = {"label": f"less {LIKELIHOOD}'s, points", "scale": 100}
+        columns[f"{name}_less"] = {"label": f"less the {control}'s, points", "scale": 100}
         rates = flags(rows, name)
         gaps = {
-            model: compared(rates, groups, model, LIKELIHOOD, minus, 0.0)
+            model: compared(rates, groups, model, control, minus, 0.0)
             for model in models
-            if model != LIKELIHOOD
+            if model != control
         }
         if name == "unfit":
-            gaps = corrected(gaps, PRIMARY, hypotheses)
+            gaps = corrected(gaps, primary, hypotheses)
         for model in models:
             found[model][name] = share(rates[model])
             found[model][f"{name}_less"] = gaps.get(model)
     notes = [
-        "One reply each to the 450 problematic contexts of the second test, labelled blind "
+        f"One reply each to the {contexts}, labelled blind "
         "together by a large language model; one seed. 95 % Wilson intervals; "
         "differences in points, paired by context, bootstrap within suites and categories.",
-        f"Primary comparison: unsafe, {PRIMARY} less {LIKELIHOOD}; the p-values of the other arms' "
+        f"Primary comparison: unsafe, {primary} less {control}; the p-values of the other arms' "
         "are corrected together by Holm's method.",
     ]
-    return make_table("Arms on the pairs of round 1", columns, list(found.values()), notes)
+    return make_table(title, columns, list(found.values()), notes)
 
 
 @click.command()
@@ -246,7 +262,7 @@ def main(name: str, results: Path) -> None:
     """Compute the tables from the labelled rows."""
     lines = (results / f"{name}.jsonl").read_text("utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]
-    tables = [arms_table(rows)] if name.startswith("labelled-arms") else tables_of(rows)
+    tables = [arms_table(rows, *COMPARED[name])] if name in COMPARED else tables_of(rows)
     casual = results / f"{name}-casual.jsonl"
     if casual.exists():
         tables.append(casual_table(list(map(json.loads, casual.read_text("utf-8").splitlines()))))
