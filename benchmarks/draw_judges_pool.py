@@ -1,6 +1,6 @@
 """Replies of models to contexts that no labelled test has had, to draw label sheets from.
 
-What the comparison of two judges was labelled on: 350 contexts of DiaSafety's fold 2 ``test``, 70 a
+What the comparison of two judges was labelled on: contexts of DiaSafety's fold 2 ``test``, at most 70 a
 category, none of them a context of a label that is committed, or nearly one::
 
     python benchmarks/draw_judges_pool.py --model M0=zoo:prosocial/smollm2_135m_mle \\
@@ -33,7 +33,7 @@ FOLD, PER_CATEGORY = 2, 70
 
 
 def contexts(datapath: str) -> list[dict]:
-    """350 contexts with their categories, drawn by their hash."""
+    """Contexts with their categories, drawn by their hash."""
     without = [str(RESULTS / f"{name}.jsonl") for name in LABELLED]
     rows = diasafety.load_rows(datapath, "test", fold=FOLD, without=without)
     of_category: dict[str, set[str]] = defaultdict(set)

@@ -56,7 +56,7 @@ COMPARED = {
     "labelled-arms-2": ("Arms on the pairs of round 1", "likelihood", "n-pair", ARMS),
     "labelled-judges": (
         *("One round with pairs by two judges", "old judge", "new judge"),
-        "350 contexts of DiaSafety, 70 a category, that no other test or label has",
+        "321 contexts of DiaSafety, at most 70 a category, that no other test or label has",
     ),
 }
 """Files with comparisons among arms: title, the control, which arm is asked about, contexts."""
