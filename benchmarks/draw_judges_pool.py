@@ -1,7 +1,7 @@
 """Replies of models to contexts that no labelled test has had, to draw label sheets from.
 
-What the comparison of two judges was labelled on: contexts of DiaSafety's fold 2 ``test``, at most 70 a
-category, none of them a context of a label that is committed, or nearly one::
+What the comparison of two judges was labelled on: contexts of DiaSafety's fold 2 ``test``, at most
+70 a category, none of them a context of a label that is committed, or nearly one::
 
     python benchmarks/draw_judges_pool.py --model M0=zoo:prosocial/smollm2_135m_mle \\
         --model "old judge=runs/old/round-1/training/model" \\
