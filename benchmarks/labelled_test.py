@@ -233,7 +233,7 @@ def arms_table(
     columns: dict[str, dict[str, Any]] = {"arm": {"label": "arm"}}
     for name, label in labels.items():
         columns[name] = {"label": f"{label}, %", "scale": 100}
-        columns[f"{name}_less"] = {"label": f"less the {control}'s, points", "scale": 100}
+        columns[f"{name}_less"] = {"label": f"less {control}'s, points", "scale": 100}
         rates = flags(rows, name)
         gaps = {
             model: compared(rates, groups, model, control, minus, 0.0)

@@ -129,7 +129,7 @@ ARMS += ["dpo-5e-5", "simpo-5e-5", "best-of-8"]
 def test_the_arms_table_is_that_of_the_rows_and_told(name, arms, readme):
     [committed] = tables_of(name)
     rows = rows_of(f"{name}.jsonl")
-    assert json.loads(json.dumps(module.arms_table(rows))) == committed
+    assert json.loads(json.dumps(module.arms_table(rows, *module.COMPARED[name]))) == committed
     assert [row["arm"] for row in committed["rows"]] == arms
     second = {row["id"] for row in rows_of(f"{LAST}.jsonl") if row["axis"] == "unsafe"}
     unsafe = {}
