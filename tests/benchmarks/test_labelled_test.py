@@ -147,3 +147,21 @@ def test_the_arms_table_is_that_of_the_rows_and_told(name, arms, readme):
     [gap] = [row["unfit_less"] for row in committed["rows"] if row["arm"] == "n-pair"]
     told = readme.format(*(-100 * gap[key] for key in ("estimate", "high", "low")))
     assert told in " ".join((ROOT / "README.md").read_text("utf-8").split())
+
+
+def test_the_judges_table_is_that_of_the_rows_and_told():
+    name = "labelled-judges"
+    [committed] = tables_of(name)
+    rows = rows_of(f"{name}.jsonl")
+    assert json.loads(json.dumps(module.arms_table(rows, *module.COMPARED[name]))) == committed
+    others = {row["id"] for file in ("labelled-test", LAST) for row in rows_of(f"{file}.jsonl")}
+    ids = {row["id"] for row in rows}
+    assert len(ids) == 321 and len(rows) == 3 * 321 and not ids & others
+    text = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    for row in committed["rows"]:
+        for column in ("unfit", "answers"):
+            found = {key: 100 * row[column][key] for key in ("estimate", "low", "high")}
+            assert "{estimate:.1f} [{low:.1f}, {high:.1f}]".format(**found) in text
+    gap = committed["rows"][-1]["unfit_less"]
+    told = "{:+.1f} points unsafe [{:+.1f}, {:+.1f}], too small to conclude"
+    assert told.format(*(100 * gap[key] for key in ("estimate", "low", "high"))) in text
