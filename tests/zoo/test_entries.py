@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 from importlib import import_module
 
 import click
@@ -79,6 +80,9 @@ def test_commands_can_be_run(tmp_path, monkeypatch):
     for entry in entries():
         for command in entry.commands:
             program, *words = shlex.split(command)
+            if program == "python":
+                assert (Path(__file__).parents[2] / words[0]).is_file()
+                continue
             if program == "prosocial":
                 group = click.Context(cli)
                 script = cli.get_command(group, words[0])
