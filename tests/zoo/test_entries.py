@@ -2,8 +2,8 @@
 
 import json
 import shlex
-from pathlib import Path
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
