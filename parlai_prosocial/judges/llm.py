@@ -124,24 +124,37 @@ class LocalLLMJudge(ModelJudge):
         return self.prompt.encode_context("\n".join(turns))
 
     def _keep_prefix(self) -> None:
-        """Compute what two prompts share, and keep it if both have the same answers with it."""
+        """Compute what two prompts share, and keep it if both have the same answers with it.
+
+        Tried in float32 where the weights are: in bfloat16 two right ways differ by more than a
+        wrong one would show.
+        """
         examples = [self._encode("Hello.", "Hi!"), self._encode("I like long walks.", "So do I.")]
         longest, most = max(map(len, examples)), self.backbone.positions
         if most is not None and longest > most:
             raise UserError(f"has {most} positions; the instruction alone takes {longest} tokens")
+        asked, exact = self.bf16, self.backbone.lm.dtype == torch.float32
+        self.bf16 = asked and not exact
         expected = torch.tensor(self._logits(examples)).softmax(-1)
         shared = takewhile(lambda both: both[0] == both[1], zip(*examples, strict=False))
         self.prefix = [token for token, _ in shared]
         try:
-            ids = torch.tensor([self.prefix], device=self.backbone.device)
-            with torch.no_grad(), self._autocast():
-                self.cache = self.backbone.lm(input_ids=ids, use_cache=True).past_key_values
+            self.cache = self._computed_prefix()
             found = torch.tensor(self._logits(examples)).softmax(-1)
-            is_same = torch.allclose(found, expected, atol=0.02 if self.bf16 else 1e-4)
+            is_same = torch.allclose(found, expected, atol=1e-4 if exact else 0.1)
         except (RuntimeError, TypeError, ValueError, AttributeError):
             is_same = False
+        self.bf16 = asked
         if not is_same:
             self.prefix, self.cache = [], None
+        elif asked and exact:
+            self.cache = self._computed_prefix()
+
+    @torch.no_grad()
+    def _computed_prefix(self) -> Any:
+        ids = torch.tensor([self.prefix], device=self.backbone.device)
+        with self._autocast():
+            return self.backbone.lm(input_ids=ids, use_cache=True).past_key_values
 
     @torch.no_grad()
     def _logits(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
