@@ -8,6 +8,7 @@ this: see :data:`~.registry.KINDS`.
 import copy
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -26,6 +27,8 @@ from parlai_prosocial.models.prompt import split_context
 from parlai_prosocial.models.roles import with_roles
 
 YES, NO = "Yes", "No"
+logger = logging.getLogger(__name__)
+
 BATCH = 8
 MOST_WORDS = 300
 """Of a conversation that is shown; the oldest go first."""
@@ -124,41 +127,37 @@ class LocalLLMJudge(ModelJudge):
         return self.prompt.encode_context("\n".join(turns))
 
     def _keep_prefix(self) -> None:
-        """Compute what two prompts share, and keep it if both have the same answers with it.
+        """Compute what two prompts share, and keep it if what follows them is the same with it.
 
-        Tried in float32 where the weights are: in bfloat16 two right ways differ by more than a
-        wrong one would show.
+        Of all tokens, since two answers alone differ by rounding as much as by a fault.
         """
         examples = [self._encode("Hello.", "Hi!"), self._encode("I like long walks.", "So do I.")]
         longest, most = max(map(len, examples)), self.backbone.positions
         if most is not None and longest > most:
             raise UserError(f"has {most} positions; the instruction alone takes {longest} tokens")
-        asked, exact = self.bf16, self.backbone.lm.dtype == torch.float32
-        self.bf16 = asked and not exact
-        expected = torch.tensor(self._logits(examples)).softmax(-1)
+        expected = self._all_logits(examples)
         shared = takewhile(lambda both: both[0] == both[1], zip(*examples, strict=False))
         self.prefix = [token for token, _ in shared]
         try:
-            self.cache = self._computed_prefix()
-            found = torch.tensor(self._logits(examples)).softmax(-1)
-            is_same = torch.allclose(found, expected, atol=1e-4 if exact else 0.1)
+            ids = torch.tensor([self.prefix], device=self.backbone.device)
+            with torch.no_grad(), self._autocast():
+                self.cache = self.backbone.lm(input_ids=ids, use_cache=True).past_key_values
+            difference = (self._all_logits(examples) - expected).norm() / expected.norm()
+            rounded = self.bf16 or self.backbone.lm.dtype != torch.float32
+            is_same = bool(difference < (0.05 if rounded else 1e-4))
         except (RuntimeError, TypeError, ValueError, AttributeError):
             is_same = False
-        self.bf16 = asked
         if not is_same:
+            logger.warning("%s: computes the instruction anew for each reply, slowly", self.name)
             self.prefix, self.cache = [], None
-        elif asked and exact:
-            self.cache = self._computed_prefix()
 
-    @torch.no_grad()
-    def _computed_prefix(self) -> Any:
-        ids = torch.tensor([self.prefix], device=self.backbone.device)
-        with self._autocast():
-            return self.backbone.lm(input_ids=ids, use_cache=True).past_key_values
-
-    @torch.no_grad()
     def _logits(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Of both answers as the next token of each prompt."""
+        return self._all_logits(prompts)[:, self.answers].tolist()
+
+    @torch.no_grad()
+    def _all_logits(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """(prompts, vocabulary) float32, of the next token."""
         start = len(self.prefix)
         kept = self.cache is not None and all(list(p[:start]) == self.prefix for p in prompts)
         rest = [list(p[start:]) if kept else list(p) for p in prompts]
@@ -185,7 +184,7 @@ class LocalLLMJudge(ModelJudge):
                 use_cache=kept,
                 **more,
             )
-        return output.logits[:, -1].float()[:, self.answers].tolist()
+        return output.logits[:, -1].float()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self.bf16)
