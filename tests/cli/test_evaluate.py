@@ -16,6 +16,7 @@ from parlai_prosocial.evaluation import axis_judges
 from parlai_prosocial.evaluation.results.aggregate import aggregate
 from parlai_prosocial.judges.judge import Judgement
 from parlai_prosocial.judges.rules import PreachyRules
+from parlai_prosocial.util.missing import Missing
 from parlai_prosocial.zoo.resolve import Found, Kind
 
 
@@ -47,6 +48,7 @@ class ByReply:
 
     def __init__(self, fails=lambda reply: False, name="by-reply@1", how="raises"):
         self.fails, self.name, self.how, self.asked = fails, name, how, 0
+        self.missing = Missing()
 
     def judge(self, contexts, replies):
         self.asked += len(replies)

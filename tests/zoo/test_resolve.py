@@ -108,7 +108,7 @@ def evaluate(name, out, made, program="evaluate"):
 
 def mine(name, out, made, *more):
     command("mine", "--model", name, "--task", "prosocial:Own", "--casual", "--samples", 1,
-            "--set", f"prosocial-data={made / 'own.jsonl'}", *GENERATES,
+            "--set", f"prosocial-data={made / 'own.jsonl'}", "--judge", "words", *GENERATES,
             "--out", f"{out}.jsonl", "--datapath", made / "data", *more)  # fmt: skip
 
 
