@@ -10,7 +10,7 @@ from parlai_prosocial.errors import UserError
 from parlai_prosocial.training.recipe import StepResult
 from parlai_prosocial.util.environment import precision_name
 from parlai_prosocial.util.files import json_text, read_json, write_aside
-from parlai_prosocial.util.journal import SETTINGS
+from parlai_prosocial.util.journal import SETTINGS, differing_keys
 
 
 @dataclass
@@ -95,8 +95,7 @@ def saved_rows(file: Path, measured_on: dict[str, Any]) -> dict[str, Any]:
     content = read_json(file, dict[str, dict[str, Any]], "delete it")
     if not {"measured_on", "results", "demo_replies"} <= content.keys():
         raise UserError(f"{file}: is damaged, {', '.join(content)} is not all of it; delete it")
-    then = content["measured_on"]
-    if differing := sorted(k for k in {*then, *measured_on} if then.get(k) != measured_on.get(k)):
+    if differing := differing_keys(content["measured_on"], measured_on):
         raise UserError(
             f"{file}: measured by another compare.json, with other flags or by an earlier version "
             f"({', '.join(differing)} differ); give another --out, or delete it"

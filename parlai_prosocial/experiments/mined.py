@@ -110,7 +110,7 @@ class Scoring:
         from parlai_prosocial.judges.registry import check_options, given_options
         from parlai_prosocial.judges.rules import PreachyRules
 
-        check_options({} if spec is None else {"--judge": spec}, unsafe_label, reply_only)
+        check_options({"--judge": spec}, unsafe_label, reply_only)
         self.spec, self.machine = spec, machine
         self.options = given_options(unsafe_label, reply_only)
         self.mined_by: set[str] = mined.judges if mined and not allow_mining_judge else set()

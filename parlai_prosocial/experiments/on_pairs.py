@@ -85,7 +85,7 @@ def ablate_pairs(
         if count is not None and count < 1:
             raise UsageError(f"{flag} {count}: must be at least 1")
     specs = {"--judge": judge, "--scoring-judge": scoring_judge, "--answer-judge": answer_judge}
-    check_options({flag: spec for flag, spec in specs.items() if spec}, unsafe_label, reply_only)
+    check_options(specs, unsafe_label, reply_only)
     options = given_options(unsafe_label, reply_only)
     folder = next(
         (f for f in (RECIPES / recipe, Path(recipe)) if (f / "round.opt").is_file()), None

@@ -22,6 +22,7 @@ from parlai_prosocial.experiments.train_arms import BASE, BASELINES, Trainer, fi
 from parlai_prosocial.training.recipe import STEPS
 from parlai_prosocial.util.environment import device_name, precision_name
 from parlai_prosocial.util.files import file_sha256, write_aside
+from parlai_prosocial.util.journal import differing_keys
 from parlai_prosocial.util.stopping import Stopped
 
 MEASURED_ON = ("contexts_per_category", "casual_dialogues", "casual_replies", "sampled_replies")
@@ -135,7 +136,7 @@ class Rows:
             raise UserError(f"{file}: {name} trained on other mined data; give another --out")
         now = self._trained_by(name)
         then = saved.get("trained_by", now)  # earlier versions did not say
-        if differing := sorted(k for k in {*then, *now} if then.get(k) != now.get(k)):
+        if differing := differing_keys(then, now):
             raise UserError(
                 f"{file}: {name} was trained before the recipe's {', '.join(differing)} changed; "
                 f"give another --out, or delete {file.parents[1]}"

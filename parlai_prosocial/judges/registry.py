@@ -207,17 +207,19 @@ def given_options(unsafe_label: str | None, reply_only: bool) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value}
 
 
-def check_options(specs: Mapping[str, str], unsafe_label: str | None, reply_only: bool) -> None:
+def check_options(
+    specs: Mapping[str, str | None], unsafe_label: str | None, reply_only: bool
+) -> None:
     """Refuse options that no given judge takes.
 
     Args:
-        specs: flag -> ``KIND:WHERE`` of all judges.
+        specs: flag -> ``KIND:WHERE`` of all judges, or None where the flag is not given.
         unsafe_label, reply_only: see :class:`JudgeOptions`.
 
     Raises:
         UserError: such an option, or an unknown kind.
     """
-    kinds = {judge_spec(spec, flag)[0] for flag, spec in specs.items()}
+    kinds = {judge_spec(spec, flag)[0] for flag, spec in specs.items() if spec}
     for flag, is_given, taking in (
         ("--unsafe-label", unsafe_label is not None, ("hf", "parlai")),
         ("--reply-only", reply_only, ("hf",)),

@@ -174,7 +174,7 @@ def mine(
     if judge is not None:
         judge_spec(judge)
     if _is_new(out):
-        check_options({} if judge is None else {"--judge": judge}, unsafe_label, reply_only)
+        check_options({"--judge": judge}, unsafe_label, reply_only)
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     plan = MiningPlan(
         samples=samples,

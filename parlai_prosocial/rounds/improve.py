@@ -149,7 +149,7 @@ def improve(
     from parlai_prosocial.util.environment import precision_name
 
     specs = {"--judge": judge, "--scoring-judge": scoring_judge, "--answer-judge": answer_judge}
-    check_options({flag: spec for flag, spec in specs.items() if spec}, unsafe_label, reply_only)
+    check_options(specs, unsafe_label, reply_only)
     out, datapath = Path(out).expanduser(), find_datapath(datapath)
     start = stages.find_start(model, datapath)
     valid = stages.held_out(task, datapath, task_settings, valid_limit)

@@ -115,6 +115,15 @@ def begun_with(output: Path, key: str) -> Any:
     return _of(settings, key)
 
 
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names, in order, whose values differ or that only one has.
+
+    >>> differing_keys({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4})
+    ['b', 'c']
+    """
+    return sorted(k for k in {*one, *other} if one.get(k) != other.get(k))
+
+
 def finished_before(output: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the output is there, from a run with these settings.
 
@@ -162,8 +171,7 @@ def check_settings(path: Path, found: Any, settings: Mapping[str, Any]) -> None:
     if not isinstance(found, dict):
         raise UserError(f"{path}: its first line is damaged, so the run cannot go on; delete it")
     wanted = _as_read(settings)
-    differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-    if differing:
+    if differing := differing_keys(found, wanted):
         raise UserError(
             f"{path}: was begun with other settings ({', '.join(differing)}); run that "
             "command again, delete the file, or give another --out"
